@@ -1,0 +1,174 @@
+//! The manifest of one stage: what is in the bundle and how it fits together.
+//!
+//! Serialised as canonical JSON (sorted keys, no whitespace, no floats, integers below 2^53);
+//! parsing re-serialises and compares, so each manifest has exactly one spelling. Plain structs
+//! only: no untagged, flattened or internally tagged types, because another crate in the build
+//! may turn on serde_json's `arbitrary_precision`, which breaks those.
+
+use crate::decimal::Decimal;
+use crate::feature::FeatureSpec;
+use crate::pet::PetKind;
+use crate::pet::lora::Scaling;
+use crate::selector::SelectorKind;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The value of [`Manifest::format`].
+pub const FORMAT: &str = "conpet.bundle/1";
+
+/// Everything a stage says about itself. Field order is alphabetical: canonical JSON sorts keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The base all modules were trained on.
+    pub base: BaseRef,
+    /// Free text to text, ignorable by readers.
+    pub ext: BTreeMap<String, String>,
+    /// [`FORMAT`].
+    pub format: String,
+    /// Stage number; equals the commit's generation.
+    pub generation: u64,
+    /// Heads, in order of creation.
+    pub heads: Vec<HeadEntry>,
+    /// How the stream was learned: `dynamic`, `sequential`, `joint`, ...
+    pub method: String,
+    /// Modules, in order of creation.
+    pub modules: Vec<ModuleEntry>,
+    /// Features a reader must know, e.g. `kind:lora`, `selector:lda`; sorted.
+    pub requires: Vec<String>,
+    /// What chooses among tasks.
+    pub selector: SelectorEntry,
+    /// Named lists of sites (GGUF tensor names), interned because modules repeat them; sorted lists.
+    pub target_sets: BTreeMap<String, Vec<String>>,
+    /// Tasks in the order learned; a task's `id` is its index.
+    pub tasks: Vec<TaskEntry>,
+    /// No module acts below this layer: the prompt passes it once for all modules.
+    pub trunk: u32,
+}
+
+/// The base fingerprint (see [`crate::fingerprint`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseRef {
+    /// `general.architecture`.
+    pub arch: String,
+    /// BLAKE3 of each GGUF file that is this base, lower-case hex.
+    pub file_blake3: Vec<String>,
+    /// Length of the GGUF it was trained on, in bytes.
+    pub file_len: u64,
+    /// `general.name`.
+    pub name: String,
+    /// Most common quant type of the linears, for people.
+    pub quant: String,
+    /// BLAKE3 over the structure (hyper-parameters, tensor names and shapes).
+    pub structure: String,
+    /// BLAKE3 over the tokenizer.
+    pub tokenizer: String,
+}
+
+/// A trained linear head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadEntry {
+    /// Weight of the selector's own class posterior when the two are joined,
+    /// `log p = log p_head + blend * log p_selector`; fitted on validation data.
+    pub blend: Decimal,
+    /// Rows of the head: all labels of its tasks, in order.
+    pub classes: u32,
+    /// What it reads.
+    pub feature: FeatureSpec,
+    /// Stable id, `h0000`.
+    pub id: String,
+    /// Section index of the payload.
+    pub section: u32,
+    /// Tasks whose labels are its rows, in order.
+    pub tasks: Vec<u32>,
+    /// Divides the logits; fitted on validation data.
+    pub temperature: Decimal,
+}
+
+/// A trained PET module.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleEntry {
+    /// LoRA alpha (provenance; must agree with `scale`).
+    pub alpha: Decimal,
+    /// Payload dtype, `F16` or `F32`.
+    pub dtype: String,
+    /// Stable id, `m0000`.
+    pub id: String,
+    /// PET kind.
+    pub kind: PetKind,
+    /// LoRA rank.
+    pub rank: u32,
+    /// The factor in force at every site.
+    pub scale: Decimal,
+    /// The rule that gave `scale`.
+    pub scaling: Scaling,
+    /// Section index of the payload.
+    pub section: u32,
+    /// Number of sites hooked; loading fails unless exactly these are.
+    pub site_count: u32,
+    /// Key into `target_sets`.
+    pub targets: String,
+    /// Provenance of training: seed, rows, steps, data digest, ...
+    pub train: BTreeMap<String, String>,
+}
+
+/// The selector of this stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelectorEntry {
+    /// What it reads; `None` for `task` and `single`.
+    pub feature: Option<FeatureSpec>,
+    /// Selector kind.
+    pub kind: SelectorKind,
+    /// Below this margin between the two best tasks, `top_k` candidates are run and compared.
+    pub margin: Decimal,
+    /// The selector's own LoRA (`conpet` only): an index into `modules`.
+    pub module: Option<u32>,
+    /// Section index of the payload; `None` for `task` and `single`.
+    pub section: Option<u32>,
+    /// Section index of the sufficient statistics that let a later stage extend it without replay.
+    pub stats: Option<u32>,
+    /// Divides the scores.
+    pub temperature: Decimal,
+    /// Abstain below this best class posterior.
+    pub threshold: Decimal,
+    /// How many candidate modules to run at most.
+    pub top_k: u32,
+}
+
+/// What a task asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskKind {
+    /// Answered by a label.
+    Classification,
+    /// Answered by text.
+    Generation,
+}
+
+/// One task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskEntry {
+    /// Index into `heads`; `None` for generation.
+    pub head: Option<u32>,
+    /// Position in `tasks`.
+    pub id: u32,
+    /// What it asks for.
+    pub kind: TaskKind,
+    /// Labels in head-row order; empty for generation.
+    pub labels: Vec<String>,
+    /// Longest answer to generate, in tokens (0 for classification).
+    pub max_answer: u32,
+    /// Index into `modules`; `None` for a head on the bare base.
+    pub module: Option<u32>,
+    /// Unique name.
+    pub name: String,
+    /// Stage that learned it (1 is the first).
+    pub stage: u64,
+    /// Literal text with one `{input}`, put around the user's text; `{{` and `}}` are braces.
+    pub template: String,
+}

@@ -1,0 +1,194 @@
+//! One error type for everything that reads or writes bytes.
+//!
+//! An [`Error`] says which rule broke ([`Code`], stable across releases), where (a file or
+//! section name and, if known, a byte offset), the offending value, and what to do next.
+
+use std::fmt;
+
+/// Result of every fallible function of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Stable names of the rules a file can break. Printed as `E_...` in messages and JSON.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Code { $($(#[$doc])* $name,)* }
+        impl Code {
+            /// The stable text form, e.g. `E_MAGIC`.
+            pub const fn as_str(self) -> &'static str { match self { $(Self::$name => $text,)* } }
+            /// Every code, for tests that check that each one is produced by a named case.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+codes! {
+    /// The operating system refused an operation.
+    Io = "E_IO",
+    /// Not the kind of file that was expected.
+    Magic = "E_MAGIC",
+    /// A version this reader does not know.
+    Version = "E_VERSION",
+    /// The file ends before the structure does.
+    Truncated = "E_TRUNCATED",
+    /// A count, length or size exceeds its documented cap.
+    Cap = "E_CAP",
+    /// A value outside its allowed range or grammar.
+    Value = "E_VALUE",
+    /// Text that is not valid UTF-8 or not of the allowed alphabet.
+    Text = "E_TEXT",
+    /// A name that occurs twice.
+    Duplicate = "E_DUPLICATE",
+    /// Something required is absent.
+    Missing = "E_MISSING",
+    /// A tensor's shape is not the one its use demands.
+    Shape = "E_SHAPE",
+    /// A type id that is unknown or not allowed here.
+    Type = "E_TYPE",
+    /// Two ranges overlap, leave a hole, or lie outside the file.
+    Layout = "E_LAYOUT",
+    /// An offset that is not aligned as the format demands.
+    Align = "E_ALIGN",
+    /// A checksum or digest does not match: the bytes are damaged.
+    Digest = "E_DIGEST",
+    /// Bytes that must be zero are not.
+    Reserved = "E_RESERVED",
+    /// JSON that is valid but not in canonical form.
+    NonCanonical = "E_NONCANON",
+    /// A feature named in `requires` that this reader does not have.
+    Requires = "E_REQUIRES",
+    /// The base model is not the one this bundle was trained on.
+    BaseMismatch = "E_BASE",
+    /// Another process holds the write lock.
+    Locked = "E_LOCKED",
+    /// Not enough free space to finish.
+    Space = "E_SPACE",
+    /// A number that is not finite where it must be.
+    NotFinite = "E_NOT_FINITE",
+    /// The thing exists but cannot be used in this way.
+    Unsupported = "E_UNSUPPORTED",
+}
+
+/// What went wrong, where, and what to do next.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    code: Code,
+    message: String,
+    place: Option<String>,
+    section: Option<String>,
+    offset: Option<u64>,
+    hint: Option<String>,
+    source: Option<std::io::Error>,
+}
+
+impl Error {
+    /// A new error; `message` names the value that broke the rule.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            code,
+            message: message.into(),
+            place: None,
+            section: None,
+            offset: None,
+            hint: None,
+            source: None,
+        }))
+    }
+
+    /// An operating-system error met while doing `what` ("open", "sync", ...).
+    pub fn io(what: &str, source: std::io::Error) -> Self {
+        let mut e = Self::new(Code::Io, format!("cannot {what}: {source}"));
+        e.0.source = Some(source);
+        e
+    }
+
+    /// Names the file; kept if one is already named (the innermost knows best).
+    #[must_use]
+    pub fn in_file(mut self, path: impl AsRef<std::path::Path>) -> Self {
+        if self.0.place.is_none() {
+            self.0.place = Some(path.as_ref().display().to_string());
+        }
+        self
+    }
+
+    /// Names the part of the file, e.g. `manifest` or `tensor blk.0.attn_q.weight`.
+    #[must_use]
+    pub fn in_section(mut self, section: impl Into<String>) -> Self {
+        if self.0.section.is_none() {
+            self.0.section = Some(section.into());
+        }
+        self
+    }
+
+    /// Byte offset of the fault from the start of the file or section.
+    #[must_use]
+    pub fn at(mut self, offset: u64) -> Self {
+        self.0.offset.get_or_insert(offset);
+        self
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        if self.0.hint.is_none() {
+            self.0.hint = Some(hint.into());
+        }
+        self
+    }
+
+    /// Which rule broke.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+    /// The message without file, section, offset or hint.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+    /// The file, if known.
+    pub fn file(&self) -> Option<&str> {
+        self.0.place.as_deref()
+    }
+    /// The part of the file, if known.
+    pub fn section(&self) -> Option<&str> {
+        self.0.section.as_deref()
+    }
+    /// The byte offset, if known.
+    pub fn offset(&self) -> Option<u64> {
+        self.0.offset
+    }
+    /// The remedy, if one is known.
+    pub fn remedy(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let i = &self.0;
+        if let Some(p) = &i.place {
+            write!(f, "{p}: ")?;
+        }
+        if let Some(s) = &i.section {
+            write!(f, "{s}: ")?;
+        }
+        write!(f, "{} [{}", i.message, i.code.as_str())?;
+        if let Some(o) = i.offset {
+            write!(f, " at byte {o}")?;
+        }
+        f.write_str("]")?;
+        if let Some(h) = &i.hint {
+            write!(f, "\nhint: {h}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|e| e as _)
+    }
+}

@@ -1,0 +1,127 @@
+//! What a decoder is, read from a GGUF's metadata and checked before anything is computed.
+//!
+//! One implementation serves every family; a family is a reading of metadata into [`ModelSpec`],
+//! one file each under `model_spec/`, listed in [`ModelSpec::from_gguf`].
+
+use crate::gguf::Gguf;
+use crate::{Code, Error, Result};
+
+mod llama;
+
+/// Which pairs of a head's numbers RoPE rotates (Su et al. 2021).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeKind {
+    /// Adjacent pairs `(2i, 2i+1)`: what llama-arch GGUF files expect (their q/k rows are permuted).
+    Adjacent,
+    /// Halves `(i, i + d/2)`: the Hugging Face layout, kept by qwen2, gemma and others.
+    Halves,
+}
+
+/// The numbers that define a decoder's computation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// `general.architecture`.
+    pub arch: String,
+    /// `general.name`, or the architecture.
+    pub name: String,
+    /// Number of layers.
+    pub n_layer: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key/value heads; divides `n_head`.
+    pub n_kv_head: usize,
+    /// Numbers per head.
+    pub head_dim: usize,
+    /// Width of the feed-forward layer.
+    pub ffn: usize,
+    /// Rows of the embedding table.
+    pub vocab: usize,
+    /// Longest context the base was trained for, in tokens.
+    pub context: usize,
+    /// RMSNorm epsilon.
+    pub norm_eps: f32,
+    /// RoPE base frequency.
+    pub rope_base: f32,
+    /// How many of a head's numbers rotate; even, `<= head_dim`.
+    pub rope_dim: usize,
+    /// Which pairs rotate.
+    pub rope: RopeKind,
+    /// The output head is the embedding table.
+    pub tied: bool,
+}
+
+impl ModelSpec {
+    /// Reads and checks the spec of a base.
+    pub fn from_gguf(g: &Gguf<'_>) -> Result<Self> {
+        let arch = g.required_str("general.architecture")?;
+        match arch {
+            "llama" => llama::read(g),
+            other => Err(Error::new(Code::Unsupported, format!("base architecture {other:?} is not supported"))
+                .hint("this release runs: llama (SmolLM2, Llama 2/3, Mistral, TinyLlama)")),
+        }
+    }
+
+    /// Width of all query heads.
+    pub fn q_dim(&self) -> usize {
+        self.n_head * self.head_dim
+    }
+
+    /// Width of all key (or value) heads.
+    pub fn kv_dim(&self) -> usize {
+        self.n_kv_head * self.head_dim
+    }
+
+    /// The linear sites of a layer, in forward order: (short name, out, in). The site's full name
+    /// is `blk.<layer>.<short>.weight`.
+    pub fn linears(&self) -> [(&'static str, usize, usize); 7] {
+        let (h, q, kv, f) = (self.hidden, self.q_dim(), self.kv_dim(), self.ffn);
+        [
+            ("attn_q", q, h),
+            ("attn_k", kv, h),
+            ("attn_v", kv, h),
+            ("attn_output", h, q),
+            ("ffn_gate", f, h),
+            ("ffn_up", f, h),
+            ("ffn_down", h, f),
+        ]
+    }
+
+    /// Numbers in the base that training could touch: linears, norms, embedding, head.
+    pub fn parameters(&self) -> usize {
+        let layer: usize = self.linears().iter().map(|(_, o, i)| o * i).sum::<usize>() + 2 * self.hidden;
+        let tables = if self.tied { 1 } else { 2 };
+        self.n_layer * layer + tables * self.vocab * self.hidden + self.hidden
+    }
+
+    /// Semantic bounds (reliability: a hyper-parameter from a file is hostile until checked).
+    fn check(self) -> Result<Self> {
+        let bad = |what: String| Err(Error::new(Code::Value, what).in_section("metadata"));
+        if self.n_layer == 0 || self.n_layer > 512 {
+            return bad(format!("block_count {} is not in 1..=512", self.n_layer));
+        }
+        if self.n_head == 0 || self.n_head > 1024 || self.hidden == 0 || self.hidden > 65_536 {
+            return bad(format!("head_count {} or embedding_length {} is out of range", self.n_head, self.hidden));
+        }
+        if self.n_kv_head == 0 || self.n_head % self.n_kv_head != 0 {
+            return bad(format!("head_count {} is not a multiple of head_count_kv {}", self.n_head, self.n_kv_head));
+        }
+        if self.head_dim == 0 || self.head_dim > 1024 || self.rope_dim % 2 != 0 || self.rope_dim > self.head_dim {
+            return bad(format!("head size {} or rope size {} is out of range", self.head_dim, self.rope_dim));
+        }
+        if self.ffn == 0 || self.ffn > 1 << 20 || self.vocab == 0 || self.vocab > 1 << 22 {
+            return bad(format!("feed_forward_length {} or vocabulary {} is out of range", self.ffn, self.vocab));
+        }
+        if self.context == 0 || self.context > 1 << 24 {
+            return bad(format!("context_length {} is out of range", self.context));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return bad(format!("layer_norm_rms_epsilon {} is not in (0, 1)", self.norm_eps));
+        }
+        if !(self.rope_base > 0.0 && self.rope_base.is_finite()) {
+            return bad(format!("rope.freq_base {} is not a positive number", self.rope_base));
+        }
+        Ok(self)
+    }
+}
