@@ -72,7 +72,13 @@ pub struct Decision {
 ///
 /// # Panics
 /// If `scores` is empty, or lengths differ, or `class_task` names a task `>= n_tasks`.
-pub fn decide(mut scores: Vec<f32>, class_task: &[usize], n_tasks: usize, temperature: f32, threshold: f32) -> Decision {
+pub fn decide(
+    mut scores: Vec<f32>,
+    class_task: &[usize],
+    n_tasks: usize,
+    temperature: f32,
+    threshold: f32,
+) -> Decision {
     assert_eq!(scores.len(), class_task.len());
     assert!(!scores.is_empty());
     log_softmax(&mut scores, temperature);

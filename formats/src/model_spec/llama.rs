@@ -32,8 +32,11 @@ pub(super) fn read(g: &Gguf<'_>) -> Result<ModelSpec> {
         Some(d) => d,
         None if hidden % n_head == 0 => hidden / n_head,
         None => {
-            return Err(Error::new(Code::Value, format!("embedding_length {hidden} is not a multiple of head_count {n_head}"))
-                .in_section("metadata"));
+            return Err(Error::new(
+                Code::Value,
+                format!("embedding_length {hidden} is not a multiple of head_count {n_head}"),
+            )
+            .in_section("metadata"));
         }
     };
     let embd = g.tensor("token_embd.weight").ok_or_else(|| Error::new(Code::Missing, "no tensor token_embd.weight"))?;
