@@ -1,0 +1,218 @@
+//! A frozen base in memory: a mapped GGUF and the places of its weights in it.
+//!
+//! Linear weights and the embedding stay in the map and are computed on there; only the norms
+//! (a few hundred KiB) are copied, because they are read as `f32` whatever the file stores.
+
+use crate::chat::ChatTemplate;
+use crate::error::{Code, Error, Result};
+use crate::kernels::MatrixRef;
+use crate::tokenizer::Tokenizer;
+use conpet_formats::gguf::{Gguf, TensorInfo, TensorType};
+use conpet_formats::mmap::Mapped;
+use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::quant::{self, QuantType};
+use std::path::{Path, PathBuf};
+
+/// A frozen quantized model.
+#[derive(Debug)]
+pub struct Base {
+    map: Mapped,
+    path: PathBuf,
+    /// The numbers that define the computation.
+    pub spec: ModelSpec,
+    /// Text to tokens and back, from the GGUF.
+    pub tokenizer: Tokenizer,
+    layers: Vec<Layer>,
+    embedding: Weight,
+    output_norm: Vec<f32>,
+    output: Weight,
+}
+
+/// Where a matrix `[rows, cols]` lies in the mapped file.
+#[derive(Debug, Clone, Copy)]
+struct Weight {
+    ty: QuantType,
+    rows: usize,
+    cols: usize,
+    start: usize,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attn_norm: Vec<f32>,
+    ffn_norm: Vec<f32>,
+    /// In the order of [`ModelSpec::linears`].
+    linears: [Weight; 7],
+}
+
+/// The seven linears of a layer, in the order of [`ModelSpec::linears`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Linear {
+    Q,
+    K,
+    V,
+    Output,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Linear {
+    /// All seven, in forward order.
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::Output, Self::Gate, Self::Up, Self::Down];
+}
+
+/// The weights of one layer, borrowed from the map. Linears are `[out, in]`.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerRef<'a> {
+    /// Norm before attention, `[hidden]`.
+    pub attn_norm: &'a [f32],
+    /// Norm before the feed-forward layer, `[hidden]`.
+    pub ffn_norm: &'a [f32],
+    linears: [MatrixRef<'a>; 7],
+}
+
+impl<'a> LayerRef<'a> {
+    /// One linear.
+    pub fn linear(&self, which: Linear) -> MatrixRef<'a> {
+        self.linears[which as usize]
+    }
+}
+
+impl Base {
+    /// Maps a GGUF and finds every weight in it; nothing is read ahead.
+    ///
+    /// # Errors
+    /// If the file is not a strict GGUF, its architecture or a tensor type is unsupported, or a
+    /// tensor is missing or has another shape than the metadata demands.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_map(Mapped::open(path)?, path).map_err(|e| e.in_file(path))
+    }
+
+    /// The same from bytes already in memory or mapped; `path` is only a name for messages.
+    pub fn from_map(map: Mapped, path: &Path) -> Result<Self> {
+        let gguf = Gguf::parse(&map)?;
+        let spec = ModelSpec::from_gguf(&gguf)?;
+        let weight = |name: &str, rows: usize, cols: usize| find(&gguf, name, rows, cols);
+        let norm = |name: &str| -> Result<Vec<f32>> {
+            let w = find(&gguf, name, 1, spec.hidden)?;
+            let mut v = vec![0.0; spec.hidden];
+            quant::dequantize(w.ty, &map[w.start..w.start + w.len], &mut v);
+            match v.iter().position(|x| !x.is_finite()) {
+                None => Ok(v),
+                Some(i) => Err(Error::new(Code::NotFinite, format!("element {i} is not finite")).in_section(name)),
+            }
+        };
+        let layers = (0..spec.n_layer)
+            .map(|l| {
+                let shapes = spec.linears();
+                let mut linears = [Weight { ty: QuantType::F32, rows: 0, cols: 0, start: 0, len: 0 }; 7];
+                for (slot, (short, out, input)) in linears.iter_mut().zip(shapes) {
+                    *slot = weight(&format!("blk.{l}.{short}.weight"), out, input)?;
+                }
+                Ok(Layer {
+                    attn_norm: norm(&format!("blk.{l}.attn_norm.weight"))?,
+                    ffn_norm: norm(&format!("blk.{l}.ffn_norm.weight"))?,
+                    linears,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let embedding = weight("token_embd.weight", spec.vocab, spec.hidden)?;
+        let output = if spec.tied { embedding } else { weight("output.weight", spec.vocab, spec.hidden)? };
+        let output_norm = norm("output_norm.weight")?;
+        let tokenizer = Tokenizer::from_gguf(&gguf, map.clone())?;
+        if tokenizer.n_vocab() > spec.vocab {
+            return Err(Error::new(
+                Code::Shape,
+                format!("{} tokens, but token_embd.weight has {} rows", tokenizer.n_vocab(), spec.vocab),
+            )
+            .in_section("tokenizer.ggml.tokens"));
+        }
+        Ok(Self { path: path.to_owned(), spec, tokenizer, layers, embedding, output_norm, output, map })
+    }
+
+    /// One layer's weights.
+    ///
+    /// # Panics
+    /// If `layer >= spec.n_layer`.
+    pub fn layer(&self, layer: usize) -> LayerRef<'_> {
+        let l = &self.layers[layer];
+        LayerRef { attn_norm: &l.attn_norm, ffn_norm: &l.ffn_norm, linears: l.linears.map(|w| self.matrix(w)) }
+    }
+
+    /// The embedding table `[vocab, hidden]`.
+    pub fn embedding(&self) -> MatrixRef<'_> {
+        self.matrix(self.embedding)
+    }
+
+    /// The output head `[vocab, hidden]`; the embedding table where they are tied.
+    pub fn output(&self) -> MatrixRef<'_> {
+        self.matrix(self.output)
+    }
+
+    /// The last norm, `[hidden]`.
+    pub fn output_norm(&self) -> &[f32] {
+        &self.output_norm
+    }
+
+    /// The mapped file.
+    pub fn map(&self) -> &Mapped {
+        &self.map
+    }
+
+    /// The GGUF's own view, parsed anew (cheap: nothing is copied).
+    pub fn gguf(&self) -> Result<Gguf<'_>> {
+        Gguf::parse(&self.map).map_err(|e| e.in_file(&self.path))
+    }
+
+    /// The chat template of the GGUF, if it has one.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        ChatTemplate::from_gguf(&self.gguf()?).map_err(|e| e.in_file(&self.path))
+    }
+
+    /// Where it came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of weights one token reads when decoding: all linears and the output head.
+    pub fn bytes_per_token(&self) -> usize {
+        self.layers.iter().flat_map(|l| &l.linears).map(|w| w.len).sum::<usize>() + self.output.len
+    }
+
+    /// The most common quant type of the linears, for people.
+    pub fn quant_name(&self) -> &'static str {
+        self.layers[0].linears[Linear::Down as usize].ty.name()
+    }
+
+    fn matrix(&self, w: Weight) -> MatrixRef<'_> {
+        MatrixRef { ty: w.ty, rows: w.rows, cols: w.cols, data: &self.map[w.start..w.start + w.len] }
+    }
+}
+
+/// Finds a tensor and checks that it is `[rows, cols]` of a type that can be run.
+fn find(gguf: &Gguf<'_>, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+    let info: &TensorInfo<'_> = gguf.tensor(name).ok_or_else(|| {
+        Error::new(Code::Missing, "the base lacks this tensor")
+            .in_section(format!("tensor {name}"))
+            .hint("the file is not a complete llama-family model; convert or download it again")
+    })?;
+    let section = || format!("tensor {name}");
+    let TensorType::Known(ty) = info.ty else {
+        return Err(Error::new(Code::Type, format!("tensor type {:?} cannot be run", info.ty)).in_section(section()).hint(
+            "use a base quantized to F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K or Q6_K",
+        ));
+    };
+    if info.rows() != rows as u64 || info.cols() != cols as u64 {
+        return Err(Error::new(
+            Code::Shape,
+            format!("shape [{}, {}] where the metadata demands [{rows}, {cols}]", info.rows(), info.cols()),
+        )
+        .in_section(section()));
+    }
+    // The parser has proved offset + len <= file length, so both fit usize.
+    let (start, len) = (info.offset as usize, info.len as usize);
+    Ok(Weight { ty, rows, cols, start, len })
+}

@@ -1,0 +1,88 @@
+//! Pools token states into the vectors that selectors and heads read.
+
+use crate::base::Base;
+use crate::kernels::Kernels;
+use conpet_formats::feature::{FeatureSpec, StateNorm};
+use std::ops::Range;
+
+/// A tokenized input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// The text as tokenized.
+    pub text: String,
+    /// Its tokens; never empty.
+    pub tokens: Vec<u32>,
+    /// Each token's byte range in `text`.
+    pub offsets: Vec<Range<usize>>,
+}
+
+/// Gathers one feature for each sequence of a batch while its layers run.
+///
+/// Call [`Pooler::observe`] with the states of the first layer of interest and after each layer.
+#[derive(Debug)]
+pub struct Pooler<'a> {
+    spec: &'a FeatureSpec,
+    base: &'a Base,
+    kernels: Kernels,
+    /// Per sequence, per part: token range within the batch.
+    ranges: Vec<Range<usize>>,
+    /// `[sequences, parts * hidden]`.
+    out: Vec<f32>,
+    norm: Vec<f32>,
+}
+
+impl<'a> Pooler<'a> {
+    /// For a batch of prompts laid one after another.
+    pub fn new<'p>(
+        spec: &'a FeatureSpec,
+        base: &'a Base,
+        kernels: Kernels,
+        prompts: impl Iterator<Item = &'p Prompt>,
+    ) -> Self {
+        let (mut ranges, mut start) = (Vec::new(), 0);
+        for p in prompts {
+            for part in &spec.parts {
+                let r = part.pool.tokens(&p.text, &p.offsets);
+                ranges.push(start + r.start..start + r.end);
+            }
+            start += p.tokens.len();
+        }
+        let n = ranges.len() / spec.parts.len().max(1);
+        Self { out: vec![0.0; n * spec.dim(base.spec.hidden)], norm: Vec::new(), spec, base, kernels, ranges }
+    }
+
+    /// Takes the parts that read the states after `layer` layers; `hidden [tokens, hidden]`.
+    pub fn observe(&mut self, layer: usize, hidden: &[f32]) {
+        let (h, parts) = (self.base.spec.hidden, self.spec.parts.len());
+        if self.spec.parts.iter().all(|p| p.layer as usize != layer) {
+            return;
+        }
+        self.norm.resize(h, 0.0);
+        for (i, range) in self.ranges.iter().enumerate() {
+            if self.spec.parts[i % parts].layer as usize != layer || range.is_empty() {
+                continue;
+            }
+            let out = &mut self.out[i * h..(i + 1) * h];
+            let weight = 1.0 / range.len() as f32;
+            for t in range.clone() {
+                let state = &hidden[t * h..(t + 1) * h];
+                match self.spec.norm {
+                    StateNorm::None => self.norm.copy_from_slice(state),
+                    StateNorm::Rms => {
+                        self.norm.copy_from_slice(state);
+                        self.kernels.rms_normalise(&mut self.norm);
+                    }
+                    StateNorm::Output => {
+                        self.kernels.rms_norm(state, self.base.output_norm(), self.base.spec.norm_eps, &mut self.norm);
+                    }
+                }
+                self.kernels.axpy_f32(out, weight, &self.norm);
+            }
+        }
+    }
+
+    /// The features `[sequences, parts * hidden]`.
+    pub fn finish(self) -> Vec<f32> {
+        self.out
+    }
+}

@@ -1,0 +1,129 @@
+//! Linear heads at work, and the joining of a head's posterior with the selector's.
+
+use crate::error::{Code, Error, Result};
+use crate::kernels::{Kernels, MatrixRef};
+use crate::threads::Threads;
+use conpet_formats::bundle::manifest::{HeadEntry, Manifest};
+use conpet_formats::feature::FeatureSpec;
+use conpet_formats::head::{BIAS, WEIGHT, log_softmax};
+use conpet_formats::mmap::Mapped;
+use conpet_formats::quant::QuantType;
+use conpet_formats::selector::Decision;
+use conpet_formats::tensors::{Dtype, Tensors};
+use std::ops::Range;
+
+/// A loaded head.
+#[derive(Debug, Clone)]
+pub struct Head {
+    map: Mapped,
+    weight: Range<usize>,
+    ty: QuantType,
+    bias: Vec<f32>,
+    dim: usize,
+    temperature: f32,
+    blend: f32,
+    /// What it reads.
+    pub feature: FeatureSpec,
+    /// (task, label index within the task) of each row.
+    pub classes: Vec<(usize, usize)>,
+}
+
+impl Head {
+    /// Loads the head at `range` of `map`.
+    ///
+    /// # Errors
+    /// If the payload's shapes do not fit the manifest or the base's width.
+    pub fn load(
+        entry: &HeadEntry,
+        manifest: &Manifest,
+        (map, range): (Mapped, Range<usize>),
+        hidden: usize,
+    ) -> Result<Self> {
+        let base = map.as_ptr() as usize;
+        let tensors = Tensors::parse(&map[range])?;
+        let need =
+            |name: &str| tensors.get(name).ok_or_else(|| Error::new(Code::Missing, format!("no tensor {name:?}")));
+        let (weight, bias) = (need(WEIGHT)?, need(BIAS)?);
+        let classes: Vec<(usize, usize)> = entry
+            .tasks
+            .iter()
+            .flat_map(|t| {
+                let labels = manifest.tasks.get(*t as usize).map_or(0, |task| task.labels.len());
+                (0..labels).map(|l| (*t as usize, l))
+            })
+            .collect();
+        let dim = entry.feature.dim(hidden);
+        if weight.shape != [classes.len(), dim] || bias.shape != [classes.len()] || classes.is_empty() {
+            return Err(Error::new(
+                Code::Shape,
+                format!(
+                    "head {} has weight {:?} and bias {:?}; its {} labels and features of {dim} numbers need [{}, {dim}]",
+                    entry.id,
+                    weight.shape,
+                    bias.shape,
+                    classes.len(),
+                    classes.len()
+                ),
+            ));
+        }
+        let ty = match weight.dtype {
+            Dtype::F32 => QuantType::F32,
+            Dtype::F16 => QuantType::F16,
+            other => return Err(Error::new(Code::Type, format!("head weight of dtype {other:?}"))),
+        };
+        let start = weight.data.as_ptr() as usize - base;
+        let (weight_range, bias) = (start..start + weight.data.len(), bias.to_f32());
+        Ok(Self {
+            weight: weight_range,
+            ty,
+            bias,
+            dim,
+            temperature: entry.temperature.to_f64() as f32,
+            blend: entry.blend.to_f64() as f32,
+            feature: entry.feature.clone(),
+            classes,
+            map,
+        })
+    }
+
+    /// Raw logits `[n, classes]` for features `[n, dim]`.
+    pub fn logits(&self, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+        let (n, c) = (features.len() / self.dim, self.bias.len());
+        let mut out = vec![0.0; n * c];
+        let w = MatrixRef { ty: self.ty, rows: c, cols: self.dim, data: &self.map[self.weight.clone()] };
+        kernels.matmul(threads, w, features, &mut out, n);
+        out.chunks_exact_mut(c).for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(x, b)| *x += b));
+        out
+    }
+
+    /// Log posterior over this head's classes, with the selector's own class posterior joined in:
+    /// `log p(c) = log softmax(logits / T)[c] + blend · log p_selector(c)`, normalised.
+    ///
+    /// `selector_classes[c]` is the selector's class that is this head's row `c`, where known.
+    pub fn log_posterior(&self, logits: &[f32], decision: Option<&Decision>, selector_classes: &[Option<usize>]) -> Vec<f32> {
+        join(logits, self.temperature, self.blend, decision, selector_classes)
+    }
+}
+
+/// The formula of [`Head::log_posterior`], free-standing for calibration.
+pub fn join(
+    logits: &[f32],
+    temperature: f32,
+    blend: f32,
+    decision: Option<&Decision>,
+    selector_classes: &[Option<usize>],
+) -> Vec<f32> {
+    let mut lp = logits.to_vec();
+    log_softmax(&mut lp, temperature);
+    if let Some(d) = decision.filter(|_| blend > 0.0) {
+        // A class the selector does not know keeps the head's word alone; that happens only if
+        // the selector scores tasks, not classes, and then it knows none of them.
+        if selector_classes.iter().all(Option::is_some) {
+            for (x, c) in lp.iter_mut().zip(selector_classes) {
+                *x += blend * d.class_log_posterior[c.unwrap_or(0)].max(-1e4);
+            }
+            log_softmax(&mut lp, 1.0);
+        }
+    }
+    lp
+}
