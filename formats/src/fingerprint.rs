@@ -1,1 +1,160 @@
-//! (to be written)
+//! The base fingerprint: a module must never meet another base.
+//!
+//! Four digests (BLAKE3, lower-case hex): the *structure* (hyper-parameters, tensor names, types
+//! and shapes), the *tokenizer* (tokens, merges, types, special ids, pre-tokenizer), a *sample* of
+//! the file (64 blocks of 4 KiB spread evenly: tells models of equal shape apart without touching
+//! the whole file), and the whole *file*. An edge box checks the first three at every start
+//! ([`CheckDepth::Quick`]: about 256 KiB read); installation and `verify` check all four.
+
+use crate::bundle::manifest::BaseRef;
+use crate::gguf::{Gguf, Value};
+use crate::model_spec::ModelSpec;
+use crate::{Code, Error, Result};
+
+/// How much of the base is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckDepth {
+    /// Structure, tokenizer, length and the sample.
+    Quick,
+    /// Also every byte.
+    Full,
+}
+
+const SAMPLE_BLOCKS: u64 = 64;
+const SAMPLE_BYTES: u64 = 4096;
+
+/// What a bundle records about its base; reads every byte of the file.
+///
+/// # Errors
+/// If the base is not one this release runs.
+pub fn base_ref(gguf: &Gguf<'_>, file: &[u8]) -> Result<BaseRef> {
+    let spec = ModelSpec::from_gguf(gguf)?;
+    let quant = gguf.tensor("blk.0.ffn_down.weight").map_or_else(String::new, |t| match t.ty {
+        crate::gguf::TensorType::Known(q) => q.name().to_owned(),
+        crate::gguf::TensorType::Unknown(id) => format!("type {id}"),
+    });
+    Ok(BaseRef {
+        arch: spec.arch.clone(),
+        file_blake3: vec![file_digest(file)],
+        file_len: file.len() as u64,
+        name: clean(&spec.name),
+        quant,
+        sample: sample(file),
+        structure: structure(gguf)?,
+        tokenizer: tokenizer(gguf)?,
+    })
+}
+
+/// Checks that a GGUF is the base a bundle was trained on.
+///
+/// # Errors
+/// `E_BASE`, naming the first part that differs.
+pub fn check_base(want: &BaseRef, gguf: &Gguf<'_>, file: &[u8], depth: CheckDepth) -> Result<()> {
+    let differs = |what: &str, want: &str, got: &str| {
+        Err(Error::new(Code::BaseMismatch, format!("this base's {what} is {got}, the bundle was trained on {want}"))
+            .hint("give the base the bundle names (conpet-inspect shows it); modules never run on another base"))
+    };
+    let arch = gguf.required_str("general.architecture")?;
+    if arch != want.arch {
+        return differs("architecture", &want.arch, arch);
+    }
+    let parts = [("structure", &want.structure, structure(gguf)?), ("tokenizer", &want.tokenizer, tokenizer(gguf)?)];
+    for (what, want, got) in parts {
+        if *want != got {
+            return differs(what, want, &got);
+        }
+    }
+    if want.file_len != file.len() as u64 {
+        return differs("file length", &want.file_len.to_string(), &file.len().to_string());
+    }
+    let got = sample(file);
+    if want.sample != got {
+        return differs("weight sample", &want.sample, &got);
+    }
+    if depth == CheckDepth::Full {
+        let got = file_digest(file);
+        if !want.file_blake3.contains(&got) {
+            return differs("file digest", &want.file_blake3.join(" or "), &got);
+        }
+    }
+    Ok(())
+}
+
+/// BLAKE3 of bytes, lower-case hex.
+pub fn file_digest(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
+fn sample(file: &[u8]) -> String {
+    let mut h = blake3::Hasher::new_derive_key("conpet 2026 base sample v1");
+    let len = file.len() as u64;
+    for i in 0..SAMPLE_BLOCKS {
+        // The last block ends with the file; small files are simply hashed more than once.
+        let start = (len.saturating_sub(SAMPLE_BYTES) / (SAMPLE_BLOCKS - 1)) * i;
+        let end = (start + SAMPLE_BYTES).min(len);
+        h.update(&file[start as usize..end as usize]);
+    }
+    h.finalize().to_hex().to_string()
+}
+
+fn structure(gguf: &Gguf<'_>) -> Result<String> {
+    let s = ModelSpec::from_gguf(gguf)?;
+    let mut h = blake3::Hasher::new_derive_key("conpet 2026 base structure v1");
+    h.update(
+        format!(
+            "{} {} {} {} {} {} {} {} {:08x} {:08x} {} {:?} {}\n",
+            s.arch,
+            s.n_layer,
+            s.hidden,
+            s.n_head,
+            s.n_kv_head,
+            s.head_dim,
+            s.ffn,
+            s.vocab,
+            s.norm_eps.to_bits(),
+            s.rope_base.to_bits(),
+            s.rope_dim,
+            s.rope,
+            s.tied
+        )
+        .as_bytes(),
+    );
+    let mut tensors: Vec<_> = gguf.tensors().iter().map(|t| (t.name, t.ne, t.ty)).collect();
+    tensors.sort_by_key(|t| t.0);
+    for (name, ne, ty) in tensors {
+        h.update(format!("{name} {ne:?} {ty:?}\n").as_bytes());
+    }
+    Ok(h.finalize().to_hex().to_string())
+}
+
+fn tokenizer(gguf: &Gguf<'_>) -> Result<String> {
+    let mut h = blake3::Hasher::new_derive_key("conpet 2026 base tokenizer v1");
+    let mut keys: Vec<_> = gguf.metadata().filter(|(k, _)| k.starts_with("tokenizer.ggml.")).collect();
+    keys.sort_by_key(|(k, _)| *k);
+    for (key, value) in keys {
+        h.update(key.as_bytes());
+        match value {
+            Value::Array(a) => {
+                h.update(&(a.len() as u64).to_le_bytes());
+                match a.strings() {
+                    Ok(strings) => strings.for_each(|s| {
+                        h.update(&(s.len() as u64).to_le_bytes());
+                        h.update(s);
+                    }),
+                    Err(_) => {
+                        h.update(a.raw());
+                    }
+                }
+            }
+            other => {
+                h.update(format!("={other:?}\n").as_bytes());
+            }
+        }
+    }
+    Ok(h.finalize().to_hex().to_string())
+}
+
+/// A name fit for a manifest: no control characters, at most 128 of them.
+fn clean(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(128).collect()
+}

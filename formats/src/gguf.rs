@@ -1,1 +1,20 @@
-//! (to be written)
+//! GGUF: the native base format, read in place.
+//!
+//! [`Gguf`] is a validated view of a file's bytes: strings and tensors are borrowed, arrays are
+//! read lazily, and nothing is allocated in proportion to a number the file declares. The rules
+//! are stricter than llama.cpp's where laxness has led to faults: little-endian v2 and v3 only,
+//! unique names, aligned offsets in order without overlap, every tensor inside the file. Tensor
+//! types this project cannot run are listed and refused only on use.
+
+pub mod reader;
+pub mod value;
+pub mod writer;
+
+pub use reader::{Gguf, TensorInfo, TensorType};
+pub use value::{Array, Value, ValueType};
+pub use writer::Writer;
+
+/// File magic.
+pub const MAGIC: [u8; 4] = *b"GGUF";
+/// Default alignment of tensor data, in bytes.
+pub const DEFAULT_ALIGNMENT: u32 = 32;

@@ -24,6 +24,7 @@ pub mod model_spec;
 pub mod pet;
 pub mod quant;
 pub mod selector;
+pub mod template;
 pub mod tensors;
 pub mod tiny;
 

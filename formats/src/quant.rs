@@ -96,3 +96,108 @@ impl QuantType {
         (n / self.block_len()).checked_mul(self.block_bytes())
     }
 }
+
+mod float;
+pub mod q4_0;
+pub mod q4_1;
+pub mod q4_k;
+pub mod q5_0;
+pub mod q5_1;
+pub mod q5_k;
+pub mod q6_k;
+pub mod q8_0;
+
+use crate::{Code, Error, Result};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// A block of a quantized type, as it lies in a file.
+pub trait Block: FromBytes + Immutable + KnownLayout + Unaligned {
+    /// Numbers in the block.
+    const LEN: usize;
+    /// Writes the block's numbers to `out[..LEN]`.
+    fn dequantize(&self, out: &mut [f32]);
+}
+
+/// The blocks in `bytes`; `None` if they are not whole blocks.
+pub fn blocks<B: Block>(bytes: &[u8]) -> Option<&[B]> {
+    <[B]>::ref_from_bytes(bytes).ok()
+}
+
+/// Turns `bytes` of type `ty` into `out.len()` numbers.
+///
+/// # Panics
+/// If `bytes` is not exactly the size of `out.len()` numbers of this type.
+pub fn dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(
+        ty.row_bytes(out.len()),
+        Some(bytes.len()),
+        "{} bytes are not {} numbers of {}",
+        bytes.len(),
+        out.len(),
+        ty.name()
+    );
+    match ty {
+        QuantType::F32 => float::f32s(bytes, out),
+        QuantType::F16 => float::f16s(bytes, out),
+        QuantType::BF16 => float::bf16s(bytes, out),
+        QuantType::Q8_0 => each::<q8_0::BlockQ8_0>(bytes, out),
+        QuantType::Q4_0 => each::<q4_0::BlockQ4_0>(bytes, out),
+        QuantType::Q4_1 => each::<q4_1::BlockQ4_1>(bytes, out),
+        QuantType::Q5_0 => each::<q5_0::BlockQ5_0>(bytes, out),
+        QuantType::Q5_1 => each::<q5_1::BlockQ5_1>(bytes, out),
+        QuantType::Q4K => each::<q4_k::BlockQ4K>(bytes, out),
+        QuantType::Q5K => each::<q5_k::BlockQ5K>(bytes, out),
+        QuantType::Q6K => each::<q6_k::BlockQ6K>(bytes, out),
+    }
+}
+
+fn each<B: Block>(bytes: &[u8], out: &mut [f32]) {
+    let blocks = blocks::<B>(bytes).unwrap_or_default();
+    blocks.iter().zip(out.chunks_exact_mut(B::LEN)).for_each(|(b, o)| b.dequantize(o));
+}
+
+/// Scalar reference of a dot product: `Σ w[i] · x[i]`, accumulated in `f64`.
+///
+/// # Panics
+/// As [`dequantize`].
+pub fn dot(ty: QuantType, bytes: &[u8], x: &[f32]) -> f32 {
+    let mut w = vec![0.0; x.len()];
+    dequantize(ty, bytes, &mut w);
+    w.iter().zip(x).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
+}
+
+/// Quantizes whole rows; the rounding is llama.cpp's reference rounding.
+///
+/// # Errors
+/// If the type is not written by this project, `x` is not whole blocks, or a number is not finite.
+pub fn quantize(ty: QuantType, x: &[f32]) -> Result<Vec<u8>> {
+    let Some(size) = ty.row_bytes(x.len()) else {
+        return Err(Error::new(Code::Shape, format!("{} numbers are not whole {} blocks", x.len(), ty.name())));
+    };
+    if let Some(i) = x.iter().position(|v| !v.is_finite()) {
+        return Err(Error::new(Code::NotFinite, format!("number {i} is {}", x[i])));
+    }
+    let mut out = Vec::with_capacity(size);
+    match ty {
+        QuantType::F32 => x.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        QuantType::F16 => x.iter().for_each(|v| out.extend(half::f16::from_f32(*v).to_le_bytes())),
+        QuantType::BF16 => x.iter().for_each(|v| out.extend(half::bf16::from_f32(*v).to_le_bytes())),
+        QuantType::Q8_0 => x.chunks_exact(32).for_each(|c| q8_0::quantize(c, &mut out)),
+        QuantType::Q4_0 => x.chunks_exact(32).for_each(|c| q4_0::quantize(c, &mut out)),
+        QuantType::Q4_1 => x.chunks_exact(32).for_each(|c| q4_1::quantize(c, &mut out)),
+        other => {
+            return Err(Error::new(Code::Unsupported, format!("{} is read but not written", other.name()))
+                .hint("write F32 F16 BF16 Q8_0 Q4_0 or Q4_1"));
+        }
+    }
+    Ok(out)
+}
+
+/// A little-endian f16 as it lies in a block.
+#[inline]
+pub(crate) fn f16(bytes: [u8; 2]) -> f32 {
+    half::f16::from_le_bytes(bytes).to_f32()
+}
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,8 @@ pub struct BaseRef {
     pub name: String,
     /// Most common quant type of the linears, for people.
     pub quant: String,
+    /// BLAKE3 over 64 blocks of 4 KiB spread over the file: what a quick check compares.
+    pub sample: String,
     /// BLAKE3 over the structure (hyper-parameters, tensor names and shapes).
     pub structure: String,
     /// BLAKE3 over the tokenizer.

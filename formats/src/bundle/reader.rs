@@ -1,0 +1,298 @@
+//! Opens one stage of a bundle and hands out verified sections.
+
+use super::commit::{Commit, SectionKind, SectionRecord};
+use super::manifest::Manifest;
+use super::superblock::Superblock;
+use super::{FIRST, PAGE, canonical, validate};
+use crate::mmap::Mapped;
+use crate::{Code, Error, Result};
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// One stage of a bundle, mapped.
+#[derive(Debug)]
+pub struct Bundle {
+    path: PathBuf,
+    map: Mapped,
+    pub(super) slot: Superblock,
+    pub(super) commit: Commit,
+    pub(super) commit_off: u64,
+    pub(super) commit_hash: [u8; 32],
+    manifest: Manifest,
+    verified: Vec<OnceLock<()>>,
+    warnings: Vec<String>,
+}
+
+/// One stage in a bundle's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageInfo {
+    /// Its number.
+    pub generation: u64,
+    /// The stage it was made from; 0 for the first.
+    pub parent: u64,
+    /// Where its commit lies, in bytes.
+    pub offset: u64,
+    /// BLAKE3 of its commit, lower-case hex.
+    pub digest: String,
+    /// Names of its tasks.
+    pub tasks: Vec<String>,
+    /// Bytes of its sections.
+    pub section_bytes: u64,
+}
+
+impl Bundle {
+    /// Opens the current stage.
+    ///
+    /// # Errors
+    /// If no superblock names a whole, intact commit, or the manifest breaks a rule.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_map(map(path)?, path).map_err(|e| e.in_file(path))
+    }
+
+    /// The current stage of a bundle in memory; `path` is only a name for messages.
+    pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self> {
+        Self::open_map(Mapped::from_vec(bytes), path).map_err(|e| e.in_file(path))
+    }
+
+    /// Opens an older stage of the current chain.
+    ///
+    /// # Errors
+    /// If the chain has no such generation.
+    pub fn open_generation(path: &Path, generation: u64) -> Result<Self> {
+        let now = Self::open(path)?;
+        let stages = now.history()?;
+        let Some(stage) = stages.iter().find(|s| s.generation == generation) else {
+            let known: Vec<_> = stages.iter().map(|s| s.generation.to_string()).collect();
+            return Err(Error::new(Code::Missing, format!("no stage {generation}"))
+                .in_file(path)
+                .hint(format!("this bundle has the stages {}", known.join(", "))));
+        };
+        let len = commit_len(&now.map, stage.offset).map_err(|e| e.in_file(path))?;
+        let slot = Superblock { commit_off: stage.offset, commit_len: len, ..now.slot };
+        Self::at(now.map.clone(), path, slot, now.warnings.clone(), false).map_err(|e| e.in_file(path))
+    }
+
+    fn open_map(map: Mapped, path: &Path) -> Result<Self> {
+        let (slot, warnings) = current(&map)?;
+        Self::at(map, path, slot, warnings, true)
+    }
+
+    fn at(map: Mapped, path: &Path, slot: Superblock, warnings: Vec<String>, hashed: bool) -> Result<Self> {
+        let bytes = &map[slot.commit_off as usize..][..slot.commit_len as usize];
+        let commit_hash = *blake3::hash(bytes).as_bytes();
+        debug_assert!(!hashed || commit_hash == slot.commit_hash);
+        let commit = Commit::decode(bytes, slot.commit_off)?;
+        let manifest = canonical::read(&commit.manifest)?;
+        if manifest.generation != commit.generation {
+            return Err(Error::new(
+                Code::Value,
+                format!("the manifest says stage {}, its commit {}", manifest.generation, commit.generation),
+            )
+            .in_section("manifest"));
+        }
+        validate::check(&manifest, &commit.sections)?;
+        Ok(Self {
+            path: path.to_owned(),
+            verified: commit.sections.iter().map(|_| OnceLock::new()).collect(),
+            commit_off: slot.commit_off,
+            map,
+            slot,
+            commit,
+            commit_hash,
+            manifest,
+            warnings,
+        })
+    }
+
+    /// What the stage says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+    /// The stage's number.
+    pub fn generation(&self) -> u64 {
+        self.commit.generation
+    }
+    /// Where it was opened from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    /// Things worth telling the user, such as an interrupted append.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+    /// The stage's sections.
+    pub fn section_records(&self) -> &[SectionRecord] {
+        &self.commit.sections
+    }
+    /// Bytes of the file that belong to the bundle (later bytes are an unfinished append).
+    pub fn end(&self) -> u64 {
+        self.slot.end
+    }
+    /// BLAKE3 of this stage's commit, lower-case hex.
+    pub fn digest(&self) -> String {
+        blake3::Hash::from(self.commit_hash).to_hex().to_string()
+    }
+
+    /// A section's bytes, their digest checked at the first call.
+    ///
+    /// # Errors
+    /// `E_DIGEST` if they are damaged.
+    pub fn section(&self, index: u32) -> Result<&[u8]> {
+        let range = self.section_range(index)?;
+        Ok(&self.map[range])
+    }
+
+    /// A section as a range of a shared map, verified as by [`Bundle::section`].
+    pub fn section_map(&self, index: u32) -> Result<(Mapped, Range<usize>)> {
+        Ok((self.map.clone(), self.section_range(index)?))
+    }
+
+    fn section_range(&self, index: u32) -> Result<Range<usize>> {
+        let i = index as usize;
+        let record = self
+            .commit
+            .sections
+            .get(i)
+            .ok_or_else(|| Error::new(Code::Missing, format!("no section {index}")).in_file(&self.path))?;
+        let range = record.offset as usize..(record.offset + record.len) as usize;
+        if self.verified[i].get().is_none() {
+            check_section(&self.map, i, record).map_err(|e| e.in_file(&self.path))?;
+            let _ = self.verified[i].set(());
+        }
+        Ok(range)
+    }
+
+    /// The chain of stages up to this one, oldest first.
+    ///
+    /// # Errors
+    /// If a link is broken.
+    pub fn history(&self) -> Result<Vec<StageInfo>> {
+        let mut out = Vec::new();
+        let (mut off, mut hash, mut commit) = (self.commit_off, self.commit_hash, self.commit.clone());
+        loop {
+            let manifest = canonical::read(&commit.manifest).map_err(|e| e.in_file(&self.path))?;
+            let parent = if commit.parent_off == 0 {
+                None
+            } else {
+                let len = commit_len(&self.map, commit.parent_off)?;
+                let bytes = &self.map[commit.parent_off as usize..][..len as usize];
+                if *blake3::hash(bytes).as_bytes() != commit.parent_hash {
+                    return Err(Error::new(
+                        Code::Digest,
+                        format!("stage {}'s parent does not match", commit.generation),
+                    )
+                    .in_file(&self.path)
+                    .at(commit.parent_off));
+                }
+                Some(Commit::decode(bytes, commit.parent_off).map_err(|e| e.in_file(&self.path))?)
+            };
+            out.push(StageInfo {
+                generation: commit.generation,
+                parent: parent.as_ref().map_or(0, |p| p.generation),
+                offset: off,
+                digest: blake3::Hash::from(hash).to_hex().to_string(),
+                tasks: manifest.tasks.into_iter().map(|t| t.name).collect(),
+                section_bytes: commit.sections.iter().map(|s| s.len).sum(),
+            });
+            let Some(p) = parent else { break };
+            if p.generation >= commit.generation {
+                return Err(Error::new(Code::Layout, "generations do not rise along the chain").in_file(&self.path));
+            }
+            (off, hash, commit) = (commit.parent_off, commit.parent_hash, p);
+        }
+        out.reverse();
+        Ok(out)
+    }
+}
+
+/// Compares a section's bytes with its recorded digest.
+pub(super) fn check_section(map: &[u8], index: usize, r: &SectionRecord) -> Result<()> {
+    let bytes = &map[r.offset as usize..(r.offset + r.len) as usize];
+    if *blake3::hash(bytes).as_bytes() == r.hash {
+        return Ok(());
+    }
+    Err(Error::new(Code::Digest, format!("the {} is damaged: its digest does not match", r.kind.name()))
+        .in_section(format!("section {index}"))
+        .at(r.offset)
+        .hint("restore the file from a copy; other sections can still be used"))
+}
+
+pub(super) fn map(path: &Path) -> Result<Mapped> {
+    let meta = std::fs::symlink_metadata(path)
+        .map_err(|e| Error::io("open", e).in_file(path).hint("check the path of the bundle"))?;
+    if !meta.is_file() {
+        return Err(
+            Error::new(Code::Io, "a bundle must be a regular file, not a link, directory or device").in_file(path)
+        );
+    }
+    let file = File::open(path).map_err(|e| Error::io("open", e).in_file(path))?;
+    Mapped::of(&file).map_err(|e| e.in_file(path))
+}
+
+/// The slot that names the current stage, and what there is to warn about.
+pub(super) fn current(file: &[u8]) -> Result<(Superblock, Vec<String>)> {
+    if (file.len() as u64) < FIRST + PAGE {
+        let head = Superblock::decode(&[file, &[0; PAGE as usize]].concat()[..PAGE as usize]);
+        let e = Error::new(Code::Truncated, format!("{} bytes are too few for a bundle", file.len())).at(0);
+        return Err(match head {
+            Err(magic) if magic.code() == Code::Magic => magic,
+            _ => e.hint("the file is cut short; copy it again"),
+        });
+    }
+    let slot = |at: u64| -> Result<Superblock> {
+        let s = Superblock::decode(&file[at as usize..(at + PAGE) as usize])?;
+        if s.end > file.len() as u64 {
+            return Err(Error::new(
+                Code::Truncated,
+                format!("the bundle needs {} bytes, the file has {}", s.end, file.len()),
+            )
+            .at(at + 56)
+            .hint("the file is cut short; copy it again"));
+        }
+        let bytes = &file[s.commit_off as usize..][..s.commit_len as usize];
+        if *blake3::hash(bytes).as_bytes() != s.commit_hash {
+            return Err(Error::new(Code::Digest, "the commit it names is damaged").at(s.commit_off));
+        }
+        Ok(s)
+    };
+    let name = |e: Error, which: &str| e.in_section(format!("superblock {which}"));
+    match (slot(0), slot(PAGE)) {
+        (Ok(a), Ok(b)) if a == b => Ok((a, Vec::new())),
+        (Ok(a), Ok(b)) if a.file_id != b.file_id || a.seq == b.seq => {
+            Err(Error::new(Code::Layout, "the two superblocks contradict each other")
+                .in_section("superblock")
+                .hint("two files were mixed; restore the bundle from a copy"))
+        }
+        (Ok(a), Ok(b)) => {
+            let newer = if a.seq > b.seq { a } else { b };
+            Ok((newer, vec!["the superblocks differ: an append was interrupted; the next append repairs it".into()]))
+        }
+        (Ok(s), Err(e)) => Ok((s, vec![format!("superblock B is unusable ({e}); superblock A is used")])),
+        (Err(e), Ok(s)) => Ok((s, vec![format!("superblock A is unusable ({e}); superblock B is used")])),
+        (Err(a), Err(_)) => Err(name(a, "A")),
+    }
+}
+
+/// The length of the commit at `at`, from its own header.
+pub(super) fn commit_len(file: &[u8], at: u64) -> Result<u32> {
+    let short = || Error::new(Code::Truncated, "a commit lies outside the file").at(at);
+    if at < FIRST || at % PAGE != 0 {
+        return Err(Error::new(Code::Layout, "a commit is not page-aligned").at(at));
+    }
+    let head = file.get(at as usize..at as usize + 144).ok_or_else(short)?;
+    let num = |i: usize| u64::from(u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]));
+    let len = 144 + num(56) * 96 + num(60);
+    if len > super::COMMIT_CAP || at + len > file.len() as u64 {
+        return Err(short());
+    }
+    Ok(len as u32)
+}
+
+impl SectionKind {
+    /// True for the kinds a manifest can refer to as `want`.
+    pub(super) fn is(self, want: Self) -> bool {
+        self == want
+    }
+}

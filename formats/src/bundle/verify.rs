@@ -1,0 +1,107 @@
+//! Checks everything a bundle promises about its bytes.
+
+use super::commit::Commit;
+use super::reader::{Bundle, check_section, commit_len, current, map};
+use super::{FIRST, PAGE};
+use crate::tensors::Tensors;
+use crate::{Code, Error, Result};
+use std::path::Path;
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The rule, e.g. `E_DIGEST`.
+    pub code: &'static str,
+    /// What and where.
+    pub text: String,
+    /// False for remarks that lose nothing, e.g. an interrupted append.
+    pub damage: bool,
+}
+
+impl From<&Error> for Finding {
+    fn from(e: &Error) -> Self {
+        Self { code: e.code().as_str(), text: e.to_string(), damage: true }
+    }
+}
+
+/// Checks superblocks, the chain of commits, the manifest, every section's digest, and the strict
+/// form of every payload. With `full`, also that every byte of `[8192, end)` is accounted for:
+/// a section or commit of some stage, or zero padding.
+///
+/// # Errors
+/// Only if the file cannot be read at all; what is wrong with it is in the findings.
+pub fn verify(path: &Path, full: bool) -> Result<Vec<Finding>> {
+    let mut out = Vec::new();
+    let map = map(path)?;
+    if let Ok((_, warnings)) = current(&map) {
+        out.extend(warnings.into_iter().map(|text| Finding { code: "W_SUPERBLOCK", text, damage: true }));
+    }
+    let bundle = match Bundle::open(path) {
+        Ok(b) => b,
+        Err(e) => {
+            out.push(Finding::from(&e));
+            return Ok(out);
+        }
+    };
+    if let Err(e) = bundle.history() {
+        out.push(Finding::from(&e));
+    }
+    for (i, r) in bundle.section_records().iter().enumerate() {
+        let payload = check_section(&map, i, r).and_then(|()| {
+            let bytes = &map[r.offset as usize..(r.offset + r.len) as usize];
+            Tensors::parse(bytes).map(drop).map_err(|e| e.in_section(format!("section {i}")))
+        });
+        if let Err(e) = payload {
+            out.push(Finding::from(&e.in_file(path)));
+        }
+    }
+    if full {
+        if let Err(e) = account(&map, &bundle) {
+            out.push(Finding::from(&e.in_file(path)));
+        }
+    }
+    if (map.len() as u64) > bundle.end() {
+        out.push(Finding {
+            code: "W_TAIL",
+            text: format!("{} bytes after the end: an unfinished append, ignored", map.len() as u64 - bundle.end()),
+            damage: false,
+        });
+    }
+    Ok(out)
+}
+
+/// Walks every page of `[FIRST, end)`: each starts a commit or a known section, or pads one.
+///
+/// Commits are found by scanning, not only along the chain, so that stages left behind by a
+/// rollback account for their bytes too.
+fn account(map: &[u8], bundle: &Bundle) -> Result<()> {
+    let end = bundle.end();
+    let mut ranges = vec![(0, FIRST)];
+    let mut at = FIRST;
+    while at + PAGE <= end {
+        if map[at as usize..].starts_with(b"CPBCMT01") {
+            if let Ok(len) = commit_len(map, at) {
+                if let Ok(c) = Commit::decode(&map[at as usize..][..len as usize], at) {
+                    ranges.push((at, at + u64::from(len)));
+                    for (i, s) in c.sections.iter().enumerate() {
+                        check_section(map, i, s).map_err(|e| e.in_section(format!("stage {}", c.generation)))?;
+                        ranges.push((s.offset, s.offset + s.len));
+                    }
+                }
+            }
+        }
+        at += PAGE;
+    }
+    ranges.sort_unstable();
+    ranges.dedup();
+    let mut covered = 0;
+    for (start, stop) in ranges.into_iter().chain([(end, end)]) {
+        if start > covered {
+            if let Some(i) = map[covered as usize..start as usize].iter().position(|b| *b != 0) {
+                return Err(Error::new(Code::Reserved, "bytes that belong to nothing").at(covered + i as u64));
+            }
+        }
+        covered = covered.max(stop);
+    }
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! Creates bundles and appends stages. Old bytes never change, and at every instant the file
+//! holds the old stage or the new one, whole.
+
+use super::commit::{Commit, SectionKind, SectionRecord};
+use super::manifest::{BaseRef, FORMAT, Manifest, SelectorEntry};
+use super::reader::{Bundle, current, map};
+use super::superblock::Superblock;
+use super::{FIRST, PAGE, canonical, validate};
+use crate::decimal::Decimal;
+use crate::selector::SelectorKind;
+use crate::{Code, Error, Result, fs};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// A stage being prepared: edit [`Draft::manifest`], add sections, then create or append.
+#[derive(Debug)]
+pub struct Draft {
+    /// What the stage will say about itself. Section numbers are those [`Draft::add_section`] gave;
+    /// `generation` and `requires` are filled in when it is written.
+    pub manifest: Manifest,
+    sections: Vec<Source>,
+    parent: Option<Parent>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Old(SectionRecord),
+    New(SectionKind, Vec<u8>),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Parent {
+    hash: [u8; 32],
+    max_generation: u64,
+}
+
+impl Draft {
+    /// A first stage on a base.
+    pub fn new(base: BaseRef, method: &str, trunk: u32) -> Self {
+        let manifest = Manifest {
+            base,
+            ext: BTreeMap::new(),
+            format: FORMAT.into(),
+            generation: 1,
+            heads: Vec::new(),
+            method: method.into(),
+            modules: Vec::new(),
+            requires: Vec::new(),
+            selector: SelectorEntry {
+                feature: None,
+                kind: SelectorKind::Task,
+                margin: Decimal::from_f64(0.0),
+                module: None,
+                section: None,
+                stats: None,
+                temperature: Decimal::from_f64(1.0),
+                threshold: Decimal::from_f64(0.0),
+                top_k: 1,
+            },
+            target_sets: BTreeMap::new(),
+            tasks: Vec::new(),
+            trunk,
+        };
+        Self { manifest, sections: Vec::new(), parent: None }
+    }
+
+    /// The next stage after an opened one.
+    pub fn from_bundle(b: &Bundle) -> Self {
+        let mut manifest = b.manifest().clone();
+        manifest.generation = b.slot.max_generation + 1;
+        Self {
+            manifest,
+            sections: b.section_records().iter().map(|r| Source::Old(*r)).collect(),
+            parent: Some(Parent { hash: b.commit_hash, max_generation: b.slot.max_generation }),
+        }
+    }
+
+    /// The number this stage will have.
+    pub fn generation(&self) -> u64 {
+        self.manifest.generation
+    }
+
+    /// Adds a payload; returns the number to use in the manifest.
+    pub fn add_section(&mut self, kind: SectionKind, bytes: Vec<u8>) -> u32 {
+        self.sections.push(Source::New(kind, bytes));
+        (self.sections.len() - 1) as u32
+    }
+
+    /// Writes a new file with this as its only stage.
+    ///
+    /// # Errors
+    /// If the file exists, the manifest breaks a rule, or writing fails; then there is no file.
+    pub fn create(mut self, path: &Path) -> Result<()> {
+        self.prune();
+        let (tail, slot) = self.layout(
+            FIRST,
+            &Superblock {
+                // Two runs with the same seed must give the same file, so the id comes from the content.
+                file_id: [0; 16],
+                seq: 0,
+                commit_off: 0,
+                commit_len: 0,
+                end: FIRST,
+                commit_hash: [0; 32],
+                max_generation: 0,
+            },
+        )?;
+        let mut slot = slot;
+        let id = blake3::derive_key("conpet 2026 bundle file id v1", &slot.commit_hash);
+        slot.file_id.copy_from_slice(&id[..16]);
+        let page = slot.encode();
+        fs::create_new(path, |w| {
+            let io = |e| Error::io("write", e);
+            w.write_all(&page).map_err(io)?;
+            w.write_all(&page).map_err(io)?;
+            w.write_all(&tail).map_err(io)
+        })
+    }
+
+    /// Appends this stage to the file it was drafted from, by the protocol of
+    /// `docs/bundle-format.md`.
+    ///
+    /// # Errors
+    /// If another process writes, the file has moved on since, space runs out, or writing fails.
+    /// Before the superblock is written nothing has happened; an error after that says so.
+    pub fn append(mut self, path: &Path) -> Result<()> {
+        let parent = self
+            .parent
+            .ok_or_else(|| Error::new(Code::Value, "this stage was not drafted from a bundle").in_file(path))?;
+        self.prune();
+        let file = open_locked(path)?;
+        let map = map(path)?;
+        let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
+        if slot.commit_hash != parent.hash || slot.max_generation != parent.max_generation {
+            return Err(Error::new(Code::Layout, "the bundle has changed since this stage was begun")
+                .in_file(path)
+                .hint("run the command again on the bundle as it is now"));
+        }
+        repair(&file, &map, &slot, path)?;
+        let start = slot.end.next_multiple_of(PAGE);
+        let (tail, mut new) = self.layout(start, &slot)?;
+        new.file_id = slot.file_id;
+        fs::reserve(&file, start, tail.len() as u64, path)?;
+        let io = |what: &'static str| move |e| Error::io(what, e).in_file(path);
+        file.write_all_at(&tail, start).map_err(io("append to"))?;
+        // A failed sync is never retried: the kernel may have dropped the pages and call it clean.
+        file.sync_data().map_err(io("sync"))?;
+        publish(&file, &new, path)
+    }
+
+    /// Sections nothing refers to any more leave the table (their bytes stay in the file), and
+    /// the manifest's numbers follow.
+    fn prune(&mut self) {
+        let mut wanted = vec![false; self.sections.len()];
+        self.manifest.for_each_section(|s| wanted[*s as usize] = true);
+        let mut number = vec![0; self.sections.len()];
+        let mut kept = Vec::new();
+        for (i, s) in std::mem::take(&mut self.sections).into_iter().enumerate() {
+            let ignorable = matches!(&s, Source::Old(r) if matches!(r.kind, SectionKind::Other(_)));
+            if wanted[i] || ignorable {
+                number[i] = kept.len() as u32;
+                kept.push(s);
+            }
+        }
+        self.sections = kept;
+        self.manifest.for_each_section(|s| *s = number[*s as usize]);
+    }
+
+    /// The bytes from `start` on, and the superblock that publishes them.
+    fn layout(mut self, start: u64, slot: &Superblock) -> Result<(Vec<u8>, Superblock)> {
+        self.manifest.requires = validate::requires(&self.manifest);
+        let mut tail = Vec::new();
+        let mut records = Vec::with_capacity(self.sections.len());
+        for s in &self.sections {
+            match s {
+                Source::Old(r) => records.push(*r),
+                Source::New(kind, bytes) => {
+                    let offset = start + tail.len() as u64;
+                    records.push(SectionRecord {
+                        hash: *blake3::hash(bytes).as_bytes(),
+                        offset,
+                        len: bytes.len() as u64,
+                        kind: *kind,
+                    });
+                    tail.extend(bytes);
+                    tail.resize(tail.len().next_multiple_of(PAGE as usize), 0);
+                }
+            }
+        }
+        validate::check(&self.manifest, &records)?;
+        let commit = Commit {
+            generation: self.manifest.generation,
+            parent_off: slot.commit_off,
+            parent_hash: slot.commit_hash,
+            previous_off: slot.commit_off,
+            sections: records,
+            manifest: canonical::write(&self.manifest)?,
+        };
+        let bytes = commit.encode();
+        if bytes.len() as u64 > super::COMMIT_CAP {
+            return Err(Error::new(Code::Cap, format!("a commit of {} bytes", bytes.len())));
+        }
+        let commit_off = start + tail.len() as u64;
+        tail.extend(&bytes);
+        tail.resize(tail.len().next_multiple_of(PAGE as usize), 0);
+        let new = Superblock {
+            file_id: slot.file_id,
+            seq: slot.seq.checked_add(1).ok_or_else(|| Error::new(Code::Value, "the sequence number is used up"))?,
+            commit_off,
+            commit_len: bytes.len() as u32,
+            end: start + tail.len() as u64,
+            commit_hash: *blake3::hash(&bytes).as_bytes(),
+            max_generation: self.manifest.generation,
+        };
+        Ok((tail, new))
+    }
+}
+
+impl Manifest {
+    /// Visits every section number.
+    pub(super) fn for_each_section(&mut self, mut f: impl FnMut(&mut u32)) {
+        self.modules.iter_mut().for_each(|m| f(&mut m.section));
+        self.heads.iter_mut().for_each(|h| f(&mut h.section));
+        self.selector.section.iter_mut().for_each(&mut f);
+        self.selector.stats.iter_mut().for_each(&mut f);
+    }
+}
+
+/// Makes an older stage of the chain the current one. Nothing is erased: later stages can be
+/// returned to by their commit, and their numbers are never used again.
+///
+/// # Errors
+/// If there is no such stage, or the file cannot be written.
+pub fn rollback(path: &Path, generation: u64) -> Result<()> {
+    let file = open_locked(path)?;
+    let target = Bundle::open_generation(path, generation)?;
+    let map = map(path)?;
+    let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
+    repair(&file, &map, &slot, path)?;
+    let new = Superblock {
+        seq: slot.seq + 1,
+        commit_off: target.commit_off,
+        commit_len: target.slot.commit_len,
+        commit_hash: target.commit_hash,
+        ..slot
+    };
+    publish(&file, &new, path)
+}
+
+fn open_locked(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|e| Error::io("open for writing", e).in_file(path))?;
+    fs::lock(&file, path)?;
+    Ok(file)
+}
+
+/// Makes both slots equal before anything else, or a torn write later could lose a durable stage.
+fn repair(file: &File, map: &[u8], slot: &Superblock, path: &Path) -> Result<()> {
+    let page = slot.encode();
+    let io = |e| Error::io("repair", e).in_file(path);
+    for at in [0, PAGE] {
+        if map[at as usize..(at + PAGE) as usize] != page {
+            file.write_all_at(&page, at).map_err(io)?;
+            file.sync_data().map_err(io)?;
+        }
+    }
+    Ok(())
+}
+
+/// Slot A, sync (the commit point), slot B, sync.
+fn publish(file: &File, slot: &Superblock, path: &Path) -> Result<()> {
+    let page = slot.encode();
+    for (at, hint) in [
+        (0, "it is not known whether the new stage is in force; open the bundle to see"),
+        (PAGE, "the new stage is in force; the next append repairs the second superblock"),
+    ] {
+        let done = file.write_all_at(&page, at).and_then(|()| file.sync_data());
+        done.map_err(|e| Error::io("write the superblock of", e).in_file(path).hint(hint))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! Q4_0: 32 numbers as `d · (q - 8)`; low nibbles hold the first 16.
+
+use super::{Block, f16};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// Q4_0: 32 numbers as `d · (q - 8)`; low nibbles hold the first 16.
+#[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BlockQ4_0 {
+    /// Scale, f16.
+    pub d: [u8; 2],
+    /// Nibbles.
+    pub qs: [u8; 16],
+}
+
+const _: () = assert!(size_of::<BlockQ4_0>() == super::QuantType::Q4_0.block_bytes());
+
+impl Block for BlockQ4_0 {
+    const LEN: usize = super::QuantType::Q4_0.block_len();
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = f16(self.d);
+        for (i, q) in self.qs.into_iter().enumerate() {
+            out[i] = d * (f32::from(q & 15) - 8.0);
+            out[i + 16] = d * (f32::from(q >> 4) - 8.0);
+        }
+    }
+}
+
+/// Appends one block: `d = x_max / -8`, where `x_max` is the number of largest magnitude.
+pub(super) fn quantize(x: &[f32], out: &mut Vec<u8>) {
+    let max = x.iter().copied().fold(0.0f32, |m, v| if v.abs() > m.abs() { v } else { m });
+    let d = max / -8.0;
+    let inv = if d == 0.0 { 0.0 } else { 1.0 / d };
+    out.extend(half::f16::from_f32(d).to_le_bytes());
+    let nibble = |v: f32| (v * inv + 8.5).clamp(0.0, 15.0) as u8;
+    out.extend((0..16).map(|i| nibble(x[i]) | nibble(x[i + 16]) << 4));
+}

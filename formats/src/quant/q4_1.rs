@@ -1,0 +1,42 @@
+//! Q4_1: 32 numbers as `d · q + m`; low nibbles hold the first 16.
+
+use super::{Block, f16};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// Q4_1: 32 numbers as `d · q + m`; low nibbles hold the first 16.
+#[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BlockQ4_1 {
+    /// Scale, f16.
+    pub d: [u8; 2],
+    /// Minimum, f16.
+    pub m: [u8; 2],
+    /// Nibbles.
+    pub qs: [u8; 16],
+}
+
+const _: () = assert!(size_of::<BlockQ4_1>() == super::QuantType::Q4_1.block_bytes());
+
+impl Block for BlockQ4_1 {
+    const LEN: usize = super::QuantType::Q4_1.block_len();
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let (d, m) = (f16(self.d), f16(self.m));
+        for (i, q) in self.qs.into_iter().enumerate() {
+            out[i] = d * f32::from(q & 15) + m;
+            out[i + 16] = d * f32::from(q >> 4) + m;
+        }
+    }
+}
+
+/// Appends one block: `m = min x`, `d = (max - min) / 15`.
+pub(super) fn quantize(x: &[f32], out: &mut Vec<u8>) {
+    let min = x.iter().copied().fold(f32::INFINITY, f32::min);
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let d = (max - min) / 15.0;
+    let inv = if d > 0.0 { 1.0 / d } else { 0.0 };
+    out.extend(half::f16::from_f32(d).to_le_bytes());
+    out.extend(half::f16::from_f32(min).to_le_bytes());
+    let nibble = |v: f32| ((v - min) * inv + 0.5).clamp(0.0, 15.0) as u8;
+    out.extend((0..16).map(|i| nibble(x[i]) | nibble(x[i + 16]) << 4));
+}

@@ -1,0 +1,34 @@
+//! Q8_0: 32 numbers as `d · q`, q in -127..=127.
+
+use super::{Block, f16};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// Q8_0: 32 numbers as `d · q`, q in -127..=127.
+#[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BlockQ8_0 {
+    /// Scale, f16.
+    pub d: [u8; 2],
+    /// The numbers.
+    pub qs: [i8; 32],
+}
+
+const _: () = assert!(size_of::<BlockQ8_0>() == super::QuantType::Q8_0.block_bytes());
+
+impl Block for BlockQ8_0 {
+    const LEN: usize = super::QuantType::Q8_0.block_len();
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = f16(self.d);
+        out.iter_mut().zip(self.qs).for_each(|(o, q)| *o = d * f32::from(q));
+    }
+}
+
+/// Appends one block: `d = max|x| / 127`, round to nearest.
+pub(super) fn quantize(x: &[f32], out: &mut Vec<u8>) {
+    let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let d = max / 127.0;
+    let inv = if d > 0.0 { 1.0 / d } else { 0.0 };
+    out.extend(half::f16::from_f32(d).to_le_bytes());
+    out.extend(x.iter().map(|v| (v * inv).round() as i8 as u8));
+}
