@@ -127,6 +127,7 @@ pub fn blocks<B: Block>(bytes: &[u8]) -> Option<&[B]> {
 ///
 /// # Panics
 /// If `bytes` is not exactly the size of `out.len()` numbers of this type.
+#[inline(always)]
 pub fn dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(
         ty.row_bytes(out.len()),
@@ -151,6 +152,7 @@ pub fn dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+#[inline(always)]
 fn each<B: Block>(bytes: &[u8], out: &mut [f32]) {
     let blocks = blocks::<B>(bytes).unwrap_or_default();
     blocks.iter().zip(out.chunks_exact_mut(B::LEN)).for_each(|(b, o)| b.dequantize(o));
@@ -194,9 +196,17 @@ pub fn quantize(ty: QuantType, x: &[f32]) -> Result<Vec<u8>> {
 }
 
 /// A little-endian f16 as it lies in a block.
-#[inline]
-pub(crate) fn f16(bytes: [u8; 2]) -> f32 {
-    half::f16::from_le_bytes(bytes).to_f32()
+///
+/// Written out because `half`'s own conversion asks the processor for its features at every call
+/// and cannot be inlined into vector code.
+#[inline(always)]
+pub fn f16(bytes: [u8; 2]) -> f32 {
+    let h = u32::from(u16::from_le_bytes(bytes));
+    let magnitude = (h & 0x7fff) << 13;
+    // Multiplying by 2^112 re-biases the exponent and normalises subnormals exactly.
+    let value = f32::from_bits(magnitude) * f32::from_bits(0x7780_0000);
+    let value = if magnitude >= 0x0f80_0000 { f32::from_bits(magnitude | 0x7f80_0000) } else { value };
+    f32::from_bits(value.to_bits() | (h & 0x8000) << 16)
 }
 
 #[cfg(test)]

@@ -1,1 +1,4 @@
-//! Engine
+//! The ConPET engine.
+
+pub mod kernels;
+pub mod threads;

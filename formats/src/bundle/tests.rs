@@ -333,7 +333,7 @@ fn hostile_superblocks_are_refused() {
     b[124] ^= 1;
     assert_eq!(outcome(b), Ok((2, true)), "B07 one bad checksum: the other slot, with a warning");
     let mut b = good.clone();
-    let other = superblock::Superblock { end: slot.end - PAGE + 1, ..slot };
+    let other = superblock::Superblock { max_generation: slot.max_generation + 1, ..slot };
     b[..PAGE as usize].copy_from_slice(&other.encode());
     assert_eq!(outcome(b), Err(Code::Layout), "B09 equal sequence, different content");
 }

@@ -18,6 +18,7 @@ const _: () = assert!(size_of::<BlockQ4_0>() == super::QuantType::Q4_0.block_byt
 impl Block for BlockQ4_0 {
     const LEN: usize = super::QuantType::Q4_0.block_len();
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let d = f16(self.d);
         for (i, q) in self.qs.into_iter().enumerate() {

@@ -20,6 +20,7 @@ const _: () = assert!(size_of::<BlockQ4_1>() == super::QuantType::Q4_1.block_byt
 impl Block for BlockQ4_1 {
     const LEN: usize = super::QuantType::Q4_1.block_len();
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let (d, m) = (f16(self.d), f16(self.m));
         for (i, q) in self.qs.into_iter().enumerate() {

@@ -22,6 +22,7 @@ const _: () = assert!(size_of::<BlockQ4K>() == super::QuantType::Q4K.block_bytes
 impl Block for BlockQ4K {
     const LEN: usize = super::QuantType::Q4K.block_len();
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let (d, dmin) = (f16(self.d), f16(self.dmin));
         for (j, (q, o)) in self.qs.chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate() {
@@ -35,7 +36,7 @@ impl Block for BlockQ4K {
 }
 
 /// The scale and minimum of run `j` (0..8), as small integers.
-#[inline]
+#[inline(always)]
 pub fn scale_min(s: &[u8; 12], j: usize) -> (f32, f32) {
     let (scale, min) = if j < 4 {
         (s[j] & 63, s[j + 4] & 63)

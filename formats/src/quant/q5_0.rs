@@ -20,6 +20,7 @@ const _: () = assert!(size_of::<BlockQ5_0>() == super::QuantType::Q5_0.block_byt
 impl Block for BlockQ5_0 {
     const LEN: usize = super::QuantType::Q5_0.block_len();
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let (d, qh) = (f16(self.d), u32::from_le_bytes(self.qh));
         for (i, q) in self.qs.into_iter().enumerate() {

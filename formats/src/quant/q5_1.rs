@@ -22,6 +22,7 @@ const _: () = assert!(size_of::<BlockQ5_1>() == super::QuantType::Q5_1.block_byt
 impl Block for BlockQ5_1 {
     const LEN: usize = super::QuantType::Q5_1.block_len();
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let (d, m, qh) = (f16(self.d), f16(self.m), u32::from_le_bytes(self.qh));
         for (i, q) in self.qs.into_iter().enumerate() {

@@ -25,6 +25,7 @@ const _: () = assert!(size_of::<BlockQ5K>() == super::QuantType::Q5K.block_bytes
 impl Block for BlockQ5K {
     const LEN: usize = super::QuantType::Q5K.block_len();
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let (d, dmin) = (f16(self.d), f16(self.dmin));
         for (j, (q, o)) in self.qs.chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate() {

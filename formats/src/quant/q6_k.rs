@@ -22,6 +22,7 @@ const _: () = assert!(size_of::<BlockQ6K>() == super::QuantType::Q6K.block_bytes
 impl Block for BlockQ6K {
     const LEN: usize = super::QuantType::Q6K.block_len();
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let d = f16(self.d);
         for (half, o) in out.chunks_exact_mut(128).enumerate() {

@@ -18,6 +18,7 @@ const _: () = assert!(size_of::<BlockQ8_0>() == super::QuantType::Q8_0.block_byt
 impl Block for BlockQ8_0 {
     const LEN: usize = super::QuantType::Q8_0.block_len();
 
+    #[inline(always)]
     fn dequantize(&self, out: &mut [f32]) {
         let d = f16(self.d);
         out.iter_mut().zip(self.qs).for_each(|(o, q)| *o = d * f32::from(q));

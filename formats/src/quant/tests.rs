@@ -83,3 +83,11 @@ fn refuses_what_it_cannot_write() {
     assert_eq!(quantize(QuantType::Q4K, &[0.0; 256]).unwrap_err().code(), Code::Unsupported);
     assert_eq!(QuantType::Q4_0.row_bytes(33), None);
 }
+
+#[test]
+fn every_f16_converts_as_half_does() {
+    for bits in 0..=u16::MAX {
+        let (ours, want) = (f16(bits.to_le_bytes()), half::f16::from_bits(bits).to_f32());
+        assert!(ours.to_bits() == want.to_bits() || ours.is_nan() && want.is_nan(), "{bits:#06x}: {ours} for {want}");
+    }
+}

@@ -1,0 +1,39 @@
+//! A row-major matrix that several threads fill, each its own columns.
+
+use std::marker::PhantomData;
+
+/// `[n, stride]`, written column range by column range.
+pub(super) struct Columns<'a> {
+    ptr: *mut f32,
+    len: usize,
+    stride: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the pointer comes from an exclusive borrow that outlives `Columns`; `write` obliges its
+// callers to keep columns disjoint between threads.
+unsafe impl Sync for Columns<'_> {}
+// SAFETY: as above; `f32` has no ties to a thread.
+unsafe impl Send for Columns<'_> {}
+
+impl<'a> Columns<'a> {
+    pub(super) fn new(data: &'a mut [f32], stride: usize) -> Self {
+        Self { ptr: data.as_mut_ptr(), len: data.len(), stride, owner: PhantomData }
+    }
+
+    /// Stores `block [n, width]` at columns `first..first + width`; with `add`, adds it scaled.
+    ///
+    /// # Safety
+    /// * No other thread may access these columns while this runs.
+    pub(super) unsafe fn write(&self, first: usize, width: usize, block: &[f32], add: Option<f32>) {
+        assert!(first + width <= self.stride && block.len() / width * self.stride <= self.len);
+        for (t, row) in block.chunks_exact(width).enumerate() {
+            // SAFETY: in bounds by the assertion; exclusive by this function's contract.
+            let out = unsafe { std::slice::from_raw_parts_mut(self.ptr.add(t * self.stride + first), width) };
+            match add {
+                None => out.copy_from_slice(row),
+                Some(s) => out.iter_mut().zip(row).for_each(|(o, v)| *o += s * v),
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+use super::*;
+use conpet_formats::quant::quantize;
+
+fn wave(n: usize, phase: f32) -> Vec<f32> {
+    (0..n).map(|i| ((i as f32 + phase) * 0.37).sin() + ((i * 7) % 5) as f32 * 0.1 - 0.2).collect()
+}
+
+/// Bytes of `rows` rows of `cols` numbers; types we do not write get arbitrary but finite blocks.
+fn weights(ty: QuantType, rows: usize, cols: usize) -> Vec<u8> {
+    let x = wave(rows * cols, 0.5);
+    quantize(ty, &x).unwrap_or_else(|_| {
+        let mut bytes: Vec<u8> = (0..ty.row_bytes(rows * cols).unwrap()).map(|i| (i * 37 % 251) as u8).collect();
+        // The f16 fields must be small: keep every exponent low.
+        let at: &[usize] = match ty {
+            QuantType::Q6K => &[208],
+            QuantType::Q5_0 => &[0],
+            _ => &[0, 2],
+        };
+        for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+            for a in at {
+                block[a + 1] = 0x20 | block[a + 1] & 3;
+            }
+        }
+        bytes
+    })
+}
+
+/// Largest difference between two sets of sums of `k` products of numbers of size about 1: the
+/// order of addition may differ, so the bound grows with the root of `k`.
+fn close(a: &[f32], b: &[f32], k: usize, what: &str) {
+    let size = b.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+    for (i, (x, y)) in a.iter().zip(b).enumerate() {
+        assert!((x - y).abs() <= 4e-7 * size * (k as f32).sqrt() * 4.0, "{what}: [{i}] {x} for {y}");
+    }
+}
+
+#[test]
+fn products_equal_the_naive_ones_for_every_type_and_shape() {
+    let (one, three) = (Threads::new(1), Threads::new(3));
+    for ty in QuantType::ALL {
+        let b = ty.block_len();
+        let widths: Vec<usize> = if b == 1 { vec![1, 7, 8, 9, 16, 31, 32, 40, 64, 100] } else { vec![b, 2 * b, 3 * b, 5 * b] };
+        for cols in widths {
+            for rows in [1, 3, 8, 25, 61] {
+                let bytes = weights(ty, rows, cols);
+                let w = MatrixRef { ty, rows, cols, data: &bytes };
+                for n in [1, 2, 3, 5, 8, 17] {
+                    let x = wave(n * cols, 3.0);
+                    let mut want = vec![0.0; n * rows];
+                    Kernels::naive().matmul(&one, w, &x, &mut want, n);
+                    let dy = wave(n * rows, 1.0);
+                    let mut want_t = vec![0.0; n * cols];
+                    Kernels::naive().matmul_t(&one, w, &dy, &mut want_t, n);
+                    for k in Kernels::all() {
+                        let what = format!("{} {} {rows}x{cols} n={n}", k.name(), ty.name());
+                        let mut y = vec![f32::NAN; n * rows];
+                        k.matmul(&one, w, &x, &mut y, n);
+                        close(&y, &want, cols, &what);
+                        let mut again = vec![f32::NAN; n * rows];
+                        k.matmul(&three, w, &x, &mut again, n);
+                        assert_eq!(y, again, "{what}: depends on the thread count");
+                        let mut added = vec![1.0; n * rows];
+                        k.matmul_add(&three, w, &x, &mut added, n, 2.0);
+                        let expect: Vec<f32> = want.iter().map(|v| 1.0 + 2.0 * v).collect();
+                        close(&added, &expect, 4 * cols, &what);
+                        let mut dx = vec![f32::NAN; n * cols];
+                        k.matmul_t(&three, w, &dy, &mut dx, n);
+                        close(&dx, &want_t, rows * 4, &format!("{what} transposed"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn several_weights_in_one_region_equal_one_by_one() {
+    let t = Threads::new(2);
+    let (a, b) = (weights(QuantType::Q4_1, 40, 1024), weights(QuantType::Q8_0, 72, 1024));
+    let (wa, wb) = (
+        MatrixRef { ty: QuantType::Q4_1, rows: 40, cols: 1024, data: &a },
+        MatrixRef { ty: QuantType::Q8_0, rows: 72, cols: 1024, data: &b },
+    );
+    for k in Kernels::all() {
+        for n in [1, 6] {
+            let x = wave(n * 1024, 0.0);
+            let (mut ya, mut yb) = (vec![0.0; n * 40], vec![0.0; n * 72]);
+            k.matmul_many(&t, &mut [(wa, &mut ya), (wb, &mut yb)], &x, n);
+            let (mut za, mut zb) = (vec![0.0; n * 40], vec![0.0; n * 72]);
+            k.matmul(&t, wa, &x, &mut za, n);
+            k.matmul(&t, wb, &x, &mut zb, n);
+            assert_eq!((ya, yb), (za, zb), "{}", k.name());
+        }
+    }
+}
+
+#[test]
+fn small_vector_operations_equal_the_naive_ones() {
+    let naive = Kernels::naive();
+    for k in Kernels::all() {
+        for n in (0..70).chain([576]) {
+            let (a, b) = (wave(n, 0.0), wave(n, 9.0));
+            let h: Vec<f16> = b.iter().map(|v| f16::from_f32(*v)).collect();
+            close(&[k.dot_f32(&a, &b)], &[naive.dot_f32(&a, &b)], n.max(1), "dot_f32");
+            close(&[k.dot_f16(&a, &h)], &[naive.dot_f16(&a, &h)], n.max(1), "dot_f16");
+            let apply = |k: Kernels| {
+                let (mut x, mut y, mut s, mut g) = (a.clone(), a.clone(), a.clone(), a.clone());
+                k.axpy_f32(&mut x, 0.3, &b);
+                k.axpy_f16(&mut y, 0.3, &h);
+                if n > 0 {
+                    k.softmax(&mut s);
+                }
+                g.iter_mut().for_each(|v| *v *= 30.0);
+                k.silu_mul(&mut g, &b);
+                [x, y, s, g]
+            };
+            for (got, want) in apply(k).iter().zip(apply(naive)) {
+                // exp is exact to 2e-7 relative; sums over n terms add their rounding.
+                let size = want.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+                for (x, y) in got.iter().zip(&want) {
+                    assert!((x - y).abs() <= 2e-6 * size, "{} n={n}: {x} for {y}", k.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_and_silu_survive_extremes() {
+    for k in Kernels::all() {
+        let mut x = [-1e30, 0.0, 80.0, f32::NEG_INFINITY, -1e5, 1.0, 2.0, 3.0, 4.0];
+        k.softmax(&mut x);
+        assert!((x.iter().sum::<f32>() - 1.0).abs() < 1e-5 && x[2] > 0.999, "{}: {x:?}", k.name());
+        let mut g = [-200.0, 200.0, 0.0];
+        k.silu_mul(&mut g, &[1.0, 1.0, 1.0]);
+        assert!(g[0].abs() < 1e-30 && (g[1] - 200.0).abs() < 1e-3 && g[2] == 0.0, "{}: {g:?}", k.name());
+        let mut x = [1.0, f32::NAN, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        k.softmax(&mut x);
+        assert!(x.iter().any(|v| v.is_nan()), "{}: NaN must not be hidden", k.name());
+    }
+}
+
+#[test]
+fn rope_turns_by_the_given_angle_and_keeps_length() {
+    let (s, c) = 0.5f32.sin_cos();
+    let table = [c, s, 1.0, 0.0];
+    let mut a = [1.0, 0.0, 3.0, 4.0, 9.0];
+    Kernels::naive().rope(&mut a[..4], 4, &table, RopeKind::Adjacent);
+    assert_eq!(a, [c, s, 3.0, 4.0, 9.0]);
+    let mut h = [1.0, 3.0, 0.0, 4.0];
+    Kernels::naive().rope(&mut h, 4, &table, RopeKind::Halves);
+    assert_eq!(h, [c, 3.0, s, 4.0]);
+}
