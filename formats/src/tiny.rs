@@ -1,1 +1,178 @@
-//! (to be written)
+//! A tiny random base, made here: for `--offline`, and for tests that must not need a download.
+//!
+//! Same bytes for the same configuration, everywhere: weights come from ChaCha8, the tokenizer
+//! holds all 256 bytes plus merges learned from a fixed list of words.
+
+use crate::gguf::Writer;
+use crate::quant::{self, QuantType};
+use crate::Result;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// What the tiny base is like.
+#[derive(Debug, Clone)]
+pub struct TinyConfig {
+    /// Seed of the weights.
+    pub seed: u64,
+    /// Layers.
+    pub layers: usize,
+    /// Width; a multiple of the type's block length.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Feed-forward width.
+    pub ffn: usize,
+    /// Type of the linears.
+    pub linear: QuantType,
+    /// Type of the embedding.
+    pub embedding: QuantType,
+    /// Trained context, in tokens.
+    pub context: usize,
+}
+
+impl Default for TinyConfig {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            layers: 4,
+            hidden: 64,
+            heads: 4,
+            kv_heads: 2,
+            ffn: 128,
+            linear: QuantType::Q8_0,
+            embedding: QuantType::Q8_0,
+            context: 512,
+        }
+    }
+}
+
+const WORDS: &str = "the and to of in is it you that for on are with as be at have this from or one had by word but not \
+what all were we when your can said there use an each which she do how their if will up other about out many then them \
+these so some her would make like him into time has look two more write go see number no way could people my than first \
+water been call who oil its now find long down day did get come made may part light turn list show open close file";
+
+/// Numbers a deterministic generator draws, uniform with standard deviation `std`.
+fn draw(rng: &mut ChaCha8Rng, n: usize, std: f32) -> Vec<f32> {
+    let half = std * 3f32.sqrt();
+    (0..n).map(|_| (rng.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0) * half).collect()
+}
+
+/// The bytes of a GGUF.
+///
+/// # Errors
+/// If the widths do not fit the quant types.
+pub fn base(c: &TinyConfig) -> Result<Vec<u8>> {
+    let (tokens, merges, kinds) = vocabulary();
+    let vocab = tokens.len();
+    let mut w = Writer::new();
+    w.str("general.architecture", "llama")
+        .str("general.name", "conpet tiny")
+        .u32("llama.block_count", c.layers as u32)
+        .u32("llama.context_length", c.context as u32)
+        .u32("llama.embedding_length", c.hidden as u32)
+        .u32("llama.feed_forward_length", c.ffn as u32)
+        .u32("llama.attention.head_count", c.heads as u32)
+        .u32("llama.attention.head_count_kv", c.kv_heads as u32)
+        .f32("llama.rope.freq_base", 10_000.0)
+        .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+        .u32("llama.vocab_size", vocab as u32)
+        .u32("llama.rope.dimension_count", (c.hidden / c.heads) as u32)
+        .str("tokenizer.ggml.model", "gpt2")
+        .str("tokenizer.ggml.pre", "smollm")
+        .strings("tokenizer.ggml.tokens", &tokens)
+        .i32s("tokenizer.ggml.token_type", &kinds)
+        .strings("tokenizer.ggml.merges", &merges)
+        .u32("tokenizer.ggml.bos_token_id", 1)
+        .u32("tokenizer.ggml.eos_token_id", 2)
+        .u32("tokenizer.ggml.unknown_token_id", 0)
+        .bool("tokenizer.ggml.add_bos_token", false)
+        .str("tokenizer.chat_template", CHAT);
+    let mut rng = ChaCha8Rng::seed_from_u64(c.seed);
+    let mut data: Vec<Vec<u8>> = Vec::new();
+    let mut tensor = |w: &mut Writer, name: &str, ty: QuantType, ne: &[u64], values: Vec<f32>| -> Result<()> {
+        w.tensor(name, ty, ne);
+        data.push(quant::quantize(ty, &values)?);
+        Ok(())
+    };
+    let (h, f) = (c.hidden as u64, c.ffn as u64);
+    let kv = (c.hidden / c.heads * c.kv_heads) as u64;
+    tensor(&mut w, "token_embd.weight", c.embedding, &[h, vocab as u64], draw(&mut rng, vocab * c.hidden, 1.0))?;
+    // Residual writes are scaled down so that depth does not blow the stream up.
+    let residual = 1.0 / (2.0 * c.layers as f32).sqrt();
+    for l in 0..c.layers {
+        let ones = |rng: &mut ChaCha8Rng| draw(rng, c.hidden, 0.1).iter().map(|v| 1.0 + v).collect::<Vec<f32>>();
+        for name in ["attn_norm", "ffn_norm"] {
+            let values = ones(&mut rng);
+            tensor(&mut w, &format!("blk.{l}.{name}.weight"), QuantType::F32, &[h], values)?;
+        }
+        for (name, out, input, gain) in [
+            ("attn_q", h, h, 1.0),
+            ("attn_k", kv, h, 1.0),
+            ("attn_v", kv, h, 1.0),
+            ("attn_output", h, h, residual),
+            ("ffn_gate", f, h, 1.0),
+            ("ffn_up", f, h, 1.0),
+            ("ffn_down", h, f, residual),
+        ] {
+            let values = draw(&mut rng, (out * input) as usize, gain / (input as f32).sqrt());
+            tensor(&mut w, &format!("blk.{l}.{name}.weight"), c.linear, &[input, out], values)?;
+        }
+    }
+    tensor(&mut w, "output_norm.weight", QuantType::F32, &[h], vec![1.0; c.hidden])?;
+    let mut out = Vec::new();
+    w.finish(&mut out, |i| Ok(&data[i]))?;
+    Ok(out)
+}
+
+const CHAT: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+/// GPT-2's spelling of a byte.
+fn spell(b: u8) -> char {
+    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    if printable(b) { b as char } else { char::from_u32(256 + (0..b).filter(|x| !printable(*x)).count() as u32).unwrap_or('?') }
+}
+
+/// Tokens, merges and token types: specials, bytes, then merges that spell the words above.
+fn vocabulary() -> (Vec<String>, Vec<String>, Vec<i32>) {
+    let mut tokens: Vec<String> = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from).to_vec();
+    let mut kinds = vec![3; tokens.len()];
+    tokens.extend((0..=255u8).map(|b| spell(b).to_string()));
+    let mut merges = Vec::new();
+    for word in WORDS.split_whitespace() {
+        // " word" grows from the left, one character at a time; shared prefixes are shared.
+        let mut left = spell(b' ').to_string();
+        for c in word.chars() {
+            let joined = format!("{left}{c}");
+            if !tokens.contains(&joined) {
+                merges.push(format!("{left} {c}"));
+                tokens.push(joined.clone());
+            }
+            left = joined;
+        }
+    }
+    kinds.resize(tokens.len(), 1);
+    (tokens, merges, kinds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Gguf;
+    use crate::model_spec::ModelSpec;
+
+    #[test]
+    fn is_a_strict_gguf_and_the_same_every_time() {
+        let a = base(&TinyConfig::default()).unwrap();
+        assert_eq!(a, base(&TinyConfig::default()).unwrap());
+        assert_ne!(a, base(&TinyConfig { seed: 2, ..TinyConfig::default() }).unwrap());
+        let g = Gguf::parse(&a).unwrap();
+        let s = ModelSpec::from_gguf(&g).unwrap();
+        assert_eq!((s.n_layer, s.hidden, s.n_kv_head, s.tied), (4, 64, 2, true));
+        for n in (0..a.len()).step_by(997) {
+            assert!(Gguf::parse(&a[..n]).is_err(), "prefix of {n} bytes was accepted");
+        }
+    }
+}

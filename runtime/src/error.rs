@@ -1,8 +1,3 @@
-//! What can go wrong while running a model, beyond the bytes themselves.
+//! The error type is that of the formats: every fault ends in bytes, a request or a base.
 
 pub use conpet_formats::{Code, Error, Result};
-
-/// A request that this engine, base or bundle cannot serve: names the value and the remedy.
-pub(crate) fn refuse(message: impl Into<String>, hint: impl Into<String>) -> Error {
-    Error::new(Code::Unsupported, message).hint(hint)
-}

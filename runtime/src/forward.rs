@@ -10,7 +10,6 @@ use crate::kv::{Kv, Store};
 use crate::module::Module;
 use crate::threads::Threads;
 use conpet_formats::model_spec::ModelSpec;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// One sequence of a batch.
@@ -238,17 +237,17 @@ fn attention(
         }
     };
     let width = group * hd;
-    // Short work is not worth waking a thread for: about 64 KiB multiply-adds.
+    // Short work is not worth waking a thread for.
     let work: usize = plan.iter().map(|p| p.keys).sum::<usize>() * spec.q_dim() * 2;
-    if threads.n() == 1 || work < 1 << 16 {
-        let mut scores = Vec::new();
-        out.chunks_exact_mut(width).enumerate().for_each(|(i, o)| job(i, o, &mut scores));
-    } else {
-        threads.install(|| {
-            out.par_chunks_exact_mut(width)
-                .enumerate()
-                .with_min_len(4)
-                .for_each_init(Vec::new, |scores, (i, o)| job(i, o, scores));
+    let part = |first: usize, out: &mut [f32]| {
+        SCORES.with_borrow_mut(|scores| {
+            out.chunks_exact_mut(width).enumerate().for_each(|(i, o)| job(first + i, o, scores));
         });
-    }
+    };
+    if work < 1 << 16 { part(0, out) } else { threads.split_mut(out, width, part) }
+}
+
+thread_local! {
+    /// Attention scores of one query; grows to the longest context seen.
+    static SCORES: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
 }

@@ -1,4 +1,26 @@
-//! The ConPET engine.
+//! The ConPET engine: memory-mapped quantized inference with modules chosen from the input.
+//!
+//! A prompt goes `tokenizer -> trunk -> select -> branch (module) -> head | sampler`, led by
+//! [`engine`]; under it [`base`] (mapped weights), [`forward`] (layers), [`kv`], [`kernels`],
+//! [`threads`]. Everything a bundle adds is in [`skills`], [`module`], [`mod@head`], [`select`].
+//! What trains is elsewhere: the trainer stands on this crate, so that what is measured is what runs.
 
+pub mod base;
+pub mod chat;
+pub mod engine;
+pub mod error;
+pub mod features;
+pub mod forward;
+pub mod generate;
+pub mod head;
 pub mod kernels;
+pub mod kv;
+pub mod memory;
+pub mod module;
+pub mod sampler;
+pub mod select;
+pub mod skills;
 pub mod threads;
+pub mod tokenizer;
+
+pub use conpet_formats::{Code, Error, Result};

@@ -38,7 +38,8 @@ impl Skills {
     /// Takes an opened bundle; refuses a base with another fingerprint.
     pub fn new(bundle: Bundle, base: &Base) -> Result<Self> {
         let m = bundle.manifest();
-        fingerprint::check_base(&m.base, &base.gguf()?, base.map(), CheckDepth::Quick)?;
+        fingerprint::check_base(&m.base, &base.gguf()?, base.map(), CheckDepth::Quick)
+            .map_err(|e| e.in_file(base.path()))?;
         let payload = match m.selector.section {
             Some(s) => Some(bundle.section_map(s)?),
             None => None,

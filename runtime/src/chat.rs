@@ -1,0 +1,139 @@
+//! Chat templates of GGUF files: programs from a file, run in a box with fuel and caps.
+
+use crate::error::{Code, Error, Result};
+use conpet_formats::gguf::Gguf;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Value;
+use minijinja::{Environment, ErrorKind, context};
+
+const KEY: &str = "tokenizer.chat_template";
+const TEMPLATE_CAP: usize = 64 << 10;
+const OUTPUT_CAP: usize = 4 << 20;
+const FUEL: u64 = 1_000_000;
+
+/// One turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+/// A compiled template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    env: Environment<'static>,
+}
+
+impl ChatTemplate {
+    /// The template of a base, if it has one.
+    ///
+    /// # Errors
+    /// If it is too long or does not parse.
+    pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Option<Self>> {
+        match gguf.str(KEY)? {
+            None => Ok(None),
+            Some(source) => Self::new(source).map(Some),
+        }
+    }
+
+    /// Compiles a template.
+    pub fn new(source: &str) -> Result<Self> {
+        if source.len() > TEMPLATE_CAP {
+            return Err(Error::new(Code::Cap, format!("a template of {} bytes, cap {TEMPLATE_CAP}", source.len()))
+                .in_section(format!("key {KEY}")));
+        }
+        let mut env = Environment::new();
+        env.set_fuel(Some(FUEL));
+        env.set_recursion_limit(32);
+        // As Hugging Face configures Jinja.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?;
+        env.set_syntax(syntax);
+        env.set_unknown_method_callback(|_, value, method, args| python_method(value, method, args));
+        env.add_function("raise_exception", |text: String| -> Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
+        });
+        env.add_template_owned("chat", source.to_owned()).map_err(failed)?;
+        Ok(Self { env })
+    }
+
+    /// The text of a conversation; with `answer`, up to where the assistant begins to speak.
+    ///
+    /// # Errors
+    /// If the template refuses the messages, runs out of fuel, or writes too much.
+    pub fn render(&self, messages: &[Message], answer: bool) -> Result<String> {
+        let template = self.env.get_template("chat").map_err(failed)?;
+        let messages: Vec<Value> =
+            messages.iter().map(|m| context! { role => m.role.as_str(), content => m.content.as_str() }).collect();
+        let text = template
+            .render(context! { messages, add_generation_prompt => answer, bos_token => "", eos_token => "" })
+            .map_err(failed)?;
+        if text.len() > OUTPUT_CAP {
+            return Err(Error::new(Code::Cap, format!("the chat template wrote {} bytes, cap {OUTPUT_CAP}", text.len())));
+        }
+        Ok(text)
+    }
+}
+
+fn failed(e: minijinja::Error) -> Error {
+    Error::new(Code::Value, format!("the chat template failed: {e}"))
+        .in_section(format!("key {KEY}"))
+        .hint("use generate with --no-chat, or a base whose template is sound")
+}
+
+/// The string methods of Python that templates in the wild call.
+fn python_method(value: &Value, method: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
+    let unknown = || minijinja::Error::new(ErrorKind::UnknownMethod, format!("no method {method}"));
+    let s = value.as_str().ok_or_else(unknown)?;
+    let arg = |i: usize| args.get(i).and_then(|v| v.as_str());
+    Ok(match (method, arg(0)) {
+        ("strip", None) => s.trim().into(),
+        ("lstrip", None) => s.trim_start().into(),
+        ("rstrip", None) => s.trim_end().into(),
+        ("strip", Some(c)) => s.trim_matches(|x| c.contains(x)).into(),
+        ("lstrip", Some(c)) => s.trim_start_matches(|x| c.contains(x)).into(),
+        ("rstrip", Some(c)) => s.trim_end_matches(|x| c.contains(x)).into(),
+        ("upper", None) => s.to_uppercase().into(),
+        ("lower", None) => s.to_lowercase().into(),
+        ("startswith", Some(p)) => s.starts_with(p).into(),
+        ("endswith", Some(p)) => s.ends_with(p).into(),
+        ("split", None) => s.split_whitespace().map(str::to_owned).collect::<Vec<_>>().into(),
+        ("split", Some(sep)) if !sep.is_empty() => s.split(sep).map(str::to_owned).collect::<Vec<_>>().into(),
+        ("replace", Some(from)) => s.replace(from, arg(1).ok_or_else(unknown)?).into(),
+        _ => return Err(unknown()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn say(role: &str, content: &str) -> Message {
+        Message { role: role.into(), content: content.into() }
+    }
+
+    #[test]
+    fn renders_turns_and_python_methods() {
+        let t = ChatTemplate::new(
+            "{% for m in messages %}<{{ m['role'] }}>{{ m.content.strip() }}{% endfor %}{% if add_generation_prompt %}>>{% endif %}",
+        )
+        .unwrap();
+        assert_eq!(t.render(&[say("user", " hi "), say("assistant", "yo")], true).unwrap(), "<user>hi<assistant>yo>>");
+    }
+
+    #[test]
+    fn hostile_templates_end() {
+        for source in [
+            "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
+            "{{ raise_exception('no') }}",
+            "{{ ''.__class__.__mro__() }}",
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        ] {
+            let t = ChatTemplate::new(source).unwrap();
+            assert!(t.render(&[say("user", "x")], true).is_err(), "{source}");
+        }
+        assert!(ChatTemplate::new("{% for").is_err());
+        assert!(ChatTemplate::new(&"x".repeat(TEMPLATE_CAP + 1)).is_err());
+    }
+}

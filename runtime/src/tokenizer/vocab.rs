@@ -1,0 +1,110 @@
+//! The vocabulary: tokens in the mapped file, found by a compact hash table.
+
+use crate::error::{Code, Error, Result};
+use conpet_formats::gguf::Gguf;
+use conpet_formats::mmap::Mapped;
+
+/// What a token is for (`tokenizer.ggml.token_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TokenKind {
+    Normal,
+    Unknown,
+    Control,
+    User,
+    Byte,
+}
+
+/// Tokens by id and ids by token.
+#[derive(Debug)]
+pub(super) struct Vocab {
+    map: Mapped,
+    /// (offset, length) of each token's bytes in the map.
+    tokens: Vec<(u32, u32)>,
+    kinds: Vec<u8>,
+    /// Open addressing, ids + 1; 0 is empty. At most half full.
+    index: Vec<u32>,
+}
+
+const TOKEN_CAP: usize = 64 << 10;
+
+impl Vocab {
+    pub(super) fn read(gguf: &Gguf<'_>, map: Mapped) -> Result<Self> {
+        let missing = |key: &str| Error::new(Code::Missing, format!("the file lacks the key {key}"));
+        let key = "tokenizer.ggml.tokens";
+        let array = gguf.array(key)?.ok_or_else(|| missing(key))?;
+        let start = map.as_ptr() as usize;
+        let mut tokens = Vec::with_capacity(array.len());
+        for (i, t) in array.strings()?.enumerate() {
+            if t.len() > TOKEN_CAP {
+                return Err(Error::new(Code::Cap, format!("token {i} has {} bytes, cap {TOKEN_CAP}", t.len())));
+            }
+            let at = u32::try_from(t.as_ptr() as usize - start)
+                .map_err(|_| Error::new(Code::Cap, "the vocabulary lies beyond 4 GiB"))?;
+            tokens.push((at, t.len() as u32));
+        }
+        if tokens.is_empty() {
+            return Err(Error::new(Code::Missing, "there are no tokens"));
+        }
+        let mut kinds = vec![1u8; tokens.len()];
+        if let Some(types) = gguf.array("tokenizer.ggml.token_type")? {
+            if types.len() != tokens.len() {
+                return Err(Error::new(Code::Shape, format!("{} token types for {} tokens", types.len(), tokens.len())));
+            }
+            for (k, t) in kinds.iter_mut().zip(types.i32s()?) {
+                *k = u8::try_from(t).unwrap_or(1);
+            }
+        }
+        let mut v = Self { index: vec![0; (tokens.len() * 2).next_power_of_two()], map, tokens, kinds };
+        for id in 0..v.len() as u32 {
+            let mut at = v.slot(v.bytes(id));
+            // Of equal tokens the first is found; files in the wild have such.
+            while v.index[at] != 0 && v.bytes(v.index[at] - 1) != v.bytes(id) {
+                at = (at + 1) & (v.index.len() - 1);
+            }
+            if v.index[at] == 0 {
+                v.index[at] = id + 1;
+            }
+        }
+        Ok(v)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// A token as it is spelled in the file.
+    pub(super) fn bytes(&self, id: u32) -> &[u8] {
+        let (at, len) = self.tokens[id as usize];
+        &self.map[at as usize..(at + len) as usize]
+    }
+
+    pub(super) fn kind(&self, id: u32) -> TokenKind {
+        match self.kinds[id as usize] {
+            2 => TokenKind::Unknown,
+            3 => TokenKind::Control,
+            4 => TokenKind::User,
+            6 => TokenKind::Byte,
+            _ => TokenKind::Normal,
+        }
+    }
+
+    /// The token with this spelling.
+    pub(super) fn find(&self, bytes: &[u8]) -> Option<u32> {
+        let mut at = self.slot(bytes);
+        while self.index[at] != 0 {
+            let id = self.index[at] - 1;
+            if self.bytes(id) == bytes {
+                return Some(id);
+            }
+            at = (at + 1) & (self.index.len() - 1);
+        }
+        None
+    }
+
+    fn slot(&self, bytes: &[u8]) -> usize {
+        // FNV-1a; the table is built from a file the user trusts enough to run, and a worst case
+        // costs time bounded by its caps.
+        let h = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+        (h ^ h >> 29) as usize & (self.index.len() - 1)
+    }
+}
