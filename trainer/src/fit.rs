@@ -1,0 +1,427 @@
+//! Trains one set of factors (and a head) on one set of examples: the one loop of all methods.
+//!
+//! Everything random comes from streams keyed by (seed, name, step), and the optimizer's state is
+//! saved with the parameters, so that a run that was stopped continues to the same bits.
+
+use crate::decoder::{Adapters, Decoder};
+use crate::nn::attention::Ragged;
+use crate::nn::lm_loss::lm_loss;
+use crate::nn::numbers;
+use crate::nn::pool::pool;
+use crate::nn::rms_norm::rms_norm;
+use crate::optim::{AdamW, AdamWConfig, Schedule};
+use crate::rng::Stream;
+use candle_core::{Device, Tensor, Var};
+use conpet_formats::feature::{FeatureSpec, StateNorm};
+use conpet_formats::pet::{Lora, lora};
+use conpet_formats::tensors::{Tensors, TensorsWriter};
+use conpet_formats::{Code, Error, Result};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a row is trained towards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A row of the head.
+    Class(u32),
+    /// Tokens to predict: (position whose state predicts, token).
+    Completion(Vec<(usize, u32)>),
+}
+
+/// Rows to train on.
+pub trait Examples: Sync {
+    /// How many.
+    fn len(&self) -> usize;
+    /// True if there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Tokens of a row.
+    fn tokens(&self, i: usize) -> usize;
+    /// Appends a row's states after the trunk, `[tokens, hidden]`.
+    fn states(&self, i: usize, out: &mut Vec<f32>);
+    /// What it is trained towards.
+    fn target(&self, i: usize) -> Target;
+    /// For each part of the head's feature, the row's tokens it averages.
+    fn ranges(&self, i: usize) -> Vec<Range<usize>>;
+}
+
+/// Which rows each step sees.
+pub trait Batches {
+    /// Steps in all.
+    fn steps(&self) -> u64;
+    /// Rows of a step; the same for the same step, always.
+    fn rows(&self, step: u64) -> Vec<usize>;
+}
+
+/// Shuffled passes over all rows, rows of similar length together.
+#[derive(Debug)]
+pub struct Epochs {
+    batches: Vec<Vec<usize>>,
+}
+
+impl Epochs {
+    /// `epochs` passes in batches of `batch` rows. Within windows of 16 batches rows are sorted by
+    /// length, so that a batch's rows are alike; the order of batches is shuffled again.
+    pub fn new(lens: &[usize], batch: usize, epochs: usize, seed: u64, name: &str) -> Self {
+        let mut batches = Vec::new();
+        for e in 0..epochs {
+            let mut rng = Stream::new(seed, &format!("{name}/shuffle"), e as u64);
+            let mut rows: Vec<usize> = (0..lens.len()).collect();
+            rng.shuffle(&mut rows);
+            let mut these: Vec<Vec<usize>> = rows
+                .chunks_mut(batch * 16)
+                .flat_map(|window| {
+                    window.sort_by_key(|i| (lens[*i], *i));
+                    window.chunks(batch).map(<[usize]>::to_vec).collect::<Vec<_>>()
+                })
+                .collect();
+            rng.shuffle(&mut these);
+            batches.extend(these);
+        }
+        Self { batches }
+    }
+}
+
+impl Batches for Epochs {
+    fn steps(&self) -> u64 {
+        self.batches.len() as u64
+    }
+    fn rows(&self, step: u64) -> Vec<usize> {
+        self.batches[step as usize].clone()
+    }
+}
+
+/// The optimizer's hyper-parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hyper {
+    /// Learning rate of the factors.
+    pub lr: f32,
+    /// Learning rate of the head, as a multiple of `lr`.
+    pub head_lr: f32,
+    /// AdamW.
+    pub adamw: AdamWConfig,
+    /// Steps of linear warm-up, as a part of all steps.
+    pub warmup: f32,
+    /// After the warm-up.
+    pub schedule: Schedule,
+    /// Largest global gradient norm; 0 is off.
+    pub clip: f32,
+    /// Layers computed again together in the backward; 0 keeps all.
+    pub segment: usize,
+}
+
+/// What to train.
+pub struct Job<'a> {
+    /// The frozen branch.
+    pub decoder: &'a Decoder,
+    /// The rows.
+    pub examples: &'a dyn Examples,
+    /// Their order.
+    pub batches: &'a dyn Batches,
+    /// Rank and scale.
+    pub lora: Lora,
+    /// Sites, full names; empty trains the head alone.
+    pub sites: &'a [String],
+    /// What the head reads and its number of classes; `None` trains the language model.
+    pub head: Option<(&'a FeatureSpec, usize)>,
+    /// The optimizer.
+    pub hyper: &'a Hyper,
+    /// Seed of every stream.
+    pub seed: u64,
+    /// Names the streams and messages.
+    pub name: &'a str,
+    /// Factors and head to start from.
+    pub start: Option<&'a Trained>,
+    /// Where to keep the state of an unfinished run, and every how many steps.
+    pub checkpoint: Option<(PathBuf, u64)>,
+    /// Set to stop after the step under way.
+    pub stop: &'a AtomicBool,
+}
+
+/// What training made: numbers by tensor name, with shapes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Trained {
+    /// `<site>.lora_a`, `<site>.lora_b`, `head.weight`, `head.bias`.
+    pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    /// Numbers that were trained.
+    pub trainable: usize,
+    /// Tokens trained on, in all.
+    pub tokens: u64,
+    /// Seconds it took (of this process).
+    pub seconds: f64,
+    /// Loss of the last tenth of the steps.
+    pub loss: f32,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Trained to the end.
+    Done(Trained),
+    /// Stopped; the checkpoint, if one was asked for, continues it.
+    Stopped,
+}
+
+/// Progress after a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Loss of this step.
+    pub loss: f32,
+    /// Tokens a second, so far.
+    pub rate: f64,
+}
+
+const HEAD_WEIGHT: &str = "head.weight";
+const HEAD_BIAS: &str = "head.bias";
+
+fn failed(name: &str, step: u64, e: &candle_core::Error) -> Error {
+    // Only the first line: candle adds a backtrace.
+    let text = e.to_string();
+    Error::new(Code::Value, format!("training {name} failed at step {step}: {}", text.lines().next().unwrap_or_default()))
+        .hint("lower --lr, or shorten the rows; the last checkpoint is intact")
+}
+
+/// Trains to the end, or until stopped.
+///
+/// # Errors
+/// If a loss or gradient is not finite (the last checkpoint stays), or a checkpoint cannot be
+/// written or does not belong to this job.
+pub fn fit(job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome> {
+    let mut optim = parameters(job).map_err(|e| failed(job.name, 0, &e))?;
+    let mut losses: Vec<f32> = Vec::new();
+    let mut tokens = 0;
+    if let Some((path, _)) = job.checkpoint.as_ref().filter(|(p, _)| p.exists()) {
+        (tokens, losses) = load(job, path, &mut optim)?;
+    }
+    let begin = Instant::now();
+    let (steps, resumed) = (job.batches.steps(), tokens);
+    let warmup = (job.hyper.warmup * steps as f32).round() as u64;
+    while optim.step < steps {
+        let step = optim.step;
+        let rows = job.batches.rows(step);
+        let (loss, grads) = gradients(job, &rows, &optim).map_err(|e| failed(job.name, step, &e))?;
+        if !loss.is_finite() {
+            return Err(failed(job.name, step, &candle_core::Error::Msg(format!("the loss is {loss}"))));
+        }
+        let lr = job.hyper.lr * job.hyper.schedule.factor(step, warmup, steps);
+        optim.step(&grads, lr, job.hyper.clip).map_err(|e| failed(job.name, step, &e))?;
+        tokens += rows.iter().map(|i| job.examples.tokens(*i) as u64).sum::<u64>();
+        losses.push(loss);
+        let rate = (tokens - resumed) as f64 / begin.elapsed().as_secs_f64();
+        progress(Progress { step: optim.step, steps, loss, rate });
+        let stop = job.stop.load(Ordering::Relaxed) && optim.step < steps;
+        if let Some((path, every)) = &job.checkpoint {
+            if stop || (*every > 0 && optim.step % every == 0 && optim.step < steps) {
+                save(job, path, &optim, tokens, &losses)?;
+            }
+        }
+        if stop {
+            return Ok(Outcome::Stopped);
+        }
+    }
+    let tail = &losses[losses.len() - losses.len().div_ceil(10)..];
+    let mut tensors = BTreeMap::new();
+    for (name, p) in &optim.params {
+        tensors.insert(
+            name.clone(),
+            (p.var.dims().to_vec(), numbers(p.var.as_tensor()).map_err(|e| failed(job.name, optim.step, &e))?),
+        );
+    }
+    Ok(Outcome::Done(Trained {
+        tensors,
+        trainable: optim.trainable(),
+        tokens,
+        seconds: begin.elapsed().as_secs_f64(),
+        loss: tail.iter().sum::<f32>() / tail.len().max(1) as f32,
+    }))
+}
+
+/// Variables: `A` uniform in ±sqrt(3)/sqrt(in) · (1/√3)... as kaiming-uniform with a = √5, `B` zero
+/// (Hu et al. 2021), the head zero; or whatever the job starts from.
+fn parameters(job: &Job<'_>) -> candle_core::Result<AdamW> {
+    let mut optim = AdamW::new(job.hyper.adamw);
+    let mut add = |name: String, shape: (usize, usize), fresh: Vec<f32>, lr: f32, flat: bool| -> candle_core::Result<()> {
+        let known = job.start.and_then(|s| s.tensors.get(&name));
+        let mut v = fresh;
+        if let Some((_, old)) = known {
+            // A head that has grown keeps its old rows.
+            let n = old.len().min(v.len());
+            v[..n].copy_from_slice(&old[..n]);
+        }
+        let t = if flat { Tensor::from_vec(v, shape.0, &Device::Cpu)? } else { Tensor::from_vec(v, shape, &Device::Cpu)? };
+        optim.add(name, Var::from_tensor(&t)?, lr);
+        Ok(())
+    };
+    let spec = &job.decoder.spec;
+    for site in job.sites {
+        let (_, which) = conpet_runtime::module::parse_site(spec, site).map_err(|e| candle_core::Error::Msg(e.to_string()))?;
+        let (_, out, input) = spec.linears()[which as usize];
+        let mut rng = Stream::new(job.seed, &format!("{}/init/{site}", job.name), 0);
+        let r = job.lora.rank;
+        add(lora::a_name(site), (r, input), rng.symmetric(r * input, 1.0 / (input as f32).sqrt()), 1.0, false)?;
+        add(lora::b_name(site), (out, r), vec![0.0; out * r], 1.0, false)?;
+    }
+    if let Some((feature, classes)) = job.head {
+        let dim = feature.dim(spec.hidden);
+        add(HEAD_WEIGHT.into(), (classes, dim), vec![0.0; classes * dim], job.hyper.head_lr, false)?;
+        add(HEAD_BIAS.into(), (classes, 1), vec![0.0; classes], job.hyper.head_lr, true)?;
+    }
+    Ok(optim)
+}
+
+fn adapters(job: &Job<'_>, optim: &AdamW) -> Adapters {
+    let var = |name: String| optim.params.get(&name).map(|p| p.var.clone());
+    let sites = job
+        .sites
+        .iter()
+        .filter_map(|s| Some((s.clone(), (var(lora::a_name(s))?, var(lora::b_name(s))?))))
+        .collect();
+    Adapters { scale: job.lora.scale(), sites }
+}
+
+/// Loss and gradients of one batch.
+fn gradients(job: &Job<'_>, rows: &[usize], optim: &AdamW) -> candle_core::Result<(f32, BTreeMap<String, Tensor>)> {
+    let d = job.decoder;
+    let h = d.spec.hidden;
+    let lens: Vec<usize> = rows.iter().map(|i| job.examples.tokens(*i)).collect();
+    let n: usize = lens.iter().sum();
+    let mut states = Vec::with_capacity(n * h);
+    rows.iter().for_each(|i| job.examples.states(*i, &mut states));
+    let hidden = Tensor::from_vec(states, (n, h), &Device::Cpu)?;
+    let batch = Ragged::new(&d.spec, &lens);
+    let head: Vec<&Var> = [HEAD_WEIGHT, HEAD_BIAS].iter().filter_map(|n| optim.params.get(*n)).map(|p| &p.var).collect();
+    let loss = |y: &Tensor| match job.head {
+        Some((feature, _)) => class_loss(job, feature, rows, &batch, y, &head),
+        None => completion_loss(job, rows, &batch, y),
+    };
+    let (value, mut grads, extra) = d.backward(&hidden, &batch, &adapters(job, optim), job.hyper.segment, &head, loss)?;
+    for (name, g) in [HEAD_WEIGHT, HEAD_BIAS].iter().zip(extra) {
+        grads.extend(g.map(|g| ((*name).to_owned(), g)));
+    }
+    Ok((value, grads))
+}
+
+fn class_loss(
+    job: &Job<'_>,
+    feature: &FeatureSpec,
+    rows: &[usize],
+    batch: &Ragged,
+    y: &Tensor,
+    head: &[&Var],
+) -> candle_core::Result<Tensor> {
+    let d = job.decoder;
+    let x = match feature.norm {
+        StateNorm::Output => d.final_norm(y)?,
+        StateNorm::Rms => rms_norm(y, &Arc::new(vec![1.0; d.spec.hidden]), 1e-6)?,
+        StateNorm::None => y.clone(),
+    };
+    let mut ranges = Vec::with_capacity(rows.len() * feature.parts.len());
+    for (i, r) in rows.iter().zip(batch.rows()) {
+        ranges.extend(job.examples.ranges(*i).into_iter().map(|x| r.start + x.start..r.start + x.end));
+    }
+    let f = pool(&x, ranges)?.reshape((rows.len(), feature.dim(d.spec.hidden)))?;
+    let logits = f.matmul(&head[0].as_tensor().t()?)?.broadcast_add(head[1].as_tensor())?;
+    let classes: Vec<u32> = rows
+        .iter()
+        .map(|i| match job.examples.target(*i) {
+            Target::Class(c) => c,
+            Target::Completion(_) => 0,
+        })
+        .collect();
+    candle_nn::loss::cross_entropy(&logits, &Tensor::from_vec(classes, rows.len(), &Device::Cpu)?)
+}
+
+fn completion_loss(job: &Job<'_>, rows: &[usize], batch: &Ragged, y: &Tensor) -> candle_core::Result<Tensor> {
+    let (mut at, mut targets) = (Vec::new(), Vec::new());
+    for (i, r) in rows.iter().zip(batch.rows()) {
+        if let Target::Completion(t) = job.examples.target(*i) {
+            for (position, token) in t {
+                at.push((r.start + position) as u32);
+                targets.push(token);
+            }
+        }
+    }
+    let n = at.len();
+    // Only the rows that predict something need the norm and the head.
+    let states = y.index_select(&Tensor::from_vec(at, n, &Device::Cpu)?, 0)?;
+    lm_loss(&job.decoder.final_norm(&states)?, job.decoder.output(), targets)
+}
+
+/// What a checkpoint must have been made for.
+fn identity(job: &Job<'_>) -> String {
+    let h = job.hyper;
+    let text = format!(
+        "{} {} {:?} {:?} {:?} {h:?} {} {}",
+        job.name,
+        job.seed,
+        job.lora,
+        job.sites,
+        job.head.map(|(f, c)| (f.clone(), c)),
+        job.examples.len(),
+        job.batches.steps()
+    );
+    conpet_formats::fingerprint::file_digest(text.as_bytes())
+}
+
+fn save(job: &Job<'_>, path: &std::path::Path, optim: &AdamW, tokens: u64, losses: &[f32]) -> Result<()> {
+    let mut w = TensorsWriter::new();
+    for (name, p) in &optim.params {
+        let v = numbers(p.var.as_tensor()).map_err(|e| failed(job.name, optim.step, &e))?;
+        w.add_f32(&format!("p.{name}"), p.var.dims(), &v)?;
+        w.add_f32(&format!("m.{name}"), p.var.dims(), &p.m)?;
+        w.add_f32(&format!("v.{name}"), p.var.dims(), &p.v)?;
+    }
+    let counts = [(optim.step >> 31) as i32, (optim.step & 0x7fff_ffff) as i32, (tokens >> 31) as i32, (tokens & 0x7fff_ffff) as i32];
+    w.add_i32("counts", &[4], &counts)?;
+    w.add_f32("losses", &[losses.len()], losses)?;
+    w.add_u8("identity", &[64], identity(job).as_bytes())?;
+    let bytes = w.finish()?;
+    let digest = conpet_formats::fingerprint::file_digest(&bytes);
+    conpet_formats::fs::write_atomic(path, |out| {
+        let io = |e| Error::io("write", e);
+        out.write_all(digest.as_bytes()).map_err(io)?;
+        out.write_all(&bytes).map_err(io)
+    })
+}
+
+fn load(job: &Job<'_>, path: &std::path::Path, optim: &mut AdamW) -> Result<(u64, Vec<f32>)> {
+    let file = std::fs::read(path).map_err(|e| Error::io("read", e).in_file(path))?;
+    let damaged = || {
+        Error::new(Code::Digest, "the checkpoint is damaged").in_file(path).hint("remove it to train this task from its start")
+    };
+    let (digest, bytes) = file.split_at_checked(64).ok_or_else(damaged)?;
+    if conpet_formats::fingerprint::file_digest(bytes).as_bytes() != digest {
+        return Err(damaged());
+    }
+    let t = Tensors::parse_unscanned(bytes).map_err(|e| e.in_file(path))?;
+    let get = |name: &str| t.get(name).ok_or_else(damaged);
+    if get("identity")?.data != identity(job).as_bytes() {
+        return Err(Error::new(Code::Value, "the checkpoint belongs to other data or other settings")
+            .in_file(path)
+            .hint("resume with the same command, or remove the checkpoint to start over"));
+    }
+    for (name, p) in &mut optim.params {
+        let v = get(&format!("p.{name}"))?.to_f32();
+        let tensor = Tensor::from_vec(v, p.var.shape(), &Device::Cpu);
+        tensor.and_then(|x| p.var.set(&x)).map_err(|e| failed(job.name, 0, &e))?;
+        p.m = get(&format!("m.{name}"))?.to_f32();
+        p.v = get(&format!("v.{name}"))?.to_f32();
+    }
+    let counts = get("counts")?.to_i32();
+    let [a, b, c, d] = counts.as_slice() else { return Err(damaged()) };
+    let whole = |hi: i32, lo: i32| (hi as u64) << 31 | lo as u64;
+    optim.step = whole(*a, *b);
+    Ok((whole(*c, *d), get("losses")?.to_f32()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+use super::*;
+use crate::decoder::WeightMode;
+use conpet_formats::feature::Pool;
+use conpet_formats::pet::lora::Scaling;
+use conpet_runtime::engine::Engine;
+use conpet_runtime::forward::Scratch;
+
+/// Three classes of short texts that differ by one word.
+pub(crate) struct Toy {
+    states: Vec<Vec<f32>>,
+    hidden: usize,
+    completion: bool,
+}
+
+impl Toy {
+    fn new(e: &Engine, depth: usize, completion: bool) -> Self {
+        let mut s = Scratch::default();
+        let states = (0..48)
+            .map(|i| {
+                let text = format!("{} the {} now", ["show", "water", "oil"][i % 3], ["list", "day", "number", "part"][i / 3 % 4]);
+                e.trunk(&[&e.prompt(&text, false).unwrap()], depth, None, &mut s).hidden
+            })
+            .collect();
+        Self { states, hidden: e.base.spec.hidden, completion }
+    }
+}
+
+impl Examples for Toy {
+    fn len(&self) -> usize {
+        self.states.len()
+    }
+    fn tokens(&self, i: usize) -> usize {
+        self.states[i].len() / self.hidden
+    }
+    fn states(&self, i: usize, out: &mut Vec<f32>) {
+        out.extend(&self.states[i]);
+    }
+    fn target(&self, i: usize) -> Target {
+        if self.completion { Target::Completion(vec![(self.tokens(i) - 1, 300 + (i % 3) as u32)]) } else { Target::Class((i % 3) as u32) }
+    }
+    fn ranges(&self, i: usize) -> Vec<Range<usize>> {
+        vec![0..self.tokens(i)]
+    }
+}
+
+fn hyper() -> Hyper {
+    Hyper {
+        lr: 5e-3,
+        head_lr: 2.0,
+        adamw: AdamWConfig::default(),
+        warmup: 0.1,
+        schedule: Schedule::Cosine,
+        clip: 1.0,
+        segment: 0,
+    }
+}
+
+fn run(completion: bool, checkpoint: Option<(PathBuf, u64)>, stop_at: Option<u64>) -> Result<Outcome> {
+    let e = crate::decoder::tests::engine();
+    let toy = Toy::new(&e, 2, completion);
+    let decoder = Decoder::new(&e, 2, WeightMode::Dense).unwrap();
+    let feature = FeatureSpec::single(4, Pool::Mean, StateNorm::Output);
+    let lens: Vec<usize> = (0..toy.len()).map(|i| toy.tokens(i)).collect();
+    let batches = Epochs::new(&lens, 8, 5, 7, "toy");
+    let sites = ["blk.2.attn_q.weight", "blk.3.ffn_down.weight", "blk.3.attn_v.weight"].map(String::from);
+    let stop = AtomicBool::new(false);
+    let job = Job {
+        decoder: &decoder,
+        examples: &toy,
+        batches: &batches,
+        lora: Lora { rank: 4, alpha: 8.0, scaling: Scaling::AlphaOverRank },
+        sites: &sites,
+        head: (!completion).then_some((&feature, 3)),
+        hyper: &hyper(),
+        seed: 7,
+        name: "toy",
+        start: None,
+        checkpoint,
+        stop: &stop,
+    };
+    fit(&job, &mut |p| {
+        if Some(p.step) == stop_at {
+            stop.store(true, Ordering::Relaxed);
+        }
+    })
+}
+
+fn done(o: Result<Outcome>) -> Trained {
+    match o.unwrap() {
+        Outcome::Done(t) => Trained { seconds: 0.0, ..t },
+        Outcome::Stopped => panic!("stopped"),
+    }
+}
+
+#[test]
+fn learns_separable_classes_and_repeats_bit_for_bit() {
+    let a = done(run(false, None, None));
+    assert!(a.loss < 0.3, "loss {} after training, chance is {}", a.loss, 3f32.ln());
+    assert!(a.tensors["blk.3.ffn_down.weight.lora_b"].1.iter().any(|v| *v != 0.0), "B has moved");
+    assert_eq!(a, done(run(false, None, None)));
+}
+
+#[test]
+fn learns_to_complete() {
+    let a = done(run(true, None, None));
+    assert!(a.loss < 2.0, "loss {}; chance is {}", a.loss, 600f32.ln());
+}
+
+#[test]
+fn a_stopped_run_resumes_to_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c");
+    let whole = done(run(false, None, None));
+    assert!(matches!(run(false, Some((path.clone(), 0)), Some(13)), Ok(Outcome::Stopped)));
+    let e = run(true, Some((path.clone(), 0)), None).unwrap_err();
+    assert!(e.to_string().contains("other settings"), "{e}");
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert_eq!(whole, done(run(false, Some((path.clone(), 0)), None)));
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(run(false, Some((path, 0)), None).unwrap_err().code(), Code::Digest);
+}
+
+#[test]
+fn epochs_visit_every_row_once_and_group_lengths() {
+    let lens: Vec<usize> = (0..100).map(|i| i * 37 % 50).collect();
+    let e = Epochs::new(&lens, 8, 2, 1, "x");
+    let mut seen: Vec<usize> = (0..e.steps()).flat_map(|s| e.rows(s)).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..100).flat_map(|i| [i, i]).collect::<Vec<_>>());
+    let spread = |s: u64| {
+        let l: Vec<usize> = e.rows(s).iter().map(|i| lens[*i]).collect();
+        l.iter().max().unwrap() - l.iter().min().unwrap()
+    };
+    assert!((0..e.steps()).map(spread).sum::<usize>() / (e.steps() as usize) < 15);
+}

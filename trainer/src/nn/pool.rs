@@ -1,0 +1,54 @@
+//! Means over token ranges: `[tokens, hidden]` to `[ranges, hidden]`.
+
+use super::{floats, numbers, stored};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use std::ops::Range;
+
+struct Pool(Vec<Range<usize>>);
+
+/// The mean of each range of rows; an empty range gives zeros.
+pub fn pool(x: &Tensor, ranges: Vec<Range<usize>>) -> Result<Tensor> {
+    x.apply_op1(Pool(ranges))
+}
+
+impl CustomOp1 for Pool {
+    fn name(&self) -> &'static str {
+        "pool"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, h) = (floats(x, l)?, l.dims()[1]);
+        let mut out = vec![0.0; self.0.len() * h];
+        for (o, r) in out.chunks_exact_mut(h).zip(&self.0) {
+            let w = 1.0 / r.len().max(1) as f32;
+            for row in x[r.start * h..r.end * h].chunks_exact(h) {
+                o.iter_mut().zip(row).for_each(|(o, v)| *o += w * v);
+            }
+        }
+        Ok(stored(out, (self.0.len(), h)))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let h = x.dim(1)?;
+        let g = numbers(dy)?;
+        let mut dx = vec![0.0; x.elem_count()];
+        for (g, r) in g.chunks_exact(h).zip(&self.0) {
+            let w = 1.0 / r.len().max(1) as f32;
+            for row in dx[r.start * h..r.end * h].chunks_exact_mut(h) {
+                row.iter_mut().zip(g).for_each(|(d, g)| *d += w * g);
+            }
+        }
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::check::{gradients, wave};
+
+    #[test]
+    fn gradient_is_exact_for_overlapping_ranges() {
+        gradients(&[(wave(20, 0.0), vec![5, 4])], |t| pool(&t[0], vec![0..5, 4..5, 1..3, 2..2]));
+    }
+}

@@ -1,0 +1,158 @@
+//! AdamW with its state in the open, so that a run can be stopped and continued bit for bit.
+//!
+//! candle's optimizer keeps its moments private, in the parameter's type, and knows no groups.
+
+use crate::nn::numbers;
+use candle_core::{Result, Tensor, Var, bail};
+use std::collections::BTreeMap;
+
+/// Hyper-parameters (Loshchilov & Hutter 2019).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Keeps the step finite.
+    pub eps: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// One parameter with its moments, all `f32`.
+#[derive(Debug, Clone)]
+pub struct Param {
+    /// The variable.
+    pub var: Var,
+    /// Multiplies the learning rate.
+    pub lr: f32,
+    /// First moment.
+    pub m: Vec<f32>,
+    /// Second moment.
+    pub v: Vec<f32>,
+}
+
+/// Parameters by name; the order of names is the order of every sum.
+#[derive(Debug, Clone, Default)]
+pub struct AdamW {
+    /// The hyper-parameters.
+    pub config: AdamWConfig,
+    /// All parameters.
+    pub params: BTreeMap<String, Param>,
+    /// Steps taken.
+    pub step: u64,
+}
+
+impl AdamW {
+    /// No parameters yet.
+    pub fn new(config: AdamWConfig) -> Self {
+        Self { config, ..Self::default() }
+    }
+
+    /// Adds a parameter with zero moments.
+    pub fn add(&mut self, name: String, var: Var, lr: f32) {
+        let n = var.elem_count();
+        self.params.insert(name, Param { var, lr, m: vec![0.0; n], v: vec![0.0; n] });
+    }
+
+    /// Numbers being trained.
+    pub fn trainable(&self) -> usize {
+        self.params.values().map(|p| p.m.len()).sum()
+    }
+
+    /// One step with global-norm clipping; returns the norm before clipping.
+    ///
+    /// # Errors
+    /// If a gradient is missing or not finite; then nothing has changed.
+    pub fn step(&mut self, grads: &BTreeMap<String, Tensor>, lr: f32, clip: f32) -> Result<f32> {
+        let mut flat = BTreeMap::new();
+        let mut norm = 0.0f64;
+        for name in self.params.keys() {
+            let Some(g) = grads.get(name) else { bail!("no gradient reached {name}") };
+            let g = numbers(g)?;
+            norm += g.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+            flat.insert(name.clone(), g);
+        }
+        let norm = norm.sqrt() as f32;
+        if !norm.is_finite() {
+            bail!("the gradient's norm is {norm}");
+        }
+        let shrink = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        self.step += 1;
+        let c = self.config;
+        let (fix1, fix2) = (1.0 - c.beta1.powi(self.step as i32), 1.0 - c.beta2.powi(self.step as i32));
+        for (name, p) in &mut self.params {
+            let mut w = numbers(p.var.as_tensor())?;
+            let rate = lr * p.lr;
+            for (((w, m), v), g) in w.iter_mut().zip(&mut p.m).zip(&mut p.v).zip(&flat[name]) {
+                let g = g * shrink;
+                *m = c.beta1 * *m + (1.0 - c.beta1) * g;
+                *v = c.beta2 * *v + (1.0 - c.beta2) * g * g;
+                *w -= rate * ((*m / fix1) / ((*v / fix2).sqrt() + c.eps) + c.weight_decay * *w);
+            }
+            p.var.set(&Tensor::from_vec(w, p.var.shape(), p.var.device())?)?;
+        }
+        Ok(norm)
+    }
+}
+
+/// The factor on the learning rate at a step (counted from 0).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// Always 1 after warm-up.
+    Constant,
+    /// Half a cosine from 1 down to 0 after warm-up (Loshchilov & Hutter 2017).
+    Cosine,
+}
+
+impl Schedule {
+    /// Linear warm-up over `warmup` steps, then the schedule to `total`.
+    pub fn factor(self, step: u64, warmup: u64, total: u64) -> f32 {
+        if step < warmup {
+            return (step + 1) as f32 / warmup as f32;
+        }
+        match self {
+            Self::Constant => 1.0,
+            Self::Cosine => {
+                let done = (step - warmup) as f32 / (total.saturating_sub(warmup)).max(1) as f32;
+                0.5 * (1.0 + (std::f32::consts::PI * done.min(1.0)).cos())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn first_step_and_clipping_match_the_formula() {
+        let var = Var::from_tensor(&Tensor::from_slice(&[1.0f32, -2.0], 2, &Device::Cpu).unwrap()).unwrap();
+        let mut o = AdamW::new(AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() });
+        o.add("w".into(), var.clone(), 1.0);
+        let g = BTreeMap::from([("w".into(), Tensor::from_slice(&[30.0f32, -40.0], 2, &Device::Cpu).unwrap())]);
+        assert_eq!(o.step(&g, 0.01, 1.0).unwrap(), 50.0);
+        // The first Adam step is lr · sign(g), plus decay lr · 0.1 · w.
+        let w = var.to_vec1::<f32>().unwrap();
+        assert!((w[0] - (1.0 - 0.01 - 0.001)).abs() < 1e-6 && (w[1] - (-2.0 + 0.01 + 0.002)).abs() < 1e-6, "{w:?}");
+        // Clipped to norm 1: g = (0.6, -0.8).
+        assert!((o.params["w"].m[0] - 0.06).abs() < 1e-7);
+        let nan = BTreeMap::from([("w".into(), Tensor::from_slice(&[f32::NAN, 0.0], 2, &Device::Cpu).unwrap())]);
+        assert!(o.step(&nan, 0.01, 1.0).is_err() && o.step(&BTreeMap::new(), 0.01, 1.0).is_err());
+        assert_eq!((var.to_vec1::<f32>().unwrap(), o.step), (w, 1), "a refused step changes nothing");
+    }
+
+    #[test]
+    fn schedules() {
+        let s = |k: Schedule, i| k.factor(i, 4, 12);
+        assert_eq!([s(Schedule::Constant, 0), s(Schedule::Constant, 3), s(Schedule::Constant, 9)], [0.25, 1.0, 1.0]);
+        assert!((s(Schedule::Cosine, 8) - 0.5).abs() < 1e-6 && s(Schedule::Cosine, 12).abs() < 1e-6);
+    }
+}
