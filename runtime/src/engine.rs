@@ -335,26 +335,28 @@ impl Engine {
 }
 
 impl Answer {
-    /// Picks the label with the highest `log weight(task) + log p(label | task)`.
     fn settle(&mut self, skills: &Skills) {
-        let mut scored: Vec<(f32, usize, usize)> = self
-            .candidates
-            .iter()
-            .flat_map(|c| c.labels.iter().map(|(t, l, p)| (c.weight.max(1e-30).ln() + p, *t, *l)))
-            .collect();
-        scored.sort_by(|a, b| b.0.total_cmp(&a.0));
         self.candidates.sort_by(|a, b| b.weight.total_cmp(&a.weight));
-        if let Some((best, task, label)) = scored.first().copied() {
-            // A task without labels among the candidates keeps its claim if it weighs the most.
-            let silent = self.candidates.first().filter(|c| c.labels.is_empty());
-            if silent.is_none() {
-                let total: f32 = scored.iter().map(|(s, _, _)| (s - best).exp()).sum();
-                self.probability = 1.0 / total;
-                self.task = task;
-                self.label = skills.manifest().tasks[task].labels.get(label).cloned();
-            }
+        if let Some((probability, task, label)) = best_label(&self.candidates) {
+            self.probability = probability;
+            self.task = task;
+            self.label = skills.manifest().tasks[task].labels.get(label).cloned();
         }
     }
+}
+
+/// The label with the highest `log weight(task) + log p(label | task)`: (probability among all
+/// labels that were run, task, label).
+///
+/// `None` if the heaviest candidate (the first) is answered by text.
+pub fn best_label(candidates: &[Candidate]) -> Option<(f32, usize, usize)> {
+    if candidates.first()?.labels.is_empty() {
+        return None;
+    }
+    let scored = || candidates.iter().flat_map(|c| c.labels.iter().map(|(t, l, p)| (c.weight.max(1e-30).ln() + p, *t, *l)));
+    let best = scored().reduce(|a, b| if b.0 > a.0 { b } else { a })?;
+    let total: f32 = scored().map(|(s, _, _)| (s - best.0).exp()).sum();
+    Some((1.0 / total, best.1, best.2))
 }
 
 /// The task to use when nothing was selected and none was named.

@@ -14,8 +14,6 @@ pub mod naive;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
@@ -64,8 +62,6 @@ enum Isa {
     Naive,
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
-    #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
 }
@@ -77,8 +73,6 @@ macro_rules! dispatch {
             Isa::Naive => naive::Naive.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(isa) => isa.$name($($arg),*),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(isa) => isa.$name($($arg),*),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon(isa) => isa.$name($($arg),*),
         }
@@ -108,10 +102,7 @@ impl Kernels {
     pub fn all() -> Vec<Self> {
         let mut all = vec![Self::naive()];
         #[cfg(target_arch = "x86_64")]
-        {
-            all.extend(avx2::Avx2::detect().map(|t| Self(Isa::Avx2(t))));
-            all.extend(avx512::Avx512::detect().map(|t| Self(Isa::Avx512(t))));
-        }
+        all.extend(avx2::Avx2::detect().map(|t| Self(Isa::Avx2(t))));
         #[cfg(target_arch = "aarch64")]
         all.extend(neon::Neon::detect().map(|t| Self(Isa::Neon(t))));
         all
@@ -122,14 +113,12 @@ impl Kernels {
         Self::all().into_iter().find(|k| k.name() == name)
     }
 
-    /// Its name: `naive`, `avx2`, `avx512`, `neon`.
+    /// Its name: `naive`, `avx2`, `neon`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Isa::Naive => "naive",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(_) => "avx512",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon(_) => "neon",
         }

@@ -88,6 +88,14 @@ impl Draft {
         (self.sections.len() - 1) as u32
     }
 
+    /// The bytes of a section added to this draft; `None` for those already in the file.
+    pub fn new_section(&self, index: u32) -> Option<&[u8]> {
+        match self.sections.get(index as usize)? {
+            Source::New(_, bytes) => Some(bytes),
+            Source::Old(_) => None,
+        }
+    }
+
     /// Writes a new file with this as its only stage.
     ///
     /// # Errors

@@ -1,0 +1,123 @@
+//! The command line of `conpet-train`.
+
+use crate::config::Flags;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Teaches a frozen quantized base a stream of tasks, into one bundle.
+#[derive(Debug, Parser)]
+#[command(name = "conpet-train", version, about, after_help = "Exit codes: 0 done, 1 bad input, 2 bad command line, 130 stopped by Ctrl-C (go on with --resume).")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Learn a stream of tasks: a folder with a folder for each task, and stream.json for the order.
+    Stream(Box<StreamArgs>),
+    /// Learn one more task onto an existing bundle.
+    Add(Box<AddArgs>),
+    /// Score a bundle on the test rows of a stream, without training.
+    Eval(EvalArgs),
+    /// Join report.json files of several runs on one stream into one page.
+    Report(ReportArgs),
+    /// Write a tiny random base: for trying things without a download.
+    TinyBase(TinyArgs),
+}
+
+/// Arguments of `stream`.
+#[derive(Debug, clap::Args)]
+pub struct StreamArgs {
+    /// The stream's folder.
+    #[arg(required_unless_present = "print_config")]
+    pub stream: Option<PathBuf>,
+    /// The base, a GGUF file.
+    #[arg(short = 'm', long = "model", required_unless_present = "print_config")]
+    pub model: Option<PathBuf>,
+    /// The bundle to write.
+    #[arg(short = 'b', long = "bundle", default_value = "skills.cpb")]
+    pub bundle: PathBuf,
+    /// Learn only the first N tasks.
+    #[arg(long)]
+    pub tasks: Option<usize>,
+    /// Go on with a run that was stopped.
+    #[arg(long)]
+    pub resume: bool,
+    /// Settings as TOML; flags override them.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Print every setting as TOML and stop.
+    #[arg(long)]
+    pub print_config: bool,
+    /// Where to write report.json and report.html [default: <bundle>.report].
+    #[arg(long)]
+    pub report: Option<PathBuf>,
+    /// The settings.
+    #[command(flatten)]
+    pub settings: Flags,
+}
+
+/// Arguments of `add`.
+#[derive(Debug, clap::Args)]
+pub struct AddArgs {
+    /// The task's folder, with train.jsonl, valid.jsonl and test.jsonl.
+    pub task: PathBuf,
+    /// The base, a GGUF file.
+    #[arg(short = 'm', long = "model")]
+    pub model: PathBuf,
+    /// The bundle to add to.
+    #[arg(short = 'b', long = "bundle")]
+    pub bundle: PathBuf,
+    /// Settings as TOML; flags override them.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// The settings; method, selector, trunk and features follow the bundle.
+    #[command(flatten)]
+    pub settings: Flags,
+}
+
+/// Arguments of `eval`.
+#[derive(Debug, clap::Args)]
+pub struct EvalArgs {
+    /// The stream's folder.
+    pub stream: PathBuf,
+    /// The base, a GGUF file.
+    #[arg(short = 'm', long = "model")]
+    pub model: PathBuf,
+    /// The bundle.
+    #[arg(short = 'b', long = "bundle")]
+    pub bundle: PathBuf,
+    /// Score this stage rather than the newest.
+    #[arg(long)]
+    pub stage: Option<u64>,
+    /// Worker threads; 0 is one for each processor.
+    #[arg(short = 't', long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// report.json files.
+    #[arg(required = true)]
+    pub reports: Vec<PathBuf>,
+    /// Folder for the joined report.json and report.html.
+    #[arg(short = 'o', long = "out")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `tiny-base`.
+#[derive(Debug, clap::Args)]
+pub struct TinyArgs {
+    /// The GGUF to write.
+    pub out: PathBuf,
+    /// Seed of its weights.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}

@@ -1,0 +1,260 @@
+//! What the commands do.
+
+use crate::cli::{AddArgs, Cli, Command, EvalArgs, ReportArgs, StreamArgs, TinyArgs};
+use crate::config::Config;
+use crate::data::{Plan, Prepared};
+use crate::evaluate::{Evaluator, TestSet};
+use crate::metrics::metrics;
+use crate::progress::Bar;
+use crate::report::{Machine, MethodReport, Report, SCHEMA, page};
+use crate::run::Run;
+use crate::stream;
+use conpet_formats::bundle::Bundle;
+use conpet_formats::quant::QuantType;
+use conpet_formats::selector::SelectorKind;
+use conpet_formats::{Code, Error, Result, fs, tiny};
+use conpet_runtime::engine::Engine;
+use conpet_runtime::skills::Skills;
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// It did all it should.
+    Finished,
+    /// Ctrl-C; `--resume` goes on.
+    Stopped,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// Names the file, the place, the value and the remedy.
+pub fn run(cli: Cli, stop: &AtomicBool) -> Result<Done> {
+    match cli.command {
+        Command::Stream(a) => learn(*a, stop),
+        Command::Add(a) => add(*a, stop),
+        Command::Eval(a) => eval(&a).map(|()| Done::Finished),
+        Command::Report(a) => join(&a).map(|()| Done::Finished),
+        Command::TinyBase(a) => tiny_base(&a).map(|()| Done::Finished),
+    }
+}
+
+/// Prints an error with its hint, as `error: ...` and `hint: ...`.
+pub fn complain(e: &Error) {
+    let _ = writeln!(std::io::stderr(), "error: {e}");
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn print(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").map_err(|e| Error::io("print", e))
+}
+
+/// An engine whose batches suit throughput rather than memory.
+fn engine(model: &Path, threads: usize) -> Result<Engine> {
+    let mut e = Engine::open(model, threads)?;
+    e.batch = 512;
+    Ok(e)
+}
+
+fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
+    let config = a.settings.overlay(Config::load(a.config.as_deref())?);
+    if a.print_config {
+        let text = toml::to_string(&config).map_err(|e| Error::new(Code::Value, e.to_string()))?;
+        print(text.trim_end())?;
+        return Ok(Done::Finished);
+    }
+    let (Some(path), Some(model)) = (a.stream, a.model) else {
+        return Err(Error::new(Code::Missing, "a stream and a base are needed"));
+    };
+    let mut tasks = stream::open(&path)?;
+    tasks.truncate(a.tasks.unwrap_or(usize::MAX).max(1));
+    let e = engine(&model, config.threads)?;
+    let n = tasks.len();
+    let rows: usize = tasks.iter().map(|t| t.train.len()).sum();
+    say(&format!(
+        "{n} tasks, {rows} training rows; base {} ({} layers, trunk {}); {} threads, {} kernels",
+        e.base.spec.name,
+        e.base.spec.n_layer,
+        config.trunk(&e.base.spec),
+        e.threads.n(),
+        e.kernels.name()
+    ));
+    say(&format!("settings: {}", toml::to_string(&config).unwrap_or_default().trim_end().replace('\n', ", ")));
+    let mut bar = Bar::new();
+    let outcome = Run::new(config, &e, tasks, &a.bundle, stop, |event| bar.show(&event))?.stream(a.resume)?;
+    bar.clear();
+    let Some(method) = outcome else {
+        say(&format!("stopped; go on with the same command and --resume ({})", a.bundle.display()));
+        return Ok(Done::Stopped);
+    };
+    let dir = a.report.unwrap_or_else(|| a.bundle.with_extension("report"));
+    let report = make_report(&e, vec![method]);
+    write_report(&report, &dir)?;
+    print(report.text().trim_start())?;
+    say(&format!("bundle {}, report {}", a.bundle.display(), dir.join("report.html").display()));
+    Ok(Done::Finished)
+}
+
+fn make_report(e: &Engine, methods: Vec<MethodReport>) -> Report {
+    let words: Vec<String> = std::env::args().collect();
+    // Only the file name of the program: where it was built is nobody's business.
+    let name = words.first().and_then(|w| Path::new(w).file_name()).map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    Report {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION").into(),
+        commit: std::env::var("CONPET_COMMIT").ok(),
+        command: std::iter::once(name).chain(words.into_iter().skip(1)).collect::<Vec<_>>().join(" "),
+        machine: Machine::here(e.threads.n(), e.kernels.name()),
+        base: format!("{} {}", e.base.spec.name, e.base.quant_name()),
+        methods,
+    }
+}
+
+fn write_report(r: &Report, dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("create", e).in_file(dir))?;
+    let json = serde_json::to_vec_pretty(r).map_err(|e| Error::new(Code::Value, e.to_string()))?;
+    let html = page(r);
+    for (name, bytes) in [("report.json", json.as_slice()), ("report.html", html.as_bytes())] {
+        fs::write_atomic(&dir.join(name), |w| w.write_all(bytes).map_err(|e| Error::io("write", e)))?;
+    }
+    Ok(())
+}
+
+fn join(a: &ReportArgs) -> Result<()> {
+    let mut all: Vec<Report> = Vec::new();
+    for path in &a.reports {
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", e).in_file(path))?;
+        all.push(serde_json::from_slice(&bytes).map_err(|e| {
+            Error::new(Code::Value, e.to_string()).in_file(path).hint("give report.json files written by conpet-train")
+        })?);
+    }
+    let mut out = all[0].clone();
+    out.command = all.iter().map(|r| r.command.as_str()).collect::<Vec<_>>().join(" ; ");
+    for (r, path) in all[1..].iter().zip(&a.reports[1..]) {
+        if r.methods.iter().any(|m| m.tasks != out.methods[0].tasks) {
+            return Err(Error::new(Code::Value, "the reports are of different streams").in_file(path).hint("join runs on one stream"));
+        }
+        out.methods.extend(r.methods.clone());
+    }
+    write_report(&out, &a.out)?;
+    print(out.text().trim_start())
+}
+
+fn add(a: AddArgs, stop: &AtomicBool) -> Result<Done> {
+    let mut config = a.settings.overlay(Config::load(a.config.as_deref())?);
+    let bundle = Bundle::open(&a.bundle)?;
+    let task = stream::open_task(&a.task)?;
+    let m = bundle.manifest();
+    if m.tasks.iter().any(|t| t.name == task.name) {
+        return Err(Error::new(Code::Duplicate, format!("the bundle already knows a task {:?}", task.name))
+            .in_file(&a.bundle)
+            .hint("give the task's folder another name"));
+    }
+    if m.method != "dynamic" || m.selector.kind == SelectorKind::Conpet {
+        return Err(Error::new(Code::Unsupported, format!("a bundle learned by {} with a {} selector", m.method, m.selector.kind.name()))
+            .in_file(&a.bundle)
+            .hint("add needs no older rows, so it works for --method dynamic with --selector lda, ridge or task; run the stream again for others"));
+    }
+    // What the stages must share follows the bundle.
+    config.method = "dynamic".into();
+    config.selector = m.selector.kind.name().into();
+    config.trunk = i64::from(m.trunk);
+    let e = engine(&a.model, config.threads)?;
+    // A run on another base must fail before anything is trained.
+    Skills::new(Bundle::open(&a.bundle)?, &e.base).map_err(|e| e.in_file(&a.bundle))?;
+    let known = m.tasks.iter().map(|t| stream::Task {
+        name: t.name.clone(),
+        kind: t.kind,
+        labels: t.labels.clone(),
+        template: t.template.clone(),
+        max_answer: t.max_answer,
+        train: Vec::new(),
+        valid: Vec::new(),
+        test: Vec::new(),
+        digest: String::new(),
+    });
+    let name = task.name.clone();
+    let tasks = known.chain([task]).collect();
+    let feature = m.selector.feature.clone();
+    let mut bar = Bar::new();
+    let mut run = Run::new(config, &e, tasks, &a.bundle, stop, |event| bar.show(&event))?;
+    run.selector_feature = feature.unwrap_or(run.selector_feature);
+    run.bundle = Some(bundle);
+    let outcome = run.add()?;
+    drop(run);
+    bar.clear();
+    let Some(s) = outcome else {
+        say("stopped; the same command goes on from the last checkpoint");
+        return Ok(Done::Stopped);
+    };
+    let (right, rows): (usize, usize) = (s.right.iter().sum(), s.rows.iter().sum());
+    print(&format!("added {name}: {right} of {rows} test rows right, chosen among {} tasks", s.rows.len()))?;
+    Ok(Done::Finished)
+}
+
+fn eval(a: &EvalArgs) -> Result<()> {
+    let e = engine(&a.model, a.threads)?;
+    let bundle = match a.stage {
+        Some(g) => Bundle::open_generation(&a.bundle, g)?,
+        None => Bundle::open(&a.bundle)?,
+    };
+    let skills = Skills::new(bundle, &e.base).map_err(|x| x.in_file(&a.bundle))?;
+    let m = skills.manifest();
+    let mut tasks = stream::open(&a.stream)?;
+    tasks.retain(|t| m.tasks.iter().any(|x| x.name == t.name));
+    tasks.sort_by_key(|t| m.tasks.iter().position(|x| x.name == t.name));
+    if tasks.len() != m.tasks.len() {
+        return Err(Error::new(Code::Missing, "the stream lacks some of the bundle's tasks")
+            .in_file(&a.stream)
+            .hint(format!("the bundle knows {}", m.tasks.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", "))));
+    }
+    let work = std::env::temp_dir().join(format!("conpet-eval-{}", std::process::id()));
+    std::fs::create_dir_all(&work).map_err(|e| Error::io("create", e).in_file(&work))?;
+    let mut evaluator = Evaluator::default();
+    let result = tasks
+        .iter()
+        .enumerate()
+        .try_for_each(|(i, t)| {
+            let (task, rows) = crate::run::bare(t, "test");
+            let plan = Plan {
+                trunk: skills.trunk(),
+                selector: Engine::trunk_feature(&skills),
+                head: None,
+                max_len: e.context.min(4096),
+                keep: QuantType::F32,
+            };
+            let file = work.join(format!("{i}.states"));
+            let data = Prepared::new(&e, &task, &rows, plan, Some(&file), &mut |_| {})?;
+            evaluator.add(TestSet { task: i, rows: t.test.clone(), data });
+            Ok(())
+        })
+        .and_then(|()| evaluator.score(&e, &skills, &tasks, tasks.len()));
+    let _ = std::fs::remove_dir_all(&work);
+    let scores = result?;
+    let figures = metrics(std::slice::from_ref(&scores));
+    if a.json {
+        let v = serde_json::json!({ "schema": SCHEMA, "stage": skills.bundle().generation(), "scores": scores, "metrics": figures });
+        return print(&v.to_string());
+    }
+    for (t, (right, rows)) in tasks.iter().zip(scores.right.iter().zip(&scores.rows)) {
+        print(&format!("{:<32} {:>5.1} %  ({right} of {rows})", t.name, 100.0 * *right as f64 / (*rows).max(1) as f64))?;
+    }
+    print(&format!(
+        "whole {:.1} %  average {:.1} %  routing {:.1} %  with the task known {:.1} %",
+        100.0 * figures.whole_accuracy,
+        100.0 * figures.average_accuracy,
+        100.0 * figures.routing_accuracy,
+        100.0 * figures.oracle_accuracy
+    ))
+}
+
+fn tiny_base(a: &TinyArgs) -> Result<()> {
+    let bytes = tiny::base(&tiny::TinyConfig { seed: a.seed, ..tiny::TinyConfig::default() })?;
+    fs::create_new(&a.out, |w| w.write_all(&bytes).map_err(|e| Error::io("write", e)))
+}

@@ -1,0 +1,228 @@
+//! Every setting of a run: defaults, overlaid by a TOML file, overlaid by flags.
+
+use conpet_formats::feature::{FeaturePart, FeatureSpec, Pool, StateNorm};
+use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])* $name:ident : $ty:ty = $default:expr;)*) => {
+        /// The settings of a run.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Config { $($(#[doc = $doc])* pub $name: $ty,)* }
+
+        impl Default for Config {
+            fn default() -> Self { Self { $($name: $default,)* } }
+        }
+
+        /// The same settings as flags; what is not given keeps its value.
+        #[derive(Debug, Clone, Default, clap::Args)]
+        pub struct Flags { $($(#[doc = $doc])* #[arg(long)] pub $name: Option<$ty>,)* }
+
+        impl Flags {
+            /// Puts the given flags over a configuration.
+            pub fn overlay(self, mut c: Config) -> Config {
+                $(if let Some(v) = self.$name { c.$name = v; })*
+                c
+            }
+        }
+    };
+}
+
+settings! {
+    /// How the stream is learned: dynamic (a module for each task), sequential (one module, no protection), joint (all data at once).
+    method: String = "dynamic".into();
+    /// What chooses the task: lda, ridge, conpet (LoRA and T-way head, trained with replay), task (named by the caller).
+    selector: String = "lda".into();
+    /// Layers below the first site, shared by all modules; -1 is a third of the base's.
+    trunk: i64 = -1;
+    /// LoRA rank.
+    rank: usize = 8;
+    /// LoRA alpha; the scale is alpha / rank.
+    alpha: f64 = 16.0;
+    /// Linears of each branch layer that get a LoRA, comma-separated.
+    sites: String = "attn_q,attn_k,attn_v,attn_output,ffn_gate,ffn_up,ffn_down".into();
+    /// What heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL is mean, last, marker:TEXT or span:OPEN:CLOSE.
+    head_feature: String = "last:mean".into();
+    /// What the selector reads, in the same form.
+    selector_feature: String = "trunk:mean".into();
+    /// Passes over a task's rows.
+    epochs: usize = 3;
+    /// Rows in a batch.
+    batch: usize = 16;
+    /// Peak learning rate of the LoRA factors.
+    lr: f64 = 1e-3;
+    /// Learning rate of the head, as a multiple of lr.
+    head_lr: f64 = 3.0;
+    /// Decoupled weight decay.
+    weight_decay: f64 = 0.01;
+    /// Part of the steps that warm up.
+    warmup: f64 = 0.06;
+    /// After the warm-up: cosine or constant.
+    schedule: String = "cosine".into();
+    /// Largest gradient norm; 0 is off.
+    clip: f64 = 1.0;
+    /// Seed of every random stream.
+    seed: u64 = 1;
+    /// Worker threads; 0 is one for each processor.
+    threads: usize = 0;
+    /// Shrinkage of the lda covariance (or ridge strength), from 0 to 1.
+    shrinkage: f64 = 0.05;
+    /// Most candidate modules to run where the selector is unsure.
+    top_k: u32 = 2;
+    /// The selector is unsure below this margin between its two best tasks.
+    margin: f64 = 0.5;
+    /// Part of a task's validation rows that may fall below the abstain threshold.
+    abstain: f64 = 0.01;
+    /// Longest row, in tokens.
+    max_len: usize = 256;
+    /// Most training rows of each class (of the task, for generation); 0 keeps all.
+    subset: usize = 0;
+    /// Frozen weights while training: auto, dense (fast) or quant (small).
+    weights: String = "auto".into();
+    /// Layers computed again together in the backward pass; 0 keeps all activations.
+    segment: usize = 0;
+    /// Steps between checkpoints.
+    checkpoint_every: u64 = 50;
+    /// Batches in an epoch of the conpet selector's replay (its step budget is epochs * 0.8 * this).
+    replay_limit: u64 = 100;
+    /// Record tasks without scoring test rows after each stage, only after the last.
+    final_only: bool = false;
+}
+
+impl Config {
+    /// Defaults, or a TOML file over them.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not TOML, or has a key that is no setting.
+    pub fn load(file: Option<&Path>) -> Result<Self> {
+        let Some(path) = file else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", e).in_file(path))?;
+        toml::from_str(&text).map_err(|e| {
+            Error::new(Code::Value, e.to_string().trim_end().to_owned())
+                .in_file(path)
+                .hint("conpet-train stream --print-config shows every setting and its default")
+        })
+    }
+
+    /// Checks ranges and names.
+    ///
+    /// # Errors
+    /// Names the setting, its value and what is allowed.
+    pub fn check(&self, spec: &ModelSpec) -> Result<()> {
+        let bad = |name: &str, value: &dyn std::fmt::Display, allowed: &str| {
+            Err(Error::new(Code::Value, format!("--{name} {value} is not allowed")).hint(format!("--{name} takes {allowed}")))
+        };
+        if !crate::method::NAMES.contains(&self.method.as_str()) {
+            return bad("method", &self.method, &crate::method::NAMES.join(", "));
+        }
+        if !["lda", "ridge", "conpet", "task"].contains(&self.selector.as_str()) {
+            return bad("selector", &self.selector, "lda, ridge, conpet, task");
+        }
+        if self.trunk < -1 || self.trunk >= spec.n_layer as i64 {
+            return bad("trunk", &self.trunk, &format!("-1 (a third) or 0 to {}", spec.n_layer - 1));
+        }
+        if self.rank == 0 || self.rank > 4096 {
+            return bad("rank", &self.rank, "1 to 4096");
+        }
+        if !["cosine", "constant"].contains(&self.schedule.as_str()) {
+            return bad("schedule", &self.schedule, "cosine or constant");
+        }
+        if !["auto", "dense", "quant"].contains(&self.weights.as_str()) {
+            return bad("weights", &self.weights, "auto, dense or quant");
+        }
+        for (name, v) in [("lr", self.lr), ("alpha", self.alpha), ("head-lr", self.head_lr)] {
+            if !(v > 0.0 && v < 1e6) {
+                return bad(name, &v, "a positive number");
+            }
+        }
+        for (name, v) in [("shrinkage", self.shrinkage), ("margin", self.margin), ("warmup", self.warmup), ("abstain", self.abstain)] {
+            if !(0.0..=1.0).contains(&v) {
+                return bad(name, &v, "a number from 0 to 1");
+            }
+        }
+        if self.epochs == 0 || self.batch == 0 || self.top_k == 0 {
+            return bad("epochs, --batch or --top-k", &0, "at least 1");
+        }
+        if self.max_len < 8 || self.max_len > spec.context {
+            return bad("max-len", &self.max_len, &format!("8 to the base's context of {}", spec.context));
+        }
+        self.head_feature(spec)?.check(spec.n_layer as u32)?;
+        self.selector_feature(spec)?.check(spec.n_layer as u32)?;
+        self.sites(spec).map(drop)
+    }
+
+    /// Layers of the trunk.
+    pub fn trunk(&self, spec: &ModelSpec) -> usize {
+        usize::try_from(self.trunk).unwrap_or(spec.n_layer / 3)
+    }
+
+    /// Full names of the sites, sorted.
+    pub fn sites(&self, spec: &ModelSpec) -> Result<Vec<String>> {
+        let known = spec.linears().map(|(n, _, _)| n);
+        let mut out = Vec::new();
+        for short in self.sites.split(',').map(str::trim).filter(|s| !s.is_empty()) {
+            if !known.contains(&short) {
+                return Err(Error::new(Code::Value, format!("--sites names {short:?}")).hint(format!("sites are {}", known.join(", "))));
+            }
+            out.extend((self.trunk(spec)..spec.n_layer).map(|l| format!("blk.{l}.{short}.weight")));
+        }
+        out.sort();
+        out.dedup();
+        Ok(out)
+    }
+
+    /// What heads read.
+    pub fn head_feature(&self, spec: &ModelSpec) -> Result<FeatureSpec> {
+        let f = self.feature(&self.head_feature, StateNorm::Output, spec)?;
+        match f.parts.iter().find(|p| p.layer as usize != spec.n_layer) {
+            None => Ok(f),
+            Some(p) => Err(Error::new(Code::Value, format!("--head-feature reads layer {}", p.layer))
+                .hint("a trained head reads the last layer: write last:POOL")),
+        }
+    }
+
+    /// What the selector reads.
+    pub fn selector_feature(&self, spec: &ModelSpec) -> Result<FeatureSpec> {
+        self.feature(&self.selector_feature, StateNorm::Rms, spec)
+    }
+
+    fn feature(&self, text: &str, norm: StateNorm, spec: &ModelSpec) -> Result<FeatureSpec> {
+        let part = |p: &str| -> Result<FeaturePart> {
+            let bad = || {
+                Error::new(Code::Value, format!("feature part {p:?} is not LAYER:POOL"))
+                    .hint("for example 10:mean+10:last, trunk:mean or last:marker:[MASK]")
+            };
+            let (layer, pool) = p.split_once(':').ok_or_else(bad)?;
+            let layer = match layer {
+                "trunk" => self.trunk(spec) as u32,
+                "last" => spec.n_layer as u32,
+                n => n.parse().map_err(|_| bad())?,
+            };
+            Ok(FeaturePart { layer, pool: Pool::parse(pool)? })
+        };
+        Ok(FeatureSpec { norm, parts: text.split('+').map(part).collect::<Result<_>>()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn toml_and_flags_overlay_and_unknown_keys_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "rank = 4\nlr = 0.5\n").unwrap();
+        let flags = Flags { lr: Some(0.25), ..Flags::default() };
+        let c = flags.overlay(Config::load(Some(&file)).unwrap());
+        assert_eq!((c.rank, c.lr, c.epochs), (4, 0.25, 3));
+        std::fs::write(&file, "rnak = 4").unwrap();
+        let e = Config::load(Some(&file)).unwrap_err().to_string();
+        assert!(e.contains("rnak") && e.contains("c.toml"), "{e}");
+        let printed = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(toml::from_str::<Config>(&printed).unwrap(), Config::default());
+    }
+}

@@ -1,0 +1,244 @@
+//! Rows made ready: tokens, states after the trunk (in a mapped file), features for the selector.
+//!
+//! The states come from the runtime's own engine and the quantized bytes that will serve, once for
+//! each row; training then runs only the branch layers.
+
+use crate::fit::{Examples, Target};
+use crate::stream::{Goal, Row, Task};
+use conpet_formats::feature::FeatureSpec;
+use conpet_formats::mmap::Mapped;
+use conpet_formats::quant::{self, QuantType};
+use conpet_formats::{Error, Result};
+use conpet_runtime::engine::{Engine, batches};
+use conpet_runtime::features::Prompt;
+use conpet_runtime::forward::Scratch;
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+
+/// Rows of one split, ready to train on or to be selected for.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What is trained on: the input in its template, and for generation the answer after it.
+    pub prompts: Vec<Prompt>,
+    /// First answer token of each row; the number of tokens if it has no answer to learn.
+    answers: Vec<usize>,
+    /// Class of each row within the head; 0 for generation.
+    pub classes: Vec<usize>,
+    /// Selector features of the bare input, `[rows, dim]`.
+    pub features: Vec<f32>,
+    hidden: usize,
+    states: Option<States>,
+    ranges: Vec<Vec<Range<usize>>>,
+}
+
+/// Trunk states in a mapped file.
+#[derive(Debug)]
+struct States {
+    map: Mapped,
+    ty: QuantType,
+    /// First number of each row.
+    starts: Vec<usize>,
+}
+
+/// What to make.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// Layers of the trunk.
+    pub trunk: usize,
+    /// What the selector reads from the trunk; `None` if nothing.
+    pub selector: Option<&'a FeatureSpec>,
+    /// What the head reads; `None` for generation.
+    pub head: Option<&'a FeatureSpec>,
+    /// The input is cut to this many tokens.
+    pub max_len: usize,
+    /// What the file holds: F16 to train from, F32 to measure exactly what serves.
+    pub keep: QuantType,
+}
+
+impl Prepared {
+    /// Tokenizes rows, runs the trunk and keeps its states in `file` (no file, no states).
+    ///
+    /// # Errors
+    /// If a row cannot be tokenized or the file cannot be written.
+    pub fn new(
+        engine: &Engine,
+        task: &Task,
+        rows: &[Row],
+        plan: Plan<'_>,
+        file: Option<&Path>,
+        tick: &mut dyn FnMut(usize),
+    ) -> Result<Self> {
+        let mut s = Scratch::default();
+        let mut prompts = Vec::with_capacity(rows.len());
+        let mut answers = Vec::with_capacity(rows.len());
+        let mut inputs = Vec::with_capacity(rows.len());
+        for (i, r) in rows.iter().enumerate() {
+            let named = |e: Error| e.in_section(format!("task {}, row {}", task.name, i + 1));
+            let input = cut(engine.prompt(&r.text, false).map_err(named)?, plan.max_len);
+            let rendered = conpet_formats::template::render(&task.template, &input.text).map_err(named)?;
+            let mut p = engine.prompt(&rendered, false).map_err(named)?;
+            answers.push(p.tokens.len());
+            if let Goal::Completion(text) = &r.goal {
+                let tok = &engine.base.tokenizer;
+                let room = plan.max_len.saturating_sub(p.tokens.len()).max(8);
+                let mut answer = tok.encode(text, false).map_err(named)?;
+                answer.truncate(room);
+                answer.extend(tok.eos());
+                p.offsets.extend(answer.iter().map(|_| p.text.len()..p.text.len()));
+                p.tokens.extend(answer);
+            }
+            prompts.push(p);
+            inputs.push(input);
+        }
+        let classes = rows.iter().map(|r| task.label(r).unwrap_or(0)).collect();
+        let ranges = prompts
+            .iter()
+            .map(|p| plan.head.map_or(Vec::new(), |f| f.parts.iter().map(|x| x.pool.tokens(&p.text, &p.offsets)).collect()))
+            .collect();
+        let mut out = Self {
+            prompts,
+            answers,
+            classes,
+            features: Vec::new(),
+            hidden: engine.base.spec.hidden,
+            states: None,
+            ranges,
+        };
+        // Where the input is what is trained on, one pass gives both.
+        let same = task.template == "{input}" && out.prompts.iter().zip(&inputs).all(|(a, b)| a.tokens == b.tokens);
+        if plan.selector.is_some() && !same {
+            for chunk in batches(&inputs, engine.batch) {
+                let all: Vec<&Prompt> = chunk.iter().collect();
+                out.features.extend(engine.trunk(&all, 0, plan.selector, &mut s).features);
+                tick(0);
+            }
+        }
+        let feature = plan.selector.filter(|_| same);
+        if feature.is_none() && file.is_none() {
+            return Ok(out);
+        }
+        let mut w = match file {
+            None => None,
+            Some(path) => {
+                let f = std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(path);
+                Some((path, std::io::BufWriter::with_capacity(1 << 20, f.map_err(|e| Error::io("create", e).in_file(path))?)))
+            }
+        };
+        let (mut starts, mut at) = (Vec::new(), 0);
+        for chunk in batches(&out.prompts, engine.batch) {
+            let all: Vec<&Prompt> = chunk.iter().collect();
+            let depth = if w.is_some() { plan.trunk } else { 0 };
+            let t = engine.trunk(&all, depth, feature, &mut s);
+            out.features.extend(t.features);
+            for p in chunk {
+                starts.push(at);
+                at += p.tokens.len() * out.hidden;
+            }
+            if let Some((path, w)) = &mut w {
+                let bytes: Vec<u8> = match plan.keep {
+                    QuantType::F32 => t.hidden.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                    _ => t.hidden.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+                };
+                w.write_all(&bytes).map_err(|e| Error::io("write", e).in_file(&**path))?;
+            }
+            tick(chunk.len());
+        }
+        if let Some((path, mut w)) = w {
+            w.flush().map_err(|e| Error::io("write", e).in_file(path))?;
+            out.states = Some(States { map: Mapped::open(path)?, ty: plan.keep, starts });
+        }
+        Ok(out)
+    }
+
+    /// Renumbers classes, for a head that serves several tasks.
+    pub fn shift_classes(&mut self, by: usize) {
+        self.classes.iter_mut().for_each(|c| *c += by);
+    }
+}
+
+/// Cuts a prompt to its first `n` tokens, and its text with it.
+fn cut(mut p: Prompt, n: usize) -> Prompt {
+    if p.tokens.len() > n {
+        p.tokens.truncate(n);
+        p.offsets.truncate(n);
+        let mut end = p.offsets.last().map_or(0, |r| r.end);
+        while !p.text.is_char_boundary(end) {
+            end -= 1;
+        }
+        p.text.truncate(end);
+    }
+    p
+}
+
+impl Examples for Prepared {
+    fn len(&self) -> usize {
+        self.prompts.len()
+    }
+
+    fn tokens(&self, i: usize) -> usize {
+        self.prompts[i].tokens.len()
+    }
+
+    fn states(&self, i: usize, out: &mut Vec<f32>) {
+        let n = self.tokens(i) * self.hidden;
+        let at = out.len();
+        out.resize(at + n, 0.0);
+        if let Some(s) = &self.states {
+            let size = s.ty.block_bytes();
+            let bytes = &s.map[s.starts[i] * size..(s.starts[i] + n) * size];
+            quant::dequantize(s.ty, bytes, &mut out[at..]);
+        }
+    }
+
+    fn target(&self, i: usize) -> Target {
+        let (tokens, from) = (&self.prompts[i].tokens, self.answers[i]);
+        if from == tokens.len() {
+            return Target::Class(self.classes[i] as u32);
+        }
+        // The state at position p predicts the token at p + 1.
+        Target::Completion((from.max(1)..tokens.len()).map(|p| (p - 1, tokens[p])).collect())
+    }
+
+    fn ranges(&self, i: usize) -> Vec<Range<usize>> {
+        self.ranges[i].clone()
+    }
+}
+
+/// Several tasks' rows as one set.
+#[derive(Debug)]
+pub struct Joined<'a>(pub Vec<&'a Prepared>);
+
+impl Joined<'_> {
+    fn at(&self, mut i: usize) -> (&Prepared, usize) {
+        for p in &self.0 {
+            if i < p.len() {
+                return (p, i);
+            }
+            i -= p.len();
+        }
+        unreachable!("row numbers come from len()")
+    }
+}
+
+impl Examples for Joined<'_> {
+    fn len(&self) -> usize {
+        self.0.iter().map(|p| p.len()).sum()
+    }
+    fn tokens(&self, i: usize) -> usize {
+        let (p, i) = self.at(i);
+        p.tokens(i)
+    }
+    fn states(&self, i: usize, out: &mut Vec<f32>) {
+        let (p, i) = self.at(i);
+        p.states(i, out);
+    }
+    fn target(&self, i: usize) -> Target {
+        let (p, i) = self.at(i);
+        p.target(i)
+    }
+    fn ranges(&self, i: usize) -> Vec<Range<usize>> {
+        let (p, i) = self.at(i);
+        p.ranges(i)
+    }
+}

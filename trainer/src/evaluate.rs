@@ -1,0 +1,208 @@
+//! Scores a stage on test rows with the runtime's own engine and the bytes that serve.
+//!
+//! The trunk of a test row never changes and is run once; a module's word on a row is kept for as
+//! long as the module's bytes are the same. What is computed is what [`Engine::classify`] computes
+//! (a test holds them together).
+
+use crate::data::Prepared;
+use crate::fit::Examples;
+use crate::metrics::StageScores;
+use crate::stream::{Goal, Row, Task};
+use conpet_formats::Result;
+use conpet_formats::bundle::manifest::TaskKind;
+use conpet_formats::selector::Decision;
+use conpet_runtime::engine::{Candidate, Engine, best_label};
+use conpet_runtime::features::Prompt;
+use conpet_runtime::forward::Scratch;
+use conpet_runtime::generate::Request;
+use conpet_runtime::skills::Skills;
+use std::collections::HashMap;
+
+/// One task's test rows, ready.
+#[derive(Debug)]
+pub struct TestSet {
+    /// Position of the task in the bundle.
+    pub task: usize,
+    /// Rows as text.
+    pub rows: Vec<Row>,
+    /// Rows with trunk states and selector features.
+    pub data: Prepared,
+}
+
+/// Keeps what need not be computed again between stages.
+#[derive(Debug, Default)]
+pub struct Evaluator {
+    sets: Vec<TestSet>,
+    /// (set, row, digest of module and head) to logits.
+    logits: HashMap<(usize, usize, String), Vec<f32>>,
+    /// (set, row, digest of module) to generated text.
+    texts: HashMap<(usize, usize, String), String>,
+}
+
+impl Evaluator {
+    /// Adds a task's test rows.
+    pub fn add(&mut self, set: TestSet) {
+        self.sets.push(set);
+    }
+
+    /// Scores all sets on one stage. `tasks` are the stream's, in the bundle's order.
+    ///
+    /// # Errors
+    /// If a payload is damaged or a row cannot be run.
+    pub fn score(&mut self, engine: &Engine, skills: &Skills, tasks: &[Task], n_tasks: usize) -> Result<StageScores> {
+        let mut out = StageScores {
+            rows: vec![0; n_tasks],
+            right: vec![0; n_tasks],
+            routed: vec![0; n_tasks],
+            oracle: vec![0; n_tasks],
+            confusion: vec![vec![0; n_tasks]; n_tasks],
+        };
+        let mut s = Scratch::default();
+        for set in 0..self.sets.len() {
+            let truth = self.sets[set].task;
+            let n = self.sets[set].data.len();
+            let decisions = self.decisions(engine, skills, set, &mut s)?;
+            let all: Vec<usize> = (0..n).collect();
+            let wanted: Vec<Vec<usize>> = (0..n)
+                .map(|i| match decisions.get(i) {
+                    Some(d) => skills.selector().candidates(d).to_vec(),
+                    None => vec![truth],
+                })
+                .collect();
+            let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); n];
+            for task in 0..skills.manifest().tasks.len() {
+                let mine: Vec<usize> = all.iter().copied().filter(|i| wanted[*i].contains(&task)).collect();
+                let labels = self.labels(engine, skills, set, task, &mine, &decisions, &mut s)?;
+                for (i, labels) in mine.into_iter().zip(labels) {
+                    let weight = decisions.get(i).map_or(1.0, |d| d.task_weight[task]);
+                    candidates[i].push(Candidate { task, weight, labels });
+                }
+            }
+            let named = self.labels(engine, skills, set, truth, &all, &[], &mut s)?;
+            for i in 0..n {
+                candidates[i].sort_by(|a, b| b.weight.total_cmp(&a.weight));
+                // With one module for everything there is nothing to route.
+                let first = decisions.get(i).map_or(truth, |d| d.order[0]);
+                out.rows[truth] += 1;
+                out.confusion[truth][first] += 1;
+                out.routed[truth] += usize::from(first == truth);
+                let (right, oracle) = match &self.sets[set].rows[i].goal {
+                    Goal::Label(label) => {
+                        let label = tasks[truth].labels.iter().position(|l| l == label);
+                        let hit = |c: &[Candidate]| best_label(c).is_some_and(|(_, t, l)| t == truth && Some(l) == label);
+                        let alone = [Candidate { task: truth, weight: 1.0, labels: named[i].clone() }];
+                        (hit(&candidates[i]), hit(&alone))
+                    }
+                    Goal::Completion(want) => {
+                        let want = want.trim().to_owned();
+                        let oracle = self.text(engine, skills, set, i, truth, &mut s)?.trim() == want;
+                        (oracle && first == truth, oracle)
+                    }
+                };
+                out.right[truth] += usize::from(right);
+                out.oracle[truth] += usize::from(oracle);
+            }
+        }
+        Ok(out)
+    }
+
+    fn decisions(&self, engine: &Engine, skills: &Skills, set: usize, s: &mut Scratch) -> Result<Vec<Decision>> {
+        let selector = skills.selector();
+        let data = &self.sets[set].data;
+        let Some(feature) = selector.feature() else { return Ok(Vec::new()) };
+        match selector.module() {
+            None => Ok(selector.decide((engine.kernels, &engine.threads), &data.features)),
+            Some(m) => {
+                let module = skills.module(m, &engine.base)?;
+                let mut out = Vec::new();
+                for rows in row_batches(data, &(0..data.len()).collect::<Vec<_>>(), engine.batch) {
+                    let (prompts, mut hidden) = gather(data, &rows);
+                    let f = engine.branch(&prompts, skills.trunk(), &mut hidden, Some(module), feature, s);
+                    out.extend(selector.decide((engine.kernels, &engine.threads), &f));
+                }
+                Ok(out)
+            }
+        }
+    }
+
+    /// Log posteriors of a task's head on some rows; empty ones for a generation task.
+    fn labels(
+        &mut self,
+        engine: &Engine,
+        skills: &Skills,
+        set: usize,
+        task: usize,
+        rows: &[usize],
+        decisions: &[Decision],
+        s: &mut Scratch,
+    ) -> Result<Vec<Vec<(usize, usize, f32)>>> {
+        let entry = &skills.manifest().tasks[task];
+        let Some(h) = entry.head else { return Ok(vec![Vec::new(); rows.len()]) };
+        let head = skills.head(h as usize, &engine.base)?;
+        let module = entry.module.map(|m| skills.module(m as usize, &engine.base)).transpose()?;
+        let key = digest(skills, task);
+        let missing: Vec<usize> =
+            rows.iter().copied().filter(|i| !self.logits.contains_key(&(set, *i, key.clone()))).collect();
+        for batch in row_batches(&self.sets[set].data, &missing, engine.batch) {
+            let (prompts, mut hidden) = gather(&self.sets[set].data, &batch);
+            let f = engine.branch(&prompts, skills.trunk(), &mut hidden, module, &head.feature, s);
+            let logits = head.logits((engine.kernels, &engine.threads), &f);
+            for (i, row) in batch.iter().zip(logits.chunks_exact(head.classes.len())) {
+                self.logits.insert((set, *i, key.clone()), row.to_vec());
+            }
+        }
+        let known = skills.selector_classes(head);
+        Ok(rows
+            .iter()
+            .map(|i| {
+                let lp = head.log_posterior(&self.logits[&(set, *i, key.clone())], decisions.get(*i), &known);
+                head.classes.iter().zip(lp).map(|((t, l), p)| (*t, *l, p)).collect()
+            })
+            .collect())
+    }
+
+    fn text(&mut self, engine: &Engine, skills: &Skills, set: usize, i: usize, task: usize, s: &mut Scratch) -> Result<String> {
+        debug_assert!(skills.manifest().tasks[task].kind == TaskKind::Generation);
+        let key = (set, i, digest(skills, task));
+        if let Some(t) = self.texts.get(&key) {
+            return Ok(t.clone());
+        }
+        let request = Request { text: self.sets[set].rows[i].text.clone(), task: Some(task), ..Request::default() };
+        let out = engine.generate(Some(skills), &request, s, &mut |_| true)?.text;
+        self.texts.insert(key, out.clone());
+        Ok(out)
+    }
+}
+
+/// What identifies a task's module and head: their sections' digests.
+fn digest(skills: &Skills, task: usize) -> String {
+    let m = skills.manifest();
+    let entry = &m.tasks[task];
+    let hex = |section: u32| skills.bundle().section_records()[section as usize].hex();
+    let module = entry.module.map_or_else(String::new, |x| hex(m.modules[x as usize].section));
+    let head = entry.head.map_or_else(String::new, |x| hex(m.heads[x as usize].section));
+    format!("{module}/{head}")
+}
+
+fn row_batches(data: &Prepared, rows: &[usize], tokens: usize) -> Vec<Vec<usize>> {
+    let mut out: Vec<Vec<usize>> = Vec::new();
+    let mut sum = usize::MAX;
+    for i in rows {
+        let n = data.tokens(*i);
+        if sum.saturating_add(n) > tokens {
+            out.push(Vec::new());
+            sum = 0;
+        }
+        sum += n;
+        if let Some(last) = out.last_mut() {
+            last.push(*i);
+        }
+    }
+    out
+}
+
+fn gather<'p>(data: &'p Prepared, rows: &[usize]) -> (Vec<&'p Prompt>, Vec<f32>) {
+    let mut hidden = Vec::new();
+    rows.iter().for_each(|i| data.states(*i, &mut hidden));
+    (rows.iter().map(|i| &data.prompts[*i]).collect(), hidden)
+}

@@ -1,0 +1,269 @@
+//! Dynamic ConPET (Song et al. 2023): a module and a head for each task, and a selector.
+//!
+//! Each module is trained on its own task's rows with full batches: with one routed module and
+//! teacher forcing the published mixture gives old rows no gradient, so this is the same optimum
+//! for half the work. The selector is closed-form by default; `--selector conpet` trains the
+//! published one (a LoRA and a T-way head on a task-uniform mixture of new and old rows, with a
+//! step budget that does not depend on the number of tasks).
+
+use crate::data::Joined;
+use crate::fit::{Batches, Examples, Outcome, Target};
+use crate::rng::Stream;
+use crate::run::{Run, Stage};
+use crate::selectors::{Stats, lda, ridge};
+use conpet_formats::bundle::manifest::TaskKind;
+use conpet_formats::bundle::{Draft, SectionKind};
+use conpet_formats::decimal::Decimal;
+use conpet_formats::head::log_softmax;
+use conpet_formats::selector::{self, SelectorKind};
+use conpet_formats::tensors::TensorsWriter;
+use conpet_formats::{Code, Error, Result};
+use std::ops::Range;
+
+/// One more task.
+pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
+    let t = stage.task;
+    let task = &run.tasks[t];
+    let classifies = task.kind == TaskKind::Classification;
+    let data = run.prepare_train(t)?;
+    let head = classifies.then(|| (run.head_feature.clone(), task.labels.len()));
+    let outcome = run.fit(&task.name, &data, head.as_ref().map(|(f, n)| (f, *n)), None, None)?;
+    let Outcome::Done(trained) = outcome else { return Ok(None) };
+    let mut draft = stage.draft;
+    let module = run.add_module(&mut draft, &trained, &run.sites, &task.digest)?;
+    let head = if classifies { Some(run.add_head(&mut draft, &trained, vec![t as u32], None)?) } else { None };
+    run.add_task(&mut draft, t, Some(module), head);
+    run.account(&trained);
+    let done = match run.config.selector.as_str() {
+        "task" => true,
+        "conpet" => conpet_selector(run, &mut draft, t)?,
+        kind => closed_form(run, &mut draft, t, kind, &data.features, &data.classes).map(|()| true)?,
+    };
+    if !done {
+        return Ok(None);
+    }
+    if classifies {
+        run.calibrate_head(&mut draft, t)?;
+    }
+    Ok(Some(draft))
+}
+
+/// Extends the statistics by the new task's rows and solves the selector anew: no old row is read.
+fn closed_form(
+    run: &Run<'_>,
+    draft: &mut Draft,
+    t: usize,
+    kind: &str,
+    features: &[f32],
+    classes: &[usize],
+) -> Result<()> {
+    let dim = run.selector_feature.dim(run.engine.base.spec.hidden);
+    let mut stats = match (draft.manifest.selector.stats, &run.bundle) {
+        (Some(s), Some(b)) => Stats::from_payload(b.section(s)?, dim).map_err(|e| e.in_section("selector statistics"))?,
+        _ if t == 0 => Stats::new(dim),
+        _ => {
+            return Err(Error::new(Code::Missing, "the bundle's selector has no statistics to extend")
+                .hint("it was made with another --selector; use the same one"));
+        }
+    };
+    let first = stats.classes();
+    stats.grow(run.tasks[t].labels.len().max(1));
+    let numbers: Vec<usize> = classes.iter().map(|c| first + c).collect();
+    stats.add(features, &numbers);
+    let scores = if kind == "ridge" { ridge::fit(&stats, run.config.shrinkage)? } else { lda::fit(&stats, run.config.shrinkage)? };
+    let class_task: Vec<i32> = draft
+        .manifest
+        .tasks
+        .iter()
+        .flat_map(|task| std::iter::repeat_n(task.id as i32, task.labels.len().max(1)))
+        .collect();
+    let mut w = TensorsWriter::new();
+    w.add_f32(selector::WEIGHT, &[class_task.len(), dim], &scores.weight)?;
+    w.add_f32(selector::BIAS, &[class_task.len()], &scores.bias)?;
+    w.add_i32(selector::CLASS_TASK, &[class_task.len()], &class_task)?;
+    let section = draft.add_section(SectionKind::Selector, w.finish()?);
+    let statistics = draft.add_section(SectionKind::Stats, stats.payload()?);
+    // Temperature and threshold come from the newest task's validation rows alone, so that adding
+    // a task to a bundle needs no older rows.
+    let valid = run.prepare_plain(t, "valid")?;
+    let rows: Vec<Vec<f32>> = valid
+        .features
+        .chunks_exact(dim)
+        .map(|x| {
+            scores.weight.chunks_exact(dim).zip(&scores.bias).map(|(w, b)| w.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + b).collect()
+        })
+        .collect();
+    let truth: Vec<usize> = valid.classes.iter().map(|c| first + c).collect();
+    let temperature = best_temperature(&rows, &truth);
+    let mut best: Vec<f32> = rows
+        .iter()
+        .map(|r| {
+            let mut r = r.clone();
+            log_softmax(&mut r, temperature);
+            r.into_iter().fold(f32::NEG_INFINITY, f32::max).exp()
+        })
+        .collect();
+    best.sort_by(f32::total_cmp);
+    let threshold = if class_task.len() > 1 { best[((best.len() - 1) as f64 * run.config.abstain) as usize] } else { 0.0 };
+    let s = &mut draft.manifest.selector;
+    s.kind = if kind == "ridge" { SelectorKind::Ridge } else { SelectorKind::Lda };
+    s.feature = Some(run.selector_feature.clone());
+    (s.section, s.stats) = (Some(section), Some(statistics));
+    s.temperature = Decimal::from_f64(f64::from(temperature));
+    s.threshold = Decimal::from_f64(f64::from(threshold.min(0.999)));
+    s.margin = Decimal::from_f64(run.config.margin);
+    s.top_k = run.config.top_k;
+    Ok(())
+}
+
+/// The temperature of a grid with the least cross-entropy.
+pub(crate) fn best_temperature(rows: &[Vec<f32>], truth: &[usize]) -> f32 {
+    let cost = |t: f32| -> f64 {
+        rows.iter()
+            .zip(truth)
+            .map(|(r, c)| {
+                let mut r = r.clone();
+                log_softmax(&mut r, t);
+                -f64::from(r[*c])
+            })
+            .sum()
+    };
+    let grid = (0..40).map(|i| 0.05 * 1.2f32.powi(i));
+    grid.map(|t| (cost(t), t)).min_by(|a, b| a.0.total_cmp(&b.0)).map_or(1.0, |x| x.1)
+}
+
+/// Half new rows, half old ones drawn uniformly over tasks ("policy 2" of the published code).
+#[derive(Debug)]
+pub struct Replay {
+    /// Rows of each old task, and last the new one's, as ranges of the joined rows.
+    pub pools: Vec<Range<usize>>,
+    /// Rows in a batch.
+    pub batch: usize,
+    /// Steps in all: the same for every task.
+    pub steps: u64,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Names the draws.
+    pub name: String,
+}
+
+impl Batches for Replay {
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn rows(&self, step: u64) -> Vec<usize> {
+        let mut rng = Stream::new(self.seed, &format!("{}/replay", self.name), step);
+        let (new, old) = (&self.pools[self.pools.len() - 1], &self.pools[..self.pools.len() - 1]);
+        let n_new = (self.batch / 2).max(1);
+        let mut rows: Vec<usize> = (0..n_new).map(|_| new.start + rng.below(new.len())).collect();
+        for _ in n_new..self.batch {
+            let pool = &old[rng.below(old.len())];
+            rows.push(pool.start + rng.below(pool.len()));
+        }
+        rng.shuffle(&mut rows);
+        rows
+    }
+}
+
+/// Rows labelled with their task.
+struct ByTask<'a> {
+    rows: Joined<'a>,
+    task: Vec<u32>,
+    ranges: Vec<Vec<Range<usize>>>,
+}
+
+impl Examples for ByTask<'_> {
+    fn len(&self) -> usize {
+        self.task.len()
+    }
+    fn tokens(&self, i: usize) -> usize {
+        self.rows.tokens(i)
+    }
+    fn states(&self, i: usize, out: &mut Vec<f32>) {
+        self.rows.states(i, out);
+    }
+    fn target(&self, i: usize) -> Target {
+        Target::Class(self.task[i])
+    }
+    fn ranges(&self, i: usize) -> Vec<Range<usize>> {
+        self.ranges[i].clone()
+    }
+}
+
+/// Trains the published selector on all tasks so far; false if stopped.
+fn conpet_selector(run: &mut Run<'_>, draft: &mut Draft, t: usize) -> Result<bool> {
+    if t == 0 {
+        // One task needs no choice.
+        draft.manifest.selector.kind = SelectorKind::Single;
+        return Ok(true);
+    }
+    let sets = (0..=t).map(|i| run.prepare_plain(i, "train")).collect::<Result<Vec<_>>>()?;
+    let mut pools = Vec::new();
+    let (mut task, mut ranges, mut at) = (Vec::new(), Vec::new(), 0);
+    for (i, s) in sets.iter().enumerate() {
+        pools.push(at..at + s.len());
+        at += s.len();
+        task.extend(std::iter::repeat_n(i as u32, s.len()));
+        let parts = &run.head_feature.parts;
+        ranges.extend(s.prompts.iter().map(|p| parts.iter().map(|x| x.pool.tokens(&p.text, &p.offsets)).collect::<Vec<_>>()));
+    }
+    let rows = ByTask { rows: Joined(sets.iter().collect()), task, ranges };
+    let name = format!("selector-{t}");
+    let steps = run.config.epochs as u64 * (run.config.replay_limit * 4 / 5).max(1);
+    let batches = Replay { pools, batch: run.config.batch, steps, seed: run.config.seed, name: name.clone() };
+    // The head grows: old rows are kept, the new one starts at zero.
+    let before = &draft.manifest.selector;
+    let start = before.module.zip(before.section).and_then(|(m, s)| run.stored(m, s));
+    let feature = run.head_feature.clone();
+    let outcome = run.fit(&name, &rows, Some((&feature, t + 1)), Some(&batches), start.as_ref())?;
+    let Outcome::Done(trained) = outcome else { return Ok(false) };
+    let old = draft.manifest.selector.module.take();
+    let module = match old {
+        // The selector's module is replaced, not added again.
+        Some(m) => run.replace_module(draft, m, &trained, "selector")?,
+        None => run.add_module(draft, &trained, &run.sites, "selector")?,
+    };
+    let dim = feature.dim(run.engine.base.spec.hidden);
+    let (weight, bias) = (&trained.tensors["head.weight"].1, &trained.tensors["head.bias"].1);
+    let mut w = TensorsWriter::new();
+    w.add_f32(selector::WEIGHT, &[t + 1, dim], weight)?;
+    w.add_f32(selector::BIAS, &[t + 1], bias)?;
+    let section = draft.add_section(SectionKind::Selector, w.finish()?);
+    let s = &mut draft.manifest.selector;
+    s.kind = SelectorKind::Conpet;
+    (s.module, s.section, s.feature) = (Some(module), Some(section), Some(feature));
+    s.top_k = run.config.top_k;
+    s.margin = Decimal::from_f64(run.config.margin);
+    run.account(&trained);
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replay_is_half_new_and_task_uniform_at_constant_cost() {
+        // Old tasks of very different size are drawn equally often.
+        let r = Replay { pools: vec![0..10, 10..1010, 1010..1100], batch: 8, steps: 500, seed: 1, name: "x".into() };
+        let mut counts = [0usize; 3];
+        for s in 0..r.steps() {
+            let rows = r.rows(s);
+            assert_eq!(rows.len(), 8);
+            assert_eq!(rows, r.rows(s), "the same step draws the same rows");
+            rows.iter().for_each(|i| counts[r.pools.iter().position(|p| p.contains(i)).unwrap()] += 1);
+        }
+        assert_eq!(counts[2], 2000);
+        assert!(counts[0].abs_diff(counts[1]) < 200, "{counts:?}");
+    }
+
+    #[test]
+    fn temperature_softens_overconfident_scores() {
+        // Scores of ±10 that are right three times in four want T near 20 / ln 3.
+        let rows: Vec<Vec<f32>> = (0..100).map(|_| vec![10.0, -10.0]).collect();
+        let truth: Vec<usize> = (0..100).map(|i| usize::from(i % 4 == 0)).collect();
+        let t = best_temperature(&rows, &truth);
+        assert!((t - 18.2).abs() < 2.5, "{t}");
+    }
+}

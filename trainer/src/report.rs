@@ -1,0 +1,160 @@
+//! What a run leaves behind for people: `report.json`, and one HTML page that needs nothing else.
+
+mod html;
+mod svg;
+
+pub use html::page;
+
+use crate::config::Config;
+use crate::metrics::{Metrics, StageScores, metrics};
+use crate::stream::Task;
+use serde::{Deserialize, Serialize};
+
+/// Version of the JSON.
+pub const SCHEMA: u32 = 1;
+
+/// What a run used.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Seconds in all, trunk passes and scoring included.
+    pub seconds: f64,
+    /// Seconds of training steps alone.
+    pub training_seconds: f64,
+    /// Tokens trained on.
+    pub trained_tokens: u64,
+    /// Most numbers trained at once (module and head).
+    pub trainable: u64,
+    /// Numbers in the base.
+    pub base_parameters: u64,
+    /// Most resident memory of the process, in bytes.
+    pub peak_rss: u64,
+    /// Size of the bundle's file, in bytes.
+    pub bundle_bytes: u64,
+}
+
+/// Where and with what a report was made.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Processor.
+    pub cpu: String,
+    /// Worker threads.
+    pub threads: usize,
+    /// Main memory, in bytes.
+    pub memory: u64,
+    /// Instruction set in use.
+    pub kernels: String,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn here(threads: usize, kernels: &str) -> Self {
+        let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
+        let cpu = read("/proc/cpuinfo");
+        let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':')).map_or("unknown", |x| x.1.trim()).to_owned();
+        let memory = read("/proc/meminfo");
+        let memory = memory
+            .lines()
+            .find_map(|l| l.strip_prefix("MemTotal:")?.trim().trim_end_matches(" kB").parse::<u64>().ok())
+            .map_or(0, |k| k * 1024);
+        Self { cpu, threads, memory, kernels: kernels.to_owned() }
+    }
+}
+
+/// One method's run on a stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MethodReport {
+    /// Method, with its selector where it has one.
+    pub name: String,
+    /// Every setting.
+    pub config: Config,
+    /// Names of the tasks, in order.
+    pub tasks: Vec<String>,
+    /// Labels of each task.
+    pub labels: Vec<usize>,
+    /// Counts after each stage that was scored.
+    pub stages: Vec<StageScores>,
+    /// The figures.
+    pub metrics: Metrics,
+    /// The costs.
+    pub usage: Usage,
+}
+
+impl MethodReport {
+    /// Computes the figures of a run.
+    pub fn new(config: &Config, tasks: &[Task], stages: &[StageScores], usage: Usage) -> Self {
+        let name = if config.method == "dynamic" { format!("dynamic ({})", config.selector) } else { config.method.clone() };
+        Self {
+            name,
+            config: config.clone(),
+            tasks: tasks.iter().map(|t| t.name.clone()).collect(),
+            labels: tasks.iter().map(|t| t.labels.len()).collect(),
+            stages: stages.to_vec(),
+            metrics: metrics(stages),
+            usage,
+        }
+    }
+}
+
+/// Several runs on one stream, side by side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Commit it was built from, if known.
+    pub commit: Option<String>,
+    /// The command line.
+    pub command: String,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Name of the base.
+    pub base: String,
+    /// The runs.
+    pub methods: Vec<MethodReport>,
+}
+
+impl Report {
+    /// A plain-text table of the matrix and the figures, for a terminal.
+    pub fn text(&self) -> String {
+        use std::fmt::Write as _;
+        let mut out = String::new();
+        for m in &self.methods {
+            let _ = writeln!(out, "\n{}: accuracy in % after each stage (rows) on each task (columns)", m.name);
+            let width = m.tasks.iter().map(|t| t.chars().count().min(12)).max().unwrap_or(6).max(6);
+            let clip = |t: &str| t.chars().take(12).collect::<String>();
+            let _ = writeln!(out, "{:>7}  {}", "stage", m.tasks.iter().map(|t| format!("{:>width$}", clip(t))).collect::<Vec<_>>().join("  "));
+            for (i, row) in m.metrics.matrix.iter().enumerate() {
+                let cells: Vec<String> = row
+                    .iter()
+                    .map(|v| v.map_or_else(|| format!("{:>width$}", "-"), |v| format!("{:>width$.1}", 100.0 * v)))
+                    .collect();
+                let _ = writeln!(out, "{:>7}  {}", i + 1, cells.join("  "));
+            }
+            let pct = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| format!("{:.1}", 100.0 * v));
+            let x = &m.metrics;
+            let _ = writeln!(
+                out,
+                "  average {}  whole {}  forgetting {}  routing {}  with the task known {}",
+                pct(Some(x.average_accuracy)),
+                pct(Some(x.whole_accuracy)),
+                pct(x.forgetting),
+                pct(Some(x.routing_accuracy)),
+                pct(Some(x.oracle_accuracy))
+            );
+            let u = &m.usage;
+            let rate = if u.training_seconds > 0.0 { u.trained_tokens as f64 / u.training_seconds } else { 0.0 };
+            let _ = writeln!(
+                out,
+                "  {:.0} s, {:.0} tokens/s trained, {} trainable (base / {:.0}), peak {:.0} MB, bundle {:.1} MB",
+                u.seconds,
+                rate,
+                u.trainable,
+                u.base_parameters as f64 / u.trainable.max(1) as f64,
+                u.peak_rss as f64 / 1e6,
+                u.bundle_bytes as f64 / 1e6
+            );
+        }
+        out
+    }
+}

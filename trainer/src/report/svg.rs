@@ -1,0 +1,126 @@
+//! Plots as inline SVG, drawn by hand: no scripts, no fonts, nothing to fetch.
+
+use std::fmt::Write as _;
+
+/// Text made safe for HTML.
+pub(super) fn escape(s: &str) -> String {
+    s.chars()
+        .flat_map(|c| match c {
+            '&' => "&amp;".chars().collect::<Vec<_>>(),
+            '<' => "&lt;".chars().collect(),
+            '>' => "&gt;".chars().collect(),
+            '"' => "&quot;".chars().collect(),
+            c if c.is_control() => vec!['\u{fffd}'],
+            c => vec![c],
+        })
+        .collect()
+}
+
+fn clip(s: &str) -> String {
+    if s.chars().count() > 18 { format!("{}…", s.chars().take(17).collect::<String>()) } else { s.to_owned() }
+}
+
+/// A heat map; `cells[row][col]` from 0 to 1, `None` is left blank.
+pub(super) fn heat_map(rows: &[String], cols: &[String], cells: &[Vec<Option<f64>>]) -> String {
+    let (cell, left, top) = (46, 150, 118);
+    let (w, h) = (left + cell * cols.len() + 30, top + cell * rows.len() + 8);
+    let mut s = format!(r#"<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img">"#);
+    for (j, name) in cols.iter().enumerate() {
+        let x = left + cell * j + cell / 2;
+        let _ = write!(
+            s,
+            r#"<text class="axis" transform="translate({x} {}) rotate(-45)">{}</text>"#,
+            top - 8,
+            escape(&clip(name))
+        );
+    }
+    for (i, name) in rows.iter().enumerate() {
+        let y = top + cell * i;
+        let _ = write!(
+            s,
+            r#"<text class="axis" text-anchor="end" x="{}" y="{}">{}</text>"#,
+            left - 8,
+            y + cell / 2 + 4,
+            escape(&clip(name))
+        );
+        for (j, v) in cells[i].iter().enumerate() {
+            let x = left + cell * j;
+            match v {
+                None => {
+                    let _ = write!(s, r#"<rect class="none" x="{x}" y="{y}" width="{}" height="{}"/>"#, cell - 2, cell - 2);
+                }
+                Some(v) => {
+                    let dark = if *v > 0.55 { "on" } else { "off" };
+                    let _ = write!(
+                        s,
+                        r#"<rect class="cell" fill-opacity="{:.3}" x="{x}" y="{y}" width="{}" height="{}"/><text class="{dark}" text-anchor="middle" x="{}" y="{}">{}</text>"#,
+                        0.04 + 0.96 * v.clamp(0.0, 1.0).powi(2),
+                        cell - 2,
+                        cell - 2,
+                        x + cell / 2 - 1,
+                        y + cell / 2 + 4,
+                        number(100.0 * v)
+                    );
+                }
+            }
+        }
+    }
+    s + "</svg>"
+}
+
+fn number(v: f64) -> String {
+    if v == 0.0 { "0".into() } else if v >= 99.95 { "100".into() } else { format!("{v:.1}") }
+}
+
+/// Lines over stages; values from 0 to 1.
+pub(super) fn lines(series: &[(String, Vec<f64>)]) -> String {
+    let (w, h, left, top, right, bottom) = (720.0, 300.0, 48.0, 16.0, 190.0, 36.0);
+    let n = series.iter().map(|s| s.1.len()).max().unwrap_or(1);
+    let x = |i: usize, len: usize| {
+        // A series of one point stands at the last stage.
+        let i = if len == 1 { n - 1 } else { i };
+        left + (w - left - right) * if n > 1 { i as f64 / (n - 1) as f64 } else { 0.5 }
+    };
+    let y = |v: f64| top + (h - top - bottom) * (1.0 - v);
+    let mut s = format!(r#"<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img">"#);
+    for i in 0..=5 {
+        let v = f64::from(i) / 5.0;
+        let _ = write!(
+            s,
+            r#"<line class="grid" x1="{left}" x2="{}" y1="{1}" y2="{1}"/><text class="axis" text-anchor="end" x="{2}" y="{3}">{4}</text>"#,
+            w - right,
+            y(v),
+            left - 8.0,
+            y(v) + 4.0,
+            i * 20
+        );
+    }
+    for i in 0..n {
+        let _ = write!(s, r#"<text class="axis" text-anchor="middle" x="{}" y="{}">{}</text>"#, x(i, n.max(2)), h - 14.0, i + 1);
+    }
+    let mut labels: Vec<(f64, usize)> = series.iter().enumerate().filter_map(|(k, (_, v))| Some((y(*v.last()?), k))).collect();
+    labels.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut last = f64::MIN;
+    for (at, k) in labels {
+        let (name, v) = &series[k];
+        let points: Vec<String> = v.iter().enumerate().map(|(i, v)| format!("{:.1},{:.1}", x(i, series[k].1.len()), y(*v))).collect();
+        let _ = write!(s, r#"<polyline class="line c{}" points="{}"/>"#, k % 6, points.join(" "));
+        for p in points {
+            let (px, py) = p.split_once(',').unwrap_or(("0", "0"));
+            let _ = write!(s, r#"<circle class="dot c{}" cx="{px}" cy="{py}" r="3.5"/>"#, k % 6);
+        }
+        let at = at.max(last + 16.0);
+        last = at;
+        let end = v.last().copied().unwrap_or(0.0);
+        let _ = write!(
+            s,
+            r#"<text class="name c{}" x="{}" y="{}">{} {}</text>"#,
+            k % 6,
+            w - right + 12.0,
+            at + 4.0,
+            escape(&clip(name)),
+            number(100.0 * end)
+        );
+    }
+    s + "</svg>"
+}

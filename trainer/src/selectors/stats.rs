@@ -1,0 +1,135 @@
+//! Sufficient statistics of features by class: counts, sums, and the sum of outer products.
+
+use conpet_formats::tensors::{Tensors, TensorsWriter};
+use conpet_formats::{Code, Error, Result};
+use rayon::prelude::*;
+
+/// What is known of all features seen so far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stats {
+    /// Length of a feature.
+    pub dim: usize,
+    /// Rows of each class.
+    pub counts: Vec<u64>,
+    /// Sum of each class's features, `[classes, dim]`.
+    pub sums: Vec<f64>,
+    /// `Σ x xᵀ`, lower triangle by rows, `dim (dim + 1) / 2`.
+    pub moment: Vec<f64>,
+}
+
+impl Stats {
+    /// Nothing seen yet.
+    pub fn new(dim: usize) -> Self {
+        Self { dim, counts: Vec::new(), sums: Vec::new(), moment: vec![0.0; dim * (dim + 1) / 2] }
+    }
+
+    /// Classes known.
+    pub fn classes(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Makes room for `n` more classes.
+    pub fn grow(&mut self, n: usize) {
+        self.counts.resize(self.counts.len() + n, 0);
+        self.sums.resize(self.counts.len() * self.dim, 0.0);
+    }
+
+    /// Adds rows `x [n, dim]` of the given classes.
+    ///
+    /// # Panics
+    /// If a class is unknown or `x` has another width.
+    pub fn add(&mut self, x: &[f32], classes: &[usize]) {
+        let d = self.dim;
+        assert_eq!(x.len(), classes.len() * d);
+        for (row, c) in x.chunks_exact(d).zip(classes) {
+            self.counts[*c] += 1;
+            self.sums[c * d..(c + 1) * d].iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+        }
+        // Row i of the triangle holds products with columns 0..=i; rows are independent.
+        let mut rows: Vec<(usize, &mut [f64])> = Vec::with_capacity(d);
+        let mut rest = self.moment.as_mut_slice();
+        for i in 0..d {
+            let (row, tail) = rest.split_at_mut(i + 1);
+            rows.push((i, row));
+            rest = tail;
+        }
+        rows.into_par_iter().for_each(|(i, row)| {
+            for x in x.chunks_exact(d) {
+                let xi = f64::from(x[i]);
+                row.iter_mut().zip(x).for_each(|(m, v)| *m += xi * f64::from(*v));
+            }
+        });
+    }
+
+    /// Total rows.
+    pub fn rows(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The mean feature of each class; zeros for a class without rows.
+    pub fn means(&self) -> Vec<f64> {
+        self.sums
+            .chunks_exact(self.dim)
+            .zip(&self.counts)
+            .flat_map(|(s, n)| s.iter().map(move |v| v / (*n).max(1) as f64))
+            .collect()
+    }
+
+    /// A payload that [`Stats::from_payload`] reads back (to f32 precision).
+    pub fn payload(&self) -> Result<Vec<u8>> {
+        let n = self.rows().max(1) as f64;
+        let mut w = TensorsWriter::new();
+        let counts: Vec<i32> = self.counts.iter().map(|c| *c as i32).collect();
+        let means: Vec<f32> = self.means().iter().map(|v| *v as f32).collect();
+        let moment: Vec<f32> = self.moment.iter().map(|v| (v / n) as f32).collect();
+        w.add_i32("counts", &[counts.len()], &counts)?;
+        w.add_f32("means", &[counts.len(), self.dim], &means)?;
+        w.add_f32("moment", &[moment.len()], &moment)?;
+        w.finish()
+    }
+
+    /// Reads statistics from a bundle.
+    ///
+    /// # Errors
+    /// If tensors are missing or do not fit `dim`.
+    pub fn from_payload(bytes: &[u8], dim: usize) -> Result<Self> {
+        let t = Tensors::parse(bytes)?;
+        let need = |name: &str| t.get(name).ok_or_else(|| Error::new(Code::Missing, format!("no tensor {name:?}")));
+        let counts: Vec<u64> = need("counts")?.to_i32().iter().map(|c| u64::try_from(*c).unwrap_or(0)).collect();
+        let (means, moment) = (need("means")?.to_f32(), need("moment")?.to_f32());
+        if means.len() != counts.len() * dim || moment.len() != dim * (dim + 1) / 2 {
+            return Err(Error::new(Code::Shape, format!("statistics of {} classes do not fit features of {dim}", counts.len())));
+        }
+        let n = counts.iter().sum::<u64>() as f64;
+        let sums = means.iter().enumerate().map(|(i, m)| f64::from(*m) * counts[i / dim] as f64).collect();
+        Ok(Self { dim, counts, sums, moment: moment.iter().map(|m| f64::from(*m) * n).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_and_batching_do_not_matter_and_payloads_round_trip() {
+        let x: Vec<f32> = (0..40).map(|i| (i as f32 * 0.9).sin()).collect();
+        let c = [0, 1, 0, 2, 1, 0, 2, 2, 1, 0];
+        let mut a = Stats::new(4);
+        a.grow(3);
+        a.add(&x, &c);
+        let mut b = Stats::new(4);
+        b.grow(2);
+        b.add(&x[..8], &c[..2]);
+        b.grow(1);
+        for i in (2..10).rev() {
+            b.add(&x[i * 4..(i + 1) * 4], &c[i..=i]);
+        }
+        let close = |a: &Stats, b: &Stats, tol: f64| {
+            assert_eq!(a.counts, b.counts);
+            a.sums.iter().chain(&a.moment).zip(b.sums.iter().chain(&b.moment)).for_each(|(x, y)| assert!((x - y).abs() < tol));
+        };
+        close(&a, &b, 1e-12);
+        close(&a, &Stats::from_payload(&a.payload().unwrap(), 4).unwrap(), 1e-5);
+        assert!(Stats::from_payload(&a.payload().unwrap(), 5).is_err());
+    }
+}

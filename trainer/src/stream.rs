@@ -1,0 +1,251 @@
+//! A stream: ordered tasks, each a folder with `train.jsonl`, `valid.jsonl`, `test.jsonl`.
+//!
+//! `stream.json` beside the folders gives the order and, where wanted, labels, template and answer
+//! length of a task; without it the folders are taken in order of name. A row is
+//! `{"text", "label"}` (classification), `{"prompt", "completion"}` or `{"messages": [..]}`
+//! (generation); other keys are ignored.
+
+mod row;
+
+pub use row::{Goal, Row};
+
+use conpet_formats::bundle::manifest::TaskKind;
+use conpet_formats::{Code, Error, Result};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// One task with its rows in memory.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its name: the folder's.
+    pub name: String,
+    /// What it asks for.
+    pub kind: TaskKind,
+    /// Labels, in the order of the head's rows; empty for generation.
+    pub labels: Vec<String>,
+    /// Words around the input, with `{input}` once.
+    pub template: String,
+    /// Longest answer, in tokens; 0 for classification.
+    pub max_answer: u32,
+    /// Rows to learn from.
+    pub train: Vec<Row>,
+    /// Rows to choose settings with.
+    pub valid: Vec<Row>,
+    /// Rows to report on.
+    pub test: Vec<Row>,
+    /// BLAKE3 over all rows, lower-case hex.
+    pub digest: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct StreamFile {
+    #[serde(default)]
+    tasks: Vec<serde_json::Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct TaskMeta {
+    name: String,
+    labels: Option<Vec<String>>,
+    template: Option<String>,
+    max_answer: Option<u32>,
+}
+
+/// Reads every task of a stream, in order.
+///
+/// # Errors
+/// Names the file, the line, the value and the remedy.
+pub fn open(path: &Path) -> Result<Vec<Task>> {
+    let metas = order(path)?;
+    if metas.is_empty() {
+        return Err(Error::new(Code::Missing, "the stream has no tasks")
+            .in_file(path)
+            .hint("a stream is a folder with one folder for each task, holding train.jsonl, valid.jsonl and test.jsonl"));
+    }
+    let mut seen = BTreeSet::new();
+    metas
+        .into_iter()
+        .map(|m| {
+            if !seen.insert(m.name.clone()) {
+                return Err(Error::new(Code::Duplicate, format!("task {:?} is listed twice", m.name))
+                    .in_file(path.join("stream.json")));
+            }
+            task(&path.join(&m.name), m)
+        })
+        .collect()
+}
+
+/// Reads one task's folder.
+pub fn open_task(path: &Path) -> Result<Task> {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    // A task of a stream keeps what the stream says of it.
+    let known = path.parent().map(order).and_then(Result::ok).unwrap_or_default();
+    let meta = known.into_iter().find(|m| m.name == name).unwrap_or(TaskMeta { name, ..TaskMeta::default() });
+    task(path, meta)
+}
+
+fn order(path: &Path) -> Result<Vec<TaskMeta>> {
+    if !path.is_dir() {
+        return Err(Error::new(Code::Io, "a stream is a folder, and there is none of this name").in_file(path).hint("check the path"));
+    }
+    let file = path.join("stream.json");
+    if !file.exists() {
+        let entries = std::fs::read_dir(path).map_err(|e| Error::io("list", e).in_file(path))?;
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter(|e| e.path().join("train.jsonl").exists())
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        return Ok(names.into_iter().map(|name| TaskMeta { name, ..TaskMeta::default() }).collect());
+    }
+    let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", e).in_file(&file))?;
+    let bad = |e: String| Error::new(Code::Value, e).in_file(&file).hint("tasks is a list of names, or of {\"name\": .., \"labels\": [..]}");
+    let parsed: StreamFile = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    parsed
+        .tasks
+        .into_iter()
+        .map(|v| {
+            let meta = match v {
+                serde_json::Value::String(name) => TaskMeta { name, ..TaskMeta::default() },
+                other => serde_json::from_value(other).map_err(|e| bad(e.to_string()))?,
+            };
+            let plain = !meta.name.is_empty() && !meta.name.contains(['/', '\\']) && meta.name != ".." && meta.name != ".";
+            if plain { Ok(meta) } else { Err(bad(format!("{:?} is not the name of a folder", meta.name))) }
+        })
+        .collect()
+}
+
+fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
+    let mut hasher = Vec::new();
+    let mut read = |split: &str| -> Result<Vec<Row>> {
+        let file = dir.join(format!("{split}.jsonl"));
+        let bytes = std::fs::read(&file).map_err(|e| {
+            Error::io("read", e).in_file(&file).hint("each task needs train.jsonl, valid.jsonl and test.jsonl")
+        })?;
+        hasher.extend(conpet_formats::fingerprint::file_digest(&bytes).into_bytes());
+        let rows = row::read(&bytes, &file)?;
+        if rows.is_empty() {
+            return Err(Error::new(Code::Missing, "the file has no rows").in_file(&file).hint("put at least one row in it"));
+        }
+        Ok(rows)
+    };
+    let (train, valid, test) = (read("train")?, read("valid")?, read("test")?);
+    let generation = matches!(train[0].goal, Goal::Completion(_));
+    let kind = if generation { TaskKind::Generation } else { TaskKind::Classification };
+    let splits = [("train", &train), ("valid", &valid), ("test", &test)];
+    for (split, rows) in splits {
+        if let Some(i) = rows.iter().position(|r| matches!(r.goal, Goal::Completion(_)) != generation) {
+            return Err(Error::new(Code::Value, format!("line {} is of another kind than the first row", i + 1))
+                .in_file(dir.join(format!("{split}.jsonl")))
+                .hint("a task is either classification (text, label) or generation (prompt, completion)"));
+        }
+    }
+    let labels = match (&meta.labels, generation) {
+        (_, true) => Vec::new(),
+        (Some(l), false) => l.clone(),
+        (None, false) => {
+            let names: BTreeSet<&str> = train.iter().filter_map(Row::label).collect();
+            names.into_iter().map(str::to_owned).collect()
+        }
+    };
+    for (split, rows) in splits {
+        for (i, r) in rows.iter().enumerate() {
+            if let Some(l) = r.label().filter(|l| !labels.iter().any(|x| x == l)) {
+                return Err(Error::new(Code::Value, format!("line {}: label {l:?} does not occur in the task's labels", i + 1))
+                    .in_file(dir.join(format!("{split}.jsonl")))
+                    .hint("labels come from train.jsonl, or from labels in stream.json"));
+            }
+        }
+    }
+    let template = meta.template.unwrap_or_else(|| "{input}".into());
+    conpet_formats::template::check(&template).map_err(|e| e.in_section(format!("task {}", meta.name)))?;
+    let max_answer = if generation { meta.max_answer.unwrap_or(64) } else { 0 };
+    let digest = conpet_formats::fingerprint::file_digest(&hasher);
+    Ok(Task { name: meta.name, kind, labels, template, max_answer, train, valid, test, digest })
+}
+
+impl Task {
+    /// The label's number.
+    pub fn label(&self, row: &Row) -> Option<usize> {
+        row.label().and_then(|l| self.labels.iter().position(|x| x == l))
+    }
+
+    /// Keeps at most `n` training rows of each class (of the task, for generation), the first ones.
+    pub fn subset(&mut self, n: usize) {
+        let mut count: BTreeMap<String, usize> = BTreeMap::new();
+        self.train.retain(|r| {
+            let c = count.entry(r.label().unwrap_or_default().to_owned()).or_default();
+            *c += 1;
+            *c <= n
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, task: &str, train: &str, test: &str) {
+        let d = dir.join(task);
+        std::fs::create_dir_all(&d).unwrap();
+        for (split, text) in [("train", train), ("valid", test), ("test", test)] {
+            std::fs::write(d.join(format!("{split}.jsonl")), text).unwrap();
+        }
+    }
+
+    const AB: &str = "{\"text\":\"x\",\"label\":\"b\"}\n{\"text\":\"y\",\"label\":\"a\",\"extra\":1}\n\n";
+
+    #[test]
+    fn reads_rows_labels_and_order() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "two", AB, AB);
+        write(dir.path(), "one", "{\"prompt\":\"p\",\"completion\":\"c\"}", "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"yo\"}]}");
+        let names = |t: &[Task]| t.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
+        let t = open(dir.path()).unwrap();
+        assert_eq!(names(&t), ["one", "two"], "by name without stream.json");
+        assert_eq!((t[0].kind, t[1].labels.join(",")), (TaskKind::Generation, "a,b".into()));
+        assert_eq!(t[0].test[0].goal, Goal::Completion("yo".into()));
+        std::fs::write(dir.path().join("stream.json"), r#"{"tasks":["two",{"name":"one","max_answer":9,"template":"{input}!"}]}"#).unwrap();
+        let t = open(dir.path()).unwrap();
+        assert_eq!(names(&t), ["two", "one"]);
+        assert_eq!((t[1].max_answer, t[1].template.as_str()), (9, "{input}!"));
+        let mut two = open_task(&dir.path().join("two")).unwrap();
+        two.subset(1);
+        assert_eq!(two.train.len(), 2);
+    }
+
+    #[test]
+    fn bad_streams_are_refused_with_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert_eq!(open(&at("nowhere")).unwrap_err().code(), Code::Io);
+        std::fs::create_dir(at("empty")).unwrap();
+        assert_eq!(open(&at("empty")).unwrap_err().code(), Code::Missing);
+        for (i, (train, test, says)) in [
+            (AB, "{\"text\":\"x\",\"label\":\"zz\"}", "\"zz\""),
+            ("{\"text\":\"x\"}", AB, "line 1"),
+            (AB, "nonsense", "line 1"),
+            ("", AB, "no rows"),
+            (AB, "{\"prompt\":\"p\",\"completion\":\"c\"}", "another kind"),
+            ("{\"text\":\"\",\"label\":\"a\"}", AB, "empty"),
+            ("{\"text\":3,\"label\":\"a\"}", AB, "line 1"),
+            ("\u{feff}{\"text\":\"a\",\"label\":\"a\"}", AB, "byte-order mark"),
+            ("{\"messages\":[]}", AB, "assistant"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let s = at(&format!("s{i}"));
+            write(&s, "t", train, test);
+            let e = open(&s).unwrap_err().to_string();
+            assert!(e.contains(says) && e.contains(".jsonl"), "case {i}: {e}");
+        }
+        for names in ["\"../x\"", "\"t\",\"t\"", "3", "{\"nam\":\"t\"}"] {
+            let s = at("s0");
+            std::fs::write(s.join("stream.json"), format!("{{\"tasks\":[{names}]}}")).unwrap();
+            assert!(open(&s).is_err(), "{names}");
+        }
+    }
+}
