@@ -10,12 +10,14 @@ mod commit;
 pub mod manifest;
 mod reader;
 mod superblock;
+mod survey;
 mod validate;
 mod verify;
 mod writer;
 
 pub use commit::{SectionKind, SectionRecord};
 pub use reader::{Bundle, StageInfo};
+pub use survey::{FoundStage, Survey};
 pub use validate::check_manifest;
 pub use verify::{Finding, verify};
 pub use writer::{Draft, rollback};

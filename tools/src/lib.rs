@@ -1,1 +1,61 @@
-//! Tools
+//! `conpet-inspect`: shows, checks, compares and exports bundles.
+//!
+//! [`run`] is the whole program with its two output streams as arguments, so that tests call it
+//! in-process. A command lives in `commands/<verb>.rs`; what they share stands beside it:
+//! [`cli`] (the arguments), [`mod@exit`] (exit codes and failures), `output` (the two streams and
+//! `--json`), `view` (one stage of a bundle, damaged or not), `part` (names of sections),
+//! [`escape`] and `table` (text that is safe to print).
+
+pub mod cli;
+mod commands;
+pub mod escape;
+pub mod exit;
+mod output;
+mod part;
+mod table;
+mod view;
+
+pub use exit::ExitStatus;
+
+use clap::Parser;
+use exit::Failure;
+use output::Output;
+use std::ffi::OsString;
+use std::io::Write;
+
+/// Runs one command line; `args` begins with the program's name. Data goes to `stdout`, all else
+/// to `stderr`.
+pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, stderr: &mut dyn Write) -> ExitStatus {
+    let cli = match cli::Cli::try_parse_from(cli::with_default_command(args.into_iter().collect())) {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e, stdout, stderr),
+    };
+    let mut out = Output::new(stdout, stderr, cli.json);
+    let result = commands::run(&cli.command, &mut out).and_then(|status| out.finish().map(|()| status));
+    match result {
+        Ok(status) => status,
+        Err(Failure { message, .. }) if message == output::CLOSED => ExitStatus::Success,
+        Err(failure) => {
+            // What was printed before the failure is worth having too.
+            let _ = out.finish();
+            out.failure(&failure);
+            failure.status
+        }
+    }
+}
+
+/// `--help` and `--version` are data; everything else clap says is a usage error.
+fn usage(e: &clap::Error, stdout: &mut dyn Write, stderr: &mut dyn Write) -> ExitStatus {
+    let text = e.render().to_string().replace("For more information, try", "hint: for more information, try");
+    let text = escape::lines(&text);
+    if e.use_stderr() {
+        // If stderr is closed there is nobody left to tell.
+        let _ = write!(stderr, "{text}");
+        ExitStatus::Usage
+    } else {
+        match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
+            Ok(()) => ExitStatus::Success,
+            Err(_) => ExitStatus::Io,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What can still be read of a damaged bundle: stages found by looking at every page.
+//!
+//! A commit carries the digests of its own table and manifest, so a stage can be trusted without
+//! any superblock. Only its place in the chain is then unproven, which is why this is for
+//! inspection and rescue, never for running.
+
+use super::commit::{Commit, SectionRecord};
+use super::manifest::Manifest;
+use super::reader::{check_section, commit_len, map};
+use super::{FIRST, PAGE, canonical, validate};
+use crate::mmap::Mapped;
+use crate::{Code, Error, Result};
+use std::path::{Path, PathBuf};
+
+/// A file read without trusting its superblocks.
+#[derive(Debug)]
+pub struct Survey {
+    path: PathBuf,
+    map: Mapped,
+    stages: Vec<FoundStage>,
+}
+
+/// A stage whose commit is whole.
+#[derive(Debug)]
+pub struct FoundStage {
+    /// Its number.
+    pub generation: u64,
+    /// Where its commit lies, in bytes.
+    pub offset: u64,
+    /// Where its parent's commit lies; 0 for the first stage.
+    pub parent_offset: u64,
+    /// BLAKE3 of its commit, lower-case hex.
+    pub digest: String,
+    /// What it says about itself.
+    pub manifest: Manifest,
+    /// Its sections; each is checked when asked for.
+    pub sections: Vec<SectionRecord>,
+}
+
+impl Survey {
+    /// Looks for whole commits at every page, in file order.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or holds no whole stage.
+    pub fn open(path: &Path) -> Result<Self> {
+        let map = map(path)?;
+        let mut stages = Vec::new();
+        let mut at = FIRST;
+        while at + PAGE <= map.len() as u64 {
+            if let Some(s) = stage(&map, at) {
+                stages.push(s);
+            }
+            at += PAGE;
+        }
+        if stages.is_empty() {
+            return Err(Error::new(Code::Missing, "no whole stage is left in this file")
+                .in_file(path)
+                .hint("restore the file from a copy"));
+        }
+        Ok(Self { path: path.to_owned(), map, stages })
+    }
+
+    /// The stages found, in file order; at least one.
+    pub fn stages(&self) -> &[FoundStage] {
+        &self.stages
+    }
+
+    /// The newest stage of the number `generation`, or the newest of all.
+    pub fn stage(&self, generation: Option<u64>) -> Option<&FoundStage> {
+        let mut found = self.stages.iter().filter(|s| generation.is_none_or(|g| s.generation == g));
+        found.next_back()
+    }
+
+    /// A section's bytes, its digest checked.
+    ///
+    /// # Errors
+    /// `E_DIGEST` if they are damaged.
+    pub fn section(&self, stage: &FoundStage, index: u32) -> Result<&[u8]> {
+        let r = stage
+            .sections
+            .get(index as usize)
+            .ok_or_else(|| Error::new(Code::Missing, format!("no section {index}")).in_file(&self.path))?;
+        check_section(&self.map, index as usize, r).map_err(|e| e.in_file(&self.path))?;
+        // Decoding proved that sections lie before their commit, and the commit in the file.
+        Ok(&self.map[r.offset as usize..(r.offset + r.len) as usize])
+    }
+}
+
+/// The stage whose commit begins at `at`, if it is whole.
+fn stage(map: &[u8], at: u64) -> Option<FoundStage> {
+    let len = commit_len(map, at).ok()?;
+    let bytes = map.get(at as usize..at as usize + len as usize)?;
+    let commit = Commit::decode(bytes, at).ok()?;
+    let manifest = canonical::read(&commit.manifest).ok()?;
+    validate::check(&manifest, &commit.sections).ok()?;
+    (manifest.generation == commit.generation).then(|| FoundStage {
+        generation: commit.generation,
+        offset: at,
+        parent_offset: commit.parent_off,
+        digest: blake3::hash(bytes).to_hex().to_string(),
+        manifest,
+        sections: commit.sections,
+    })
+}

@@ -1,0 +1,173 @@
+//! The command line.
+
+use crate::exit;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Shows, checks, compares and exports ConPET bundles, damaged ones as far as possible.
+///
+/// `conpet-inspect FILE` is short for `conpet-inspect show FILE`.
+#[derive(Debug, Parser)]
+#[command(name = "conpet-inspect", version, after_help = exit::HELP)]
+pub struct Cli {
+    /// Print one JSON object with a "schema" field instead of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// What is in a bundle: base, method, selector, tasks, modules, sections
+    Show(StageArgs),
+    /// The tasks of a bundle and their labels
+    Tasks(StageArgs),
+    /// The stages of a bundle, oldest first
+    Log(FileArgs),
+    /// What two stages have in common, proven by digests, and what differs
+    Diff(DiffArgs),
+    /// Check checksums, digests, the chain of stages, the manifest and every payload
+    Verify(VerifyArgs),
+    /// Shape, type, norm, range and NaN count of each tensor of a module, head or selector
+    Tensors(TensorsArgs),
+    /// Copy one section's payload (strict safetensors) to a new file
+    Extract(ExtractArgs),
+    /// What is in a GGUF base
+    Gguf(GgufArgs),
+    /// Make an older stage the current one; nothing is erased
+    Rollback(RollbackArgs),
+}
+
+/// A bundle.
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+}
+
+/// A bundle, and which of its stages.
+#[derive(Debug, Args)]
+pub struct StageArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// The stage to read [default: the current one]
+    #[arg(long, value_name = "STAGE")]
+    pub stage: Option<u64>,
+}
+
+/// Two stages.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// The earlier stage
+    #[arg(value_name = "STAGE")]
+    pub from: u64,
+    /// The later stage
+    #[arg(value_name = "STAGE")]
+    pub to: u64,
+}
+
+/// How thoroughly to check.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// Also account for every byte of the file, and with --base compare every byte of the base
+    #[arg(long)]
+    pub full: bool,
+    /// Also check that this GGUF is the base the bundle was trained on
+    #[arg(short = 'm', long, value_name = "GGUF", visible_alias = "model")]
+    pub base: Option<PathBuf>,
+}
+
+/// A part of a bundle.
+#[derive(Debug, Args)]
+pub struct TensorsArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// m0000 (module), h0000 (head), selector, stats, a section number, or a task's name (its module)
+    #[arg(value_name = "MODULE")]
+    pub part: String,
+    /// The stage to read [default: the current one]
+    #[arg(long, value_name = "STAGE")]
+    pub stage: Option<u64>,
+}
+
+/// What to copy, and where to.
+#[derive(Debug, Args)]
+pub struct ExtractArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// m0000 (module), h0000 (head), selector, stats, a section number, or a task's name (its module)
+    #[arg(value_name = "SECTION")]
+    pub part: String,
+    /// The file to create; it must not exist
+    pub to: PathBuf,
+    /// The stage to read [default: the current one]
+    #[arg(long, value_name = "STAGE")]
+    pub stage: Option<u64>,
+}
+
+/// A base.
+#[derive(Debug, Args)]
+pub struct GgufArgs {
+    /// The base (*.gguf)
+    pub file: PathBuf,
+    /// Also compare with what the gguf-rs crate reads from the same header
+    #[arg(long)]
+    pub cross_check: bool,
+}
+
+/// Where to go back to.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// The stage to make current
+    pub generation: u64,
+}
+
+/// Inserts `show` where the first word is no command: `conpet-inspect FILE`.
+pub fn with_default_command(mut args: Vec<OsString>) -> Vec<OsString> {
+    let known = Cli::command();
+    // The options before a command take no values, so the first other word is the command.
+    let first = args.iter().skip(1).position(|a| !a.as_encoded_bytes().starts_with(b"-"));
+    if let Some(i) = first.map(|i| i + 1) {
+        let is_command = args[i] == "help" || known.get_subcommands().any(|c| args[i] == c.get_name());
+        if !is_command {
+            args.insert(i, "show".into());
+        }
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn show_is_the_default() {
+        let cases: [(&[&str], &[&str]); 6] = [
+            (&["x", "a.cpb"], &["x", "show", "a.cpb"]),
+            (&["x", "--json", "a.cpb", "--stage", "1"], &["x", "--json", "show", "a.cpb", "--stage", "1"]),
+            (&["x", "log", "a.cpb"], &["x", "log", "a.cpb"]),
+            (&["x", "help", "log"], &["x", "help", "log"]),
+            (&["x", "--help"], &["x", "--help"]),
+            (&["x"], &["x"]),
+        ];
+        for (given, want) in cases {
+            let given = given.iter().map(OsString::from).collect();
+            assert_eq!(with_default_command(given), want);
+        }
+    }
+}

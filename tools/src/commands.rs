@@ -1,0 +1,39 @@
+//! One file for each command.
+
+mod diff;
+mod extract;
+mod gguf;
+mod log;
+mod rollback;
+mod show;
+mod tasks;
+mod tensors;
+mod verify;
+
+use crate::cli::Command;
+use crate::exit::{ExitStatus, Failure};
+use crate::output::Output;
+
+pub(crate) fn run(command: &Command, out: &mut Output<'_>) -> Result<ExitStatus, Failure> {
+    match command {
+        Command::Show(a) => show::run(a, out),
+        Command::Tasks(a) => tasks::run(a, out),
+        Command::Log(a) => log::run(a, out),
+        Command::Diff(a) => diff::run(a, out),
+        Command::Verify(a) => verify::run(a, out),
+        Command::Tensors(a) => tensors::run(a, out),
+        Command::Extract(a) => extract::run(a, out),
+        Command::Gguf(a) => gguf::run(a, out),
+        Command::Rollback(a) => rollback::run(a, out),
+    }
+}
+
+/// A count with its noun: `1 task`, `2 tasks`.
+fn count(n: usize, noun: &str) -> String {
+    format!("{} {noun}{}", crate::table::number(n as u64), if n == 1 { "" } else { "s" })
+}
+
+/// The first 16 digits of a digest: enough to compare by eye.
+fn short(digest: &str) -> &str {
+    digest.get(..16).unwrap_or(digest)
+}

@@ -1,0 +1,119 @@
+//! `tensors`: the numbers of one section, summed up tensor by tensor.
+
+use crate::cli::TensorsArgs;
+use crate::exit::{ExitStatus, Failure};
+use crate::output::Output;
+use crate::part;
+use crate::table::{Table, number};
+use crate::view::{Damage, View};
+use conpet_formats::tensors::{Tensor, Tensors};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Listing {
+    schema: &'static str,
+    file: String,
+    stage: u64,
+    damage: Vec<Damage>,
+    part: String,
+    section: u32,
+    kind: &'static str,
+    bytes: u64,
+    numbers: usize,
+    tensors: Vec<Summary>,
+}
+
+/// One tensor. Norm, least and greatest are over its finite numbers.
+#[derive(Debug, PartialEq, Serialize)]
+struct Summary {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<usize>,
+    /// Euclidean (Frobenius) norm, summed in `f64`.
+    norm: f64,
+    min: Option<f32>,
+    max: Option<f32>,
+    nan: usize,
+    infinite: usize,
+}
+
+pub(super) fn run(args: &TensorsArgs, out: &mut Output<'_>) -> Result<ExitStatus, Failure> {
+    let view = View::open(&args.file, args.stage, out)?;
+    let index = part::find(view.manifest(), view.sections(), &args.part)?;
+    // Not-a-number is something to report here, not to refuse.
+    let payload = Tensors::parse_unscanned(view.section(index)?)
+        .map_err(|e| e.in_section(format!("section {index}")).in_file(&args.file))?;
+    let tensors: Vec<Summary> = payload.names().filter_map(|n| payload.get(n).map(|t| summarise(n, &t))).collect();
+    let record = &view.sections()[index as usize];
+    let listing = Listing {
+        schema: "conpet.inspect.tensors/1",
+        file: args.file.display().to_string(),
+        stage: view.generation(),
+        damage: view.damage(),
+        part: part::names(view.manifest(), view.sections()).swap_remove(index as usize),
+        section: index,
+        kind: record.kind.name(),
+        bytes: record.len,
+        numbers: tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum(),
+        tensors,
+    };
+    if out.json() {
+        out.object(&listing)?;
+        return Ok(view.status());
+    }
+    out.field("part", &format!("{}, a {} of stage {}", listing.part, listing.kind, listing.stage));
+    out.field("bytes", &number(listing.bytes));
+    out.field("numbers", &number(listing.numbers as u64));
+    let mut t = Table::new(&["tensor", "type", "shape", ">norm", ">min", ">max", ">NaN", ">inf"]);
+    for x in &listing.tensors {
+        let float = |v: Option<f32>| v.map_or("-".to_owned(), |v| format!("{v:.5}"));
+        let (shape, norm) = (format!("{:?}", x.shape), format!("{:.5}", x.norm));
+        let (nan, inf) = (x.nan.to_string(), x.infinite.to_string());
+        t.row([&x.name, x.dtype, &shape, &norm, &float(x.min), &float(x.max), &nan, &inf]);
+    }
+    out.table("", &t);
+    Ok(view.status())
+}
+
+fn summarise(name: &str, t: &Tensor<'_>) -> Summary {
+    let mut s = Summary {
+        name: name.to_owned(),
+        dtype: t.dtype.name(),
+        shape: t.shape.clone(),
+        norm: 0.0,
+        min: None,
+        max: None,
+        nan: 0,
+        infinite: 0,
+    };
+    let mut squares = 0.0;
+    for v in t.to_f32() {
+        if v.is_finite() {
+            squares += f64::from(v) * f64::from(v);
+            s.min = Some(s.min.map_or(v, |m| m.min(v)));
+            s.max = Some(s.max.map_or(v, |m| m.max(v)));
+        } else if v.is_nan() {
+            s.nan += 1;
+        } else {
+            s.infinite += 1;
+        }
+    }
+    s.norm = f64::sqrt(squares);
+    s
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conpet_formats::tensors::Dtype;
+
+    #[test]
+    fn numbers_that_are_none_are_counted_apart() {
+        let values = [3.0f32, f32::NAN, -4.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let s = summarise("x", &Tensor { dtype: Dtype::F32, shape: vec![2, 3], data: &data });
+        assert_eq!((s.norm, s.min, s.max, s.nan, s.infinite), (5.0, Some(-4.0), Some(3.0), 2, 2));
+        let s = summarise("x", &Tensor { dtype: Dtype::F16, shape: vec![1], data: &[0, 0x7e] });
+        assert_eq!((s.norm, s.min, s.nan), (0.0, None, 1));
+    }
+}

@@ -1,0 +1,88 @@
+//! Exit codes, and what ends a command.
+
+use conpet_formats::{Code, Error};
+use std::process::ExitCode;
+
+/// How a command ended. The numbers are stable; `--help` lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ExitStatus {
+    /// Everything asked for was done, and nothing is wrong with the file.
+    Success = 0,
+    /// The file is damaged; what still verifies was printed.
+    Damaged = 1,
+    /// The command line is wrong, the file is of another kind, or it needs a newer release.
+    Usage = 2,
+    /// The base is not the one the bundle was trained on.
+    BaseMismatch = 3,
+    /// The operating system refused to read or write.
+    Io = 4,
+}
+
+/// The table printed by `--help`.
+pub const HELP: &str = "\
+Exit codes:
+  0  done, nothing wrong
+  1  the file is damaged; what still verifies was printed
+  2  wrong command line, another kind of file, or one that needs a newer release
+  3  the base is not the one the bundle was trained on
+  4  the operating system refused to read or write";
+
+impl From<ExitStatus> for ExitCode {
+    fn from(s: ExitStatus) -> Self {
+        Self::from(s as u8)
+    }
+}
+
+impl From<Code> for ExitStatus {
+    fn from(code: Code) -> Self {
+        match code {
+            Code::Io | Code::Locked | Code::Space => Self::Io,
+            Code::BaseMismatch => Self::BaseMismatch,
+            // Another kind of file altogether is a mistyped command, not a damaged file.
+            Code::Magic | Code::Version | Code::Requires | Code::Unsupported => Self::Usage,
+            _ => Self::Damaged,
+        }
+    }
+}
+
+/// Why a command could not go on: printed as `error: ...` and `hint: ...`.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: ExitStatus,
+    pub(crate) message: String,
+    pub(crate) hint: String,
+}
+
+impl Failure {
+    /// Something the caller can put right by asking differently.
+    pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Usage, message: message.into(), hint: hint.into() }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        let status = ExitStatus::from(e.code());
+        let hint = e.remedy().unwrap_or(match status {
+            ExitStatus::Io => "check the path, its permissions and the free space",
+            ExitStatus::BaseMismatch => "give the base that the bundle names",
+            ExitStatus::Usage => "use a newer conpet, or another file",
+            _ => "the file is damaged or not what it should be; restore it from a copy or make it again",
+        });
+        Self { status, message: describe(&e), hint: hint.to_owned() }
+    }
+}
+
+/// An error without its hint, not yet escaped: `FILE: PLACE: message [CODE at byte N]`.
+pub(crate) fn describe(e: &Error) -> String {
+    let mut out = String::new();
+    for place in [e.file(), e.section()].into_iter().flatten() {
+        out += &format!("{place}: ");
+    }
+    out += &format!("{} [{}", e.message(), e.code().as_str());
+    if let Some(at) = e.offset() {
+        out += &format!(" at byte {at}");
+    }
+    out + "]"
+}

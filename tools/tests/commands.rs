@@ -1,0 +1,895 @@
+//! Whole command runs: stdout, stderr and exit code.
+//!
+//! The snapshots are the promise to users and scripts; change them on purpose only.
+
+mod common;
+
+use common::{Place, section_at, with_task};
+use conpet_formats::bundle::{Bundle, Draft, verify};
+use conpet_tools::ExitStatus;
+use insta::assert_snapshot;
+
+#[test]
+fn show() {
+    let p = Place::new();
+    assert_snapshot!(p.run("@/b.cpb").whole(), @r"
+    Success (0)
+    bundle     @/b.cpb
+    stage      2, commit [16]
+    base       conpet tiny (llama, Q8_0, 43,008 bytes)
+               structure [16], tokenizer [16]
+               file [64]
+    method     dynamic
+    trunk      1 layer
+    selector   task
+    tasks      2 tasks, 5 labels
+    payload    4 sections, 2,048 bytes
+    requires   kind:lora, selector:task
+
+    modules
+    module  kind  rank  scale  type  sites  targets  tasks
+    m0000   lora     2      2  F16       1  q1       intent
+    m0001   lora     2      2  F16       1  q1       topic
+
+    heads
+    head   classes  reads                     temperature  blend  tasks
+    h0000        2  mean of layer 2 (output)         1.25    0.5  intent
+    h0001        3  mean of layer 2 (output)         1.25    0.5  topic
+
+    sections
+    #  part   kind    offset  bytes  blake3
+    0  m0000  module   8,192    448  [16]
+    1  h0000  head    12,288    512  [16]
+    2  m0001  module  20,480    448  [16]
+    3  h0001  head    24,576    640  [16]
+    --- stderr
+    ");
+    assert_eq!(p.run("show @/b.cpb").whole(), p.run("@/b.cpb").whole(), "show is the default");
+    assert_snapshot!(p.run("--json show @/b.cpb --stage 1").whole(), @r#"
+    Success (0)
+    {
+      "schema": "conpet.inspect.show/1",
+      "file": "@/b.cpb",
+      "stage": 1,
+      "digest": "[64]",
+      "damage": [],
+      "base": {
+        "arch": "llama",
+        "file_blake3": [
+          "[64]"
+        ],
+        "file_len": 43008,
+        "name": "conpet tiny",
+        "quant": "Q8_0",
+        "sample": "[64]",
+        "structure": "[64]",
+        "tokenizer": "[64]"
+      },
+      "method": "dynamic",
+      "trunk": 1,
+      "tasks": 1,
+      "labels": 2,
+      "selector": {
+        "feature": null,
+        "kind": "task",
+        "margin": "0",
+        "module": null,
+        "section": null,
+        "stats": null,
+        "temperature": "1",
+        "threshold": "0",
+        "top_k": 1
+      },
+      "modules": [
+        {
+          "alpha": "4",
+          "dtype": "F16",
+          "id": "m0000",
+          "kind": "lora",
+          "rank": 2,
+          "scale": "2",
+          "scaling": "alpha/r",
+          "section": 0,
+          "site_count": 1,
+          "targets": "q1",
+          "train": {
+            "seed": "1"
+          }
+        }
+      ],
+      "heads": [
+        {
+          "blend": "0.5",
+          "classes": 2,
+          "feature": {
+            "norm": "output",
+            "parts": [
+              {
+                "layer": 2,
+                "pool": "mean"
+              }
+            ]
+          },
+          "id": "h0000",
+          "section": 1,
+          "tasks": [
+            0
+          ],
+          "temperature": "1.25"
+        }
+      ],
+      "target_sets": {
+        "q1": [
+          "blk.1.attn_q.weight"
+        ]
+      },
+      "sections": [
+        {
+          "index": 0,
+          "name": "m0000",
+          "kind": "module",
+          "offset": 8192,
+          "bytes": 448,
+          "blake3": "[64]"
+        },
+        {
+          "index": 1,
+          "name": "h0000",
+          "kind": "head",
+          "offset": 12288,
+          "bytes": 512,
+          "blake3": "[64]"
+        }
+      ],
+      "requires": [
+        "kind:lora",
+        "selector:task"
+      ],
+      "ext": {}
+    }
+    --- stderr
+    "#);
+}
+
+#[test]
+fn tasks() {
+    let p = Place::new();
+    assert_snapshot!(p.run("tasks @/b.cpb").whole(), @r#"
+    Success (0)
+    #  task    kind            stage  module  head   labels  template
+    0  intent  classification      1  m0000   h0000       2  {input}
+    1  topic   classification      2  m0001   h0001       3  {input}
+
+    labels of intent
+    row  label
+      0  lights on
+      1  lights off
+
+    labels of topic
+    row  label
+      0  billing
+      1  it's "broken"
+      2  grüße
+    --- stderr
+    "#);
+    assert_snapshot!(p.run("tasks @/b.cpb --stage 1 --json").whole(), @r#"
+    Success (0)
+    {
+      "schema": "conpet.inspect.tasks/1",
+      "file": "@/b.cpb",
+      "stage": 1,
+      "damage": [],
+      "tasks": [
+        {
+          "id": 0,
+          "name": "intent",
+          "kind": "classification",
+          "stage": 1,
+          "module": "m0000",
+          "head": "h0000",
+          "labels": [
+            "lights on",
+            "lights off"
+          ],
+          "max_answer": 0,
+          "template": "{input}"
+        }
+      ]
+    }
+    --- stderr
+    "#);
+}
+
+#[test]
+fn log() {
+    let p = Place::new();
+    assert_snapshot!(p.run("log @/b.cpb").whole(), @r"
+    Success (0)
+    stage  parent  bytes  commit at  commit            learned
+        1       -    960     16,384  [16]  intent
+        2       1  2,048     28,672  [16]  topic (current)
+    --- stderr
+    ");
+    assert_snapshot!(p.run("log @/b.cpb --json").whole(), @r#"
+    Success (0)
+    {
+      "schema": "conpet.inspect.log/1",
+      "file": "@/b.cpb",
+      "current": 2,
+      "damage": [],
+      "stages": [
+        {
+          "stage": 1,
+          "parent": 0,
+          "offset": 16384,
+          "digest": "[64]",
+          "section_bytes": 960,
+          "tasks": [
+            "intent"
+          ],
+          "new_tasks": [
+            "intent"
+          ]
+        },
+        {
+          "stage": 2,
+          "parent": 1,
+          "offset": 28672,
+          "digest": "[64]",
+          "section_bytes": 2048,
+          "tasks": [
+            "intent",
+            "topic"
+          ],
+          "new_tasks": [
+            "topic"
+          ]
+        }
+      ]
+    }
+    --- stderr
+    "#);
+}
+
+#[test]
+fn diff_proves_what_is_unchanged() {
+    let p = Place::new();
+    assert_snapshot!(p.run("diff @/b.cpb 1 2").whole(), @r"
+    Success (0)
+    stages     1 -> 2
+    unchanged  2 sections, 960 bytes, every digest recomputed
+    new tasks  topic
+
+    part   verdict    bytes  from              to
+    m0000  unchanged    448  [16]  [16]
+    h0000  unchanged    512  [16]  [16]
+    m0001  added        448  -                 [16]
+    h0001  added        640  -                 [16]
+    --- stderr
+    ");
+    assert_snapshot!(p.run("diff @/b.cpb 1 2 --json").whole(), @r#"
+    Success (0)
+    {
+      "schema": "conpet.inspect.diff/1",
+      "file": "@/b.cpb",
+      "from": 1,
+      "to": 2,
+      "damage": [],
+      "parts": [
+        {
+          "part": "m0000",
+          "verdict": "unchanged",
+          "bytes": 448,
+          "from": "[64]",
+          "to": "[64]"
+        },
+        {
+          "part": "h0000",
+          "verdict": "unchanged",
+          "bytes": 512,
+          "from": "[64]",
+          "to": "[64]"
+        },
+        {
+          "part": "m0001",
+          "verdict": "added",
+          "bytes": 448,
+          "from": null,
+          "to": "[64]"
+        },
+        {
+          "part": "h0001",
+          "verdict": "added",
+          "bytes": 640,
+          "from": null,
+          "to": "[64]"
+        }
+      ],
+      "new_tasks": [
+        "topic"
+      ],
+      "lost_tasks": [],
+      "changed": []
+    }
+    --- stderr
+    "#);
+    let mut d = Draft::from_bundle(&p.bundle());
+    d.manifest.heads[0].temperature = conpet_formats::decimal::Decimal::from_f64(2.0);
+    d.manifest.tasks.pop();
+    d.manifest.heads.pop();
+    d.manifest.modules.pop();
+    with_task(d, "replies", &["yes"]).append(&p.path("b.cpb")).unwrap();
+    assert_snapshot!(p.run("diff @/b.cpb 2 3").whole(), @r"
+    Success (0)
+    stages     2 -> 3
+    unchanged  3 sections, 1,408 bytes, every digest recomputed
+    new tasks  replies
+    lost tasks topic
+    changed    head h0000, head h0001
+
+    part   verdict    bytes  from              to
+    m0000  unchanged    448  [16]  [16]
+    h0000  unchanged    512  [16]  [16]
+    m0001  unchanged    448  [16]  [16]
+    h0001  changed      640  [16]  [16]
+    --- stderr
+    ");
+    assert_snapshot!(p.run("diff @/b.cpb 2 7").whole(), @r"
+    Usage (2)
+    --- stderr
+    error: @/b.cpb: no stage 7 [E_MISSING]
+    hint: this bundle has the stages 1, 2, 3
+    ");
+}
+
+#[test]
+fn verify_says_what_is_whole() {
+    let p = Place::new();
+    assert_snapshot!(p.run("verify @/b.cpb").whole(), @r"
+    Success (0)
+    ok: every digest matches
+
+    stage  commit at  sections  whole  bytes
+        1     16,384         2      2    960
+        2     28,672         4      4  2,048
+    --- stderr
+    ");
+    assert_snapshot!(p.run("verify @/b.cpb --full -m @/base.gguf").whole(), @r"
+    Success (0)
+    ok: every byte is accounted for
+    base       matches (every byte): @/base.gguf
+
+    stage  commit at  sections  whole  bytes
+        1     16,384         2      2    960
+        2     28,672         4      4  2,048
+    --- stderr
+    ");
+    assert_snapshot!(p.run("verify @/b.cpb --json --base @/base.gguf").whole(), @r#"
+    Success (0)
+    {
+      "schema": "conpet.inspect.verify/1",
+      "file": "@/b.cpb",
+      "full": false,
+      "ok": true,
+      "findings": [],
+      "stages": [
+        {
+          "stage": 1,
+          "offset": 16384,
+          "sections": 2,
+          "whole": 2,
+          "bytes": 960
+        },
+        {
+          "stage": 2,
+          "offset": 28672,
+          "sections": 4,
+          "whole": 4,
+          "bytes": 2048
+        }
+      ],
+      "base": {
+        "file": "@/base.gguf",
+        "matches": true,
+        "every_byte": false
+      }
+    }
+    --- stderr
+    "#);
+}
+
+#[test]
+fn verify_refuses_another_base() {
+    let p = Place::new();
+    let mut other = p.bytes("base.gguf");
+    let last = other.len() - 1;
+    other[last] ^= 1;
+    std::fs::write(p.path("other.gguf"), other).unwrap();
+    assert_snapshot!(p.run("verify @/b.cpb --base @/other.gguf").whole(), @r"
+    Success (0)
+    ok: every digest matches
+    base       matches (structure, tokenizer, length, sample): @/other.gguf
+
+    stage  commit at  sections  whole  bytes
+        1     16,384         2      2    960
+        2     28,672         4      4  2,048
+    --- stderr
+    ");
+    assert_eq!(p.run("verify @/b.cpb --base @/b.cpb").status, ExitStatus::Usage, "a bundle is no base");
+    assert_eq!(p.run("verify @/b.cpb --base @/absent").status, ExitStatus::Io);
+}
+
+#[test]
+fn tensors() {
+    let p = Place::new();
+    assert_snapshot!(p.run("tensors @/b.cpb m0001").whole(), @r"
+    Success (0)
+    part       m0001, a module of stage 2
+    bytes      448
+    numbers    128
+
+    tensor                      type  shape       norm       min      max  NaN  inf
+    blk.1.attn_q.weight.lora_a  F16   [2, 32]  4.61824  -0.98438  0.98438    0    0
+    blk.1.attn_q.weight.lora_b  F16   [32, 2]  4.61824  -0.98438  0.98438    0    0
+    --- stderr
+    ");
+    assert_snapshot!(p.run("tensors @/b.cpb h0000 --json").whole(), @r#"
+    Success (0)
+    {
+      "schema": "conpet.inspect.tensors/1",
+      "file": "@/b.cpb",
+      "stage": 2,
+      "damage": [],
+      "part": "h0000",
+      "section": 1,
+      "kind": "head",
+      "bytes": 512,
+      "numbers": 66,
+      "tensors": [
+        {
+          "name": "bias",
+          "dtype": "F32",
+          "shape": [
+            2
+          ],
+          "norm": 1.[16],
+          "min": -1.0,
+          "max": -1.0,
+          "nan": 0,
+          "infinite": 0
+        },
+        {
+          "name": "weight",
+          "dtype": "F32",
+          "shape": [
+            2,
+            32
+          ],
+          "norm": 2.0,
+          "min": 0.25,
+          "max": 0.25,
+          "nan": 0,
+          "infinite": 0
+        }
+      ]
+    }
+    --- stderr
+    "#);
+    for same in ["intent", "0", "m0000"] {
+        assert!(p.run(&format!("tensors @/b.cpb {same}")).stdout.contains("part       m0000, a module"), "{same}");
+    }
+    assert_snapshot!(p.run("tensors @/b.cpb m0002").whole(), @r"
+    Usage (2)
+    --- stderr
+    error: no section, module, head or task is called m0002
+    hint: this stage has m0000, h0000, m0001, h0001, or a number from 0 to 3
+    ");
+}
+
+#[test]
+fn extract_never_overwrites() {
+    let p = Place::new();
+    assert_snapshot!(p.run("extract @/b.cpb h0000 @/head.safetensors").whole(), @r"
+    Success (0)
+    wrote      @/head.safetensors
+    part       h0000, a head of stage 2
+    bytes      512
+    blake3     [64]
+    --- stderr
+    ");
+    let at = section_at(&p.path("b.cpb"), 1);
+    let written = p.bytes("head.safetensors");
+    assert_eq!(written, p.bytes("b.cpb")[at..at + written.len()]);
+    assert_snapshot!(p.run("extract @/b.cpb m0000 @/head.safetensors").whole(), @r"
+    Usage (2)
+    --- stderr
+    error: @/head.safetensors: the file already exists [E_DUPLICATE]
+    hint: choose another name, or remove it first if it is not needed
+    ");
+    assert_eq!(p.bytes("head.safetensors"), written);
+    assert_eq!(p.run("extract @/b.cpb m0000 @/absent/x").status, ExitStatus::Io);
+    assert_snapshot!(p.run("extract @/b.cpb m0000 @/m --json").whole(), @r#"
+    Success (0)
+    {
+      "schema": "conpet.inspect.extract/1",
+      "file": "@/b.cpb",
+      "stage": 2,
+      "damage": [],
+      "part": "m0000",
+      "section": 0,
+      "kind": "module",
+      "bytes": 448,
+      "blake3": "[64]",
+      "to": "@/m"
+    }
+    --- stderr
+    "#);
+}
+
+#[test]
+fn gguf() {
+    let p = Place::new();
+    let ran = p.run("gguf @/base.gguf --cross-check");
+    // The names of all tensors would only repeat what the base's own tests say.
+    let head: Vec<&str> = ran.stdout.lines().take(12).collect();
+    assert_snapshot!(head.join("\n"), @r"
+    file       @/base.gguf
+    gguf       version 3, 43,008 bytes
+    data       at 12,832, aligned to 32
+    runs       yes
+    tensors    20 tensors, 27,936 numbers: 5 x F32, 15 x Q8_0
+    cross      gguf-rs agrees
+
+    metadata
+    key                                     type         value
+    general.architecture                    string       llama
+    general.name                            string       conpet tiny
+    llama.block_count                       u32          2
+    ");
+    let json: serde_json::Value = serde_json::from_str(&p.run("gguf @/base.gguf --cross-check --json").stdout).unwrap();
+    assert_eq!(json["schema"], "conpet.inspect.gguf/1");
+    assert_eq!(json["cross_check"], serde_json::json!([]));
+    assert_eq!(json["tensors"][0]["name"], "token_embd.weight");
+    assert_eq!(json["unsupported"], serde_json::Value::Null);
+    assert_snapshot!(p.run("gguf @/b.cpb").whole(), @r#"
+    Usage (2)
+    --- stderr
+    error: @/b.cpb: not a GGUF file: it begins with "\\x89CPB" [E_MAGIC at byte 0]
+    hint: give a llama.cpp model file (*.gguf)
+    "#);
+}
+
+/// Type ids 4, 5 and from 40 on make gguf-rs panic or guess; it must never see them.
+#[test]
+fn cross_check_refuses_what_gguf_rs_does_not_survive() {
+    let p = Place::new();
+    for id in [4u32, 5, 40, 99] {
+        let mut bytes = p.bytes("base.gguf");
+        // The last tensor, an F32 of 32 numbers: its entry ends `..., ne 32, type 0, offset`.
+        let name = b"output_norm.weight";
+        let at = bytes.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 12;
+        bytes[at..at + 4].copy_from_slice(&id.to_le_bytes());
+        std::fs::write(p.path("odd.gguf"), bytes).unwrap();
+        let plain = p.run("gguf @/odd.gguf");
+        assert_eq!(plain.status, ExitStatus::Success);
+        assert!(plain.stdout.contains(&format!("type {id}, which cannot be run")), "{}", plain.stdout);
+        let ran = p.run("gguf @/odd.gguf --cross-check");
+        assert_eq!(ran.status, ExitStatus::Usage);
+        assert!(ran.stderr.contains("which gguf-rs does not survive"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn rollback_is_explicit_and_erases_nothing() {
+    let p = Place::new();
+    let before = p.bytes("b.cpb");
+    assert_snapshot!(p.run("rollback @/b.cpb 1").whole(), @r"
+    Success (0)
+    stage 1 is current now, it was 2; nothing was erased, and its number is not used again
+    --- stderr
+    ");
+    assert_eq!(p.bundle().generation(), 1);
+    assert_eq!(p.bytes("b.cpb")[8192..], before[8192..]);
+    assert_eq!(verify(&p.path("b.cpb"), true).unwrap(), []);
+    assert_snapshot!(p.run("rollback @/b.cpb 1").whole(), @r"
+    Success (0)
+    stage 1 was already current; nothing changed
+    --- stderr
+    ");
+    assert_snapshot!(p.run("rollback @/b.cpb 5").whole(), @r"
+    Usage (2)
+    --- stderr
+    error: @/b.cpb: no stage 5 [E_MISSING]
+    hint: this bundle has the stages 1
+    ");
+    assert_eq!(p.run("rollback @/b.cpb").status, ExitStatus::Usage, "there is no default stage");
+}
+
+#[test]
+fn a_damaged_section_leaves_the_others_readable() {
+    let p = Place::new();
+    let at = section_at(&p.path("b.cpb"), 0);
+    p.damaged("x.cpb", |b| b[at + 100] ^= 1);
+    assert_snapshot!(p.run("verify --full @/x.cpb").whole(), @r"
+    Damaged (1)
+    fault      @/x.cpb: section 0: the module is damaged: its digest does not match [E_DIGEST at byte 8192]
+
+    stage  commit at  sections  whole  bytes
+        1     16,384         2      1    960
+        2     28,672         4      3  2,048
+    --- stderr
+    error: @/x.cpb: 1 fault
+    hint: restore the file from a copy; `conpet-inspect extract --stage N` copies sections that are still whole
+    ");
+    assert_snapshot!(p.run("tensors @/x.cpb m0000").whole(), @r"
+    Damaged (1)
+    --- stderr
+    error: @/x.cpb: section 0: the module is damaged: its digest does not match [E_DIGEST at byte 8192]
+    hint: restore the file from a copy; other sections can still be used
+    ");
+    assert_eq!(p.run("tensors @/x.cpb m0001").status, ExitStatus::Success);
+    assert_snapshot!(p.run("diff @/x.cpb 1 2").whole(), @r"
+    Damaged (1)
+    stages     1 -> 2
+    unchanged  1 section, 512 bytes, every digest recomputed
+    new tasks  topic
+
+    part   verdict    bytes  from              to
+    m0000  damaged      448  [16]  [16]
+    h0000  unchanged    512  [16]  [16]
+    m0001  added        448  -                 [16]
+    h0001  added        640  -                 [16]
+    --- stderr
+    warning: @/x.cpb: section 0: the module is damaged: its digest does not match [E_DIGEST at byte 8192]
+    ");
+    assert_eq!(p.run("extract @/x.cpb m0000 @/out").status, ExitStatus::Damaged);
+    assert!(!p.path("out").exists());
+}
+
+#[test]
+fn one_bad_superblock_is_a_warning() {
+    let p = Place::new();
+    p.damaged("x.cpb", |b| b[40] ^= 1);
+    assert_snapshot!(p.run("log @/x.cpb").whole(), @r"
+    Success (0)
+    stage  parent  bytes  commit at  commit            learned
+        1       -    960     16,384  [16]  intent
+        2       1  2,048     28,672  [16]  topic (current)
+    --- stderr
+    warning: @/x.cpb: superblock A is unusable (the superblock's checksum does not match [E_DIGEST at byte 124]); superblock B is used
+    ");
+    assert_snapshot!(p.run("verify @/x.cpb").whole(), @r"
+    Damaged (1)
+    fault      superblock A is unusable (the superblock's checksum does not match [E_DIGEST at byte 124]); superblock B is used [W_SUPERBLOCK]
+
+    stage  commit at  sections  whole  bytes
+        1     16,384         2      2    960
+        2     28,672         4      4  2,048
+    --- stderr
+    error: @/x.cpb: 1 fault
+    hint: nothing is lost; the next append or rollback repairs it
+    ");
+    assert_eq!(p.run("rollback @/x.cpb 1").status, ExitStatus::Success);
+    assert_eq!(p.run("verify --full @/x.cpb").status, ExitStatus::Success, "rolling back repaired it");
+}
+
+#[test]
+fn without_superblocks_whole_stages_are_found() {
+    let p = Place::new();
+    p.damaged("x.cpb", |b| [40, 4096 + 40].iter().for_each(|i| b[*i] ^= 1));
+    assert_snapshot!(p.run("log @/x.cpb").whole(), @r"
+    Damaged (1)
+    stage  parent  bytes  commit at  commit            learned
+        1       -    960     16,384  [16]  intent
+        2       1  2,048     28,672  [16]  topic (current)
+    --- stderr
+    warning: @/x.cpb: superblock A: the superblock's checksum does not match [E_DIGEST at byte 124]; showing stage 2, which is whole; restore the file from a copy before running it
+    ");
+    assert_snapshot!(p.run("verify @/x.cpb").whole(), @r"
+    Damaged (1)
+    fault      @/x.cpb: superblock A: the superblock's checksum does not match [E_DIGEST at byte 124]
+
+    stage  commit at  sections  whole  bytes
+        1     16,384         2      2    960
+        2     28,672         4      4  2,048
+    --- stderr
+    error: @/x.cpb: 1 fault
+    hint: restore the file from a copy; `conpet-inspect extract --stage N` copies sections that are still whole
+    ");
+    for words in
+        ["@/x.cpb", "tasks @/x.cpb", "diff @/x.cpb 1 2", "tensors @/x.cpb topic", "extract @/x.cpb h0001 @/out"]
+    {
+        let (damaged, whole) = (p.run(words), p.run(&words.replace("x.cpb", "b.cpb").replace("out", "out2")));
+        assert_eq!(damaged.status, ExitStatus::Damaged, "{words}");
+        let same = damaged.stdout.replace("x.cpb", "b.cpb").replace("@/out", "@/out2");
+        assert_eq!(same, whole.stdout, "{words}");
+    }
+    assert_eq!(p.bytes("out"), p.bytes("out2"));
+}
+
+#[test]
+fn a_file_cut_short_still_shows_its_first_stage() {
+    let p = Place::new();
+    p.damaged("x.cpb", |b| b.truncate(24_576));
+    assert_snapshot!(p.run("tasks @/x.cpb").whole(), @r"
+    Damaged (1)
+    #  task    kind            stage  module  head   labels  template
+    0  intent  classification      1  m0000   h0000       2  {input}
+
+    labels of intent
+    row  label
+      0  lights on
+      1  lights off
+    --- stderr
+    warning: @/x.cpb: superblock A: the bundle needs 32768 bytes, the file has 24576 [E_TRUNCATED at byte 56]; showing stage 1, which is whole; restore the file from a copy before running it
+    ");
+    assert_snapshot!(p.run("tasks @/x.cpb --stage 2").whole(), @r"
+    Damaged (1)
+    --- stderr
+    error: @/x.cpb: superblock A: the bundle needs 32768 bytes, the file has 24576 [E_TRUNCATED at byte 56]
+    hint: whole stages that were found: 1; choose one with --stage
+    ");
+    let json: serde_json::Value = serde_json::from_str(&p.run("--json @/x.cpb").stdout).unwrap();
+    assert_eq!((&json["stage"], &json["damage"][0]["code"]), (&1.into(), &"E_TRUNCATED".into()));
+    assert_eq!(p.run("rollback @/x.cpb 1").status, ExitStatus::Damaged, "a damaged file is not written to");
+}
+
+#[test]
+fn an_unfinished_append_is_no_damage() {
+    let p = Place::new();
+    p.damaged("x.cpb", |b| b.extend([7; 100]));
+    assert_snapshot!(p.run("verify @/x.cpb --full").whole(), @r"
+    Success (0)
+    ok: every byte is accounted for
+    note       100 bytes after the end: an unfinished append, ignored [W_TAIL]
+
+    stage  commit at  sections  whole  bytes
+        1     16,384         2      2    960
+        2     28,672         4      4  2,048
+    --- stderr
+    ");
+}
+
+#[test]
+fn nothing_left() {
+    let p = Place::new();
+    p.damaged("x.cpb", |b| b[8192..].fill(0));
+    assert_snapshot!(p.run("@/x.cpb").whole(), @r"
+    Damaged (1)
+    --- stderr
+    error: @/x.cpb: superblock A: the commit it names is damaged [E_DIGEST at byte 28672]
+    hint: the file is damaged or not what it should be; restore it from a copy or make it again
+    ");
+    assert_snapshot!(p.run("verify @/x.cpb").whole(), @r"
+    Damaged (1)
+    fault      @/x.cpb: superblock A: the commit it names is damaged [E_DIGEST at byte 28672]
+    --- stderr
+    error: @/x.cpb: 1 fault
+    hint: restore the file from a copy
+    ");
+}
+
+#[test]
+fn wrong_files_and_words() {
+    let p = Place::new();
+    assert_snapshot!(p.run("@/base.gguf").whole(), @r"
+    Usage (2)
+    --- stderr
+    error: @/base.gguf: superblock A: not a bundle: the magic bytes are wrong [E_MAGIC at byte 0]
+    hint: this is a GGUF base; give it with -m and the bundle with -b
+    ");
+    assert_snapshot!(p.run("@/absent.cpb").whole(), @r"
+    Io (4)
+    --- stderr
+    error: @/absent.cpb: cannot open: No such file or directory (os error 2) [E_IO]
+    hint: check the path of the bundle
+    ");
+    assert_snapshot!(p.run("@").whole(), @r"
+    Io (4)
+    --- stderr
+    error: @: a bundle must be a regular file, not a link, directory or device [E_IO]
+    hint: check the path, its permissions and the free space
+    ");
+    assert_snapshot!(p.run("show").whole(), @r"
+    Usage (2)
+    --- stderr
+    error: the following required arguments were not provided:
+      <FILE>
+
+    Usage: conpet-inspect show <FILE>
+
+    hint: for more information, try '--help'.
+    ");
+    assert_snapshot!(p.run("diff @/b.cpb 1 two").whole(), @r"
+    Usage (2)
+    --- stderr
+    error: invalid value 'two' for '<STAGE>': invalid digit found in string
+
+    hint: for more information, try '--help'.
+    ");
+    assert_eq!(p.run("--help").status, ExitStatus::Success);
+    assert!(p.run("--help").stdout.contains("3  the base is not the one the bundle was trained on"));
+    assert!(p.run("--version").stdout.starts_with("conpet-inspect "));
+}
+
+/// X07 of the hostile files: what a file says never reaches the terminal raw.
+#[test]
+fn terminal_commands_in_a_base_are_shown_not_sent() {
+    let p = Place::new();
+    let mut w = conpet_formats::gguf::Writer::new();
+    w.str("general.architecture", "ll\u{1b}[31mama\u{7}").str("general.name", &"\u{202e}x\n".repeat(300));
+    w.strings("tokenizer.ggml.tokens", &[b"\x1b]0;title\x07".as_slice(), b"\xff\x9b"]);
+    let mut bytes = Vec::new();
+    w.finish(&mut bytes, |_| Ok(Vec::new())).unwrap();
+    std::fs::write(p.path("odd.gguf"), bytes).unwrap();
+    assert_snapshot!(p.run("gguf @/odd.gguf").whole(), @r#"
+    Success (0)
+    file       @/odd.gguf
+    gguf       version 3, 1,696 bytes
+    data       at 1,696, aligned to 32
+    runs       no: base architecture "ll\\u{1b}[31mama\\u{7}" is not supported [E_UNSUPPORTED]
+    tensors    0 tensors, 0 numbers:
+
+    metadata
+    key                    type       value
+    general.architecture   string     ll\u{1b}[31mama\u{7}
+    general.name           string     \u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x\n\u{202e}x...
+    tokenizer.ggml.tokens  string[2]  [\u{1b}]0;title\u{7}, ��]
+
+    tensors (sizes: fastest first)
+    tensor  type  sizes  offset  bytes
+    --- stderr
+    "#);
+    // Lossless in JSON, and still pure ASCII.
+    let json = p.run("gguf @/odd.gguf --json").stdout;
+    assert!(json.is_ascii());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["metadata"][0]["value"], "ll\u{1b}[31mama\u{7}");
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    struct Closed;
+    impl std::io::Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    struct Full;
+    impl std::io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let p = Place::new();
+    let args = || ["conpet-inspect".into(), p.path("b.cpb").into_os_string()];
+    let mut stderr = Vec::new();
+    assert_eq!(conpet_tools::run(args(), &mut Closed, &mut stderr), ExitStatus::Success);
+    assert!(stderr.is_empty());
+    assert_eq!(conpet_tools::run(args(), &mut Full, &mut stderr), ExitStatus::Io);
+    assert!(stderr.starts_with(b"error: cannot write to stdout"));
+}
+
+/// Every byte between the first and the last is covered by something.
+#[test]
+fn every_flipped_byte_is_survived() {
+    let p = Place::new();
+    let good = p.bytes("b.cpb");
+    assert_eq!(Bundle::open(&p.path("b.cpb")).unwrap().generation(), 2);
+    for i in (0..good.len()).step_by(37) {
+        p.damaged("x.cpb", |b| b[i] ^= 0x41);
+        for words in ["@/x.cpb", "verify --full @/x.cpb --json", "log @/x.cpb"] {
+            let ran = p.run(words);
+            assert!(ran.status == ExitStatus::Success || ran.stderr.contains("@/x.cpb"), "byte {i}: {}", ran.whole());
+        }
+        // What full verification passes is what was written.
+        let passed = p.run("verify --full @/x.cpb").status == ExitStatus::Success;
+        assert!(!passed, "byte {i} was changed and nothing noticed");
+    }
+}
