@@ -140,6 +140,17 @@ impl Error {
         self
     }
 
+    /// The exit code every program of this project ends with on this error: 2 unsupported,
+    /// 3 another base, 4 the system refused, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self.0.code {
+            Code::Unsupported | Code::Version | Code::Requires => 2,
+            Code::BaseMismatch => 3,
+            Code::Io | Code::Space | Code::Locked => 4,
+            _ => 1,
+        }
+    }
+
     /// Which rule broke.
     pub fn code(&self) -> Code {
         self.0.code

@@ -3,9 +3,9 @@
 //! Same bytes for the same configuration, everywhere: weights come from ChaCha8, the tokenizer
 //! holds all 256 bytes plus merges learned from a fixed list of words.
 
+use crate::Result;
 use crate::gguf::Writer;
 use crate::quant::{self, QuantType};
-use crate::Result;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -132,7 +132,11 @@ const CHAT: &str = "{% for message in messages %}{{'<|im_start|>' + message['rol
 /// GPT-2's spelling of a byte.
 fn spell(b: u8) -> char {
     let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    if printable(b) { b as char } else { char::from_u32(256 + (0..b).filter(|x| !printable(*x)).count() as u32).unwrap_or('?') }
+    if printable(b) {
+        b as char
+    } else {
+        char::from_u32(256 + (0..b).filter(|x| !printable(*x)).count() as u32).unwrap_or('?')
+    }
 }
 
 /// Tokens, merges and token types: specials, bytes, then merges that spell the words above.

@@ -201,9 +201,9 @@ fn find(gguf: &Gguf<'_>, name: &str, rows: usize, cols: usize) -> Result<Weight>
     })?;
     let section = || format!("tensor {name}");
     let TensorType::Known(ty) = info.ty else {
-        return Err(Error::new(Code::Type, format!("tensor type {:?} cannot be run", info.ty)).in_section(section()).hint(
-            "use a base quantized to F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K or Q6_K",
-        ));
+        return Err(Error::new(Code::Type, format!("tensor type {:?} cannot be run", info.ty))
+            .in_section(section())
+            .hint("use a base quantized to F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K or Q6_K"));
     };
     if info.rows() != rows as u64 || info.cols() != cols as u64 {
         return Err(Error::new(

@@ -70,7 +70,10 @@ impl ChatTemplate {
             .render(context! { messages, add_generation_prompt => answer, bos_token => "", eos_token => "" })
             .map_err(failed)?;
         if text.len() > OUTPUT_CAP {
-            return Err(Error::new(Code::Cap, format!("the chat template wrote {} bytes, cap {OUTPUT_CAP}", text.len())));
+            return Err(Error::new(
+                Code::Cap,
+                format!("the chat template wrote {} bytes, cap {OUTPUT_CAP}", text.len()),
+            ));
         }
         Ok(text)
     }

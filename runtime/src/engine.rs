@@ -134,7 +134,13 @@ impl Engine {
 
     /// Runs prompts through the first `depth` layers of the bare base, and reads `feature`
     /// (going deeper on a copy if it asks for deeper layers).
-    pub fn trunk(&self, prompts: &[&Prompt], depth: usize, feature: Option<&FeatureSpec>, s: &mut Scratch) -> TrunkStates {
+    pub fn trunk(
+        &self,
+        prompts: &[&Prompt],
+        depth: usize,
+        feature: Option<&FeatureSpec>,
+        s: &mut Scratch,
+    ) -> TrunkStates {
         let mut hidden = Vec::new();
         self.embed(prompts.iter().flat_map(|p| p.tokens.iter().copied()), &mut hidden);
         let mut pooler = feature.map(|f| Pooler::new(f, &self.base, self.kernels, prompts.iter().copied()));
@@ -178,7 +184,13 @@ impl Engine {
     /// Decisions of the bundle's selector for prompts that have passed the trunk.
     ///
     /// Empty if the selector reads nothing (`task`, `single`).
-    pub fn decide(&self, skills: &Skills, prompts: &[&Prompt], t: &TrunkStates, s: &mut Scratch) -> Result<Vec<Decision>> {
+    pub fn decide(
+        &self,
+        skills: &Skills,
+        prompts: &[&Prompt],
+        t: &TrunkStates,
+        s: &mut Scratch,
+    ) -> Result<Vec<Decision>> {
         let selector = skills.selector();
         let Some(feature) = selector.feature() else { return Ok(Vec::new()) };
         match selector.module() {
@@ -203,7 +215,13 @@ impl Engine {
     ///
     /// # Errors
     /// If a text is empty or too long, a payload is damaged, or the selector needs a task name.
-    pub fn classify(&self, skills: &Skills, texts: &[&str], task: Option<usize>, s: &mut Scratch) -> Result<Vec<Answer>> {
+    pub fn classify(
+        &self,
+        skills: &Skills,
+        texts: &[&str],
+        task: Option<usize>,
+        s: &mut Scratch,
+    ) -> Result<Vec<Answer>> {
         let prompts = texts.iter().map(|t| self.prompt(t, false)).collect::<Result<Vec<_>>>()?;
         let mut answers = Vec::with_capacity(texts.len());
         for chunk in batches(&prompts, self.batch) {
@@ -353,7 +371,8 @@ pub fn best_label(candidates: &[Candidate]) -> Option<(f32, usize, usize)> {
     if candidates.first()?.labels.is_empty() {
         return None;
     }
-    let scored = || candidates.iter().flat_map(|c| c.labels.iter().map(|(t, l, p)| (c.weight.max(1e-30).ln() + p, *t, *l)));
+    let scored =
+        || candidates.iter().flat_map(|c| c.labels.iter().map(|(t, l, p)| (c.weight.max(1e-30).ln() + p, *t, *l)));
     let best = scored().reduce(|a, b| if b.0 > a.0 { b } else { a })?;
     let total: f32 = scored().map(|(s, _, _)| (s - best.0).exp()).sum();
     Some((1.0 / total, best.1, best.2))

@@ -216,7 +216,16 @@ impl Sequence {
                     continue;
                 }
                 let mut rows = [Row { tokens: chunk.len(), kv: Some(kv) }];
-                forward::layers(engine.device(), &engine.base, layers, &mut rows, &mut self.hidden, module, s, &mut |_, _| {});
+                forward::layers(
+                    engine.device(),
+                    &engine.base,
+                    layers,
+                    &mut rows,
+                    &mut self.hidden,
+                    module,
+                    s,
+                    &mut |_, _| {},
+                );
             }
         }
         if let Some(logits) = logits {
@@ -228,7 +237,13 @@ impl Sequence {
     }
 
     /// Logits `[tokens, vocab]` after each of the tokens: for parity tests and perplexity.
-    pub fn all_logits(&mut self, engine: &Engine, prompt: &Prompt, module: Option<&Module>, s: &mut Scratch) -> Vec<f32> {
+    pub fn all_logits(
+        &mut self,
+        engine: &Engine,
+        prompt: &Prompt,
+        module: Option<&Module>,
+        s: &mut Scratch,
+    ) -> Vec<f32> {
         let mut out = vec![0.0; prompt.tokens.len() * engine.base.spec.vocab];
         for (t, row) in prompt.tokens.iter().zip(out.chunks_exact_mut(engine.base.spec.vocab)) {
             self.extend(engine, &[*t], module, s, Some(row));

@@ -100,7 +100,12 @@ impl Head {
     /// `log p(c) = log softmax(logits / T)[c] + blend · log p_selector(c)`, normalised.
     ///
     /// `selector_classes[c]` is the selector's class that is this head's row `c`, where known.
-    pub fn log_posterior(&self, logits: &[f32], decision: Option<&Decision>, selector_classes: &[Option<usize>]) -> Vec<f32> {
+    pub fn log_posterior(
+        &self,
+        logits: &[f32],
+        decision: Option<&Decision>,
+        selector_classes: &[Option<usize>],
+    ) -> Vec<f32> {
         join(logits, self.temperature, self.blend, decision, selector_classes)
     }
 }

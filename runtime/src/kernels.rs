@@ -144,7 +144,12 @@ impl Kernels {
         let outs: Vec<(MatrixRef<'_>, Columns<'_>)> = parts
             .iter_mut()
             .map(|(w, y)| {
-                assert!(x.len() == n * w.cols && y.len() == n * w.rows, "matmul of {}x{} with {n} rows", w.rows, w.cols);
+                assert!(
+                    x.len() == n * w.cols && y.len() == n * w.rows,
+                    "matmul of {}x{} with {n} rows",
+                    w.rows,
+                    w.cols
+                );
                 (*w, Columns::new(y, w.rows))
             })
             .collect();

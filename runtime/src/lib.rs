@@ -7,6 +7,8 @@
 
 pub mod base;
 pub mod chat;
+pub mod cli;
+pub mod commands;
 pub mod engine;
 pub mod error;
 pub mod features;

@@ -151,7 +151,10 @@ impl Scorer {
             }
         };
         if let Some(bad) = class_task.iter().find(|t| **t >= n_tasks) {
-            return Err(Error::new(Code::Value, format!("a class belongs to task {bad}, but there are {n_tasks} tasks")));
+            return Err(Error::new(
+                Code::Value,
+                format!("a class belongs to task {bad}, but there are {n_tasks} tasks"),
+            ));
         }
         let start = weight.data.as_ptr() as usize - base;
         let (weight_range, bias) = (start..start + weight.data.len(), bias.to_f32());

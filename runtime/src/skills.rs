@@ -57,9 +57,7 @@ impl Skills {
         let class_start = (0..m.tasks.len())
             .map(|t| {
                 let width = scored.iter().filter(|c| **c == t).count();
-                (per_class && width == m.tasks[t].labels.len())
-                    .then(|| scored.iter().position(|c| *c == t))
-                    .flatten()
+                (per_class && width == m.tasks[t].labels.len()).then(|| scored.iter().position(|c| *c == t)).flatten()
             })
             .collect();
         Ok(Self {
@@ -113,10 +111,9 @@ impl Skills {
         let manifest = self.manifest();
         let entry = &manifest.modules[index];
         let place = || format!("module {}", entry.id);
-        let sites = manifest
-            .target_sets
-            .get(&entry.targets)
-            .ok_or_else(|| Error::new(Code::Missing, format!("no target set {:?}", entry.targets)).in_section(place()))?;
+        let sites = manifest.target_sets.get(&entry.targets).ok_or_else(|| {
+            Error::new(Code::Missing, format!("no target set {:?}", entry.targets)).in_section(place())
+        })?;
         let (map, range) = self.bundle.section_map(entry.section)?;
         let module = Module::from_payload(map, range, sites, entry.scale.to_f64() as f32, &base.spec)
             .map_err(|e| e.in_section(place()).in_file(self.bundle.path()))?;

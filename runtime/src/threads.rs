@@ -20,7 +20,9 @@ impl Threads {
         let n = if n == 0 { std::thread::available_parallelism().map_or(1, Into::into) } else { n };
         // Where the system refuses more threads, the caller works alone.
         let pool = (n > 1)
-            .then(|| rayon::ThreadPoolBuilder::new().num_threads(n - 1).thread_name(|i| format!("conpet-{i}")).build().ok())
+            .then(|| {
+                rayon::ThreadPoolBuilder::new().num_threads(n - 1).thread_name(|i| format!("conpet-{i}")).build().ok()
+            })
             .flatten();
         Self { n: if pool.is_some() { n } else { 1 }, pool }
     }

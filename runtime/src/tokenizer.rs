@@ -60,10 +60,9 @@ impl Tokenizer {
         };
         let id = |key: &str| -> Result<Option<u32>> {
             match gguf.u32(key)? {
-                Some(id) if id as usize >= vocab.len() => Err(Error::new(
-                    Code::Value,
-                    format!("{key} is {id}, but there are {} tokens", vocab.len()),
-                )),
+                Some(id) if id as usize >= vocab.len() => {
+                    Err(Error::new(Code::Value, format!("{key} is {id}, but there are {} tokens", vocab.len())))
+                }
                 other => Ok(other),
             }
         };
@@ -72,8 +71,9 @@ impl Tokenizer {
         for name in ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "</s>"] {
             ends.extend(vocab.find(name.as_bytes()).filter(|t| vocab.kind(*t) == TokenKind::Control));
         }
-        let mut specials: Vec<u32> =
-            (0..vocab.len() as u32).filter(|t| vocab.kind(*t) != TokenKind::Normal && !vocab.bytes(*t).is_empty()).collect();
+        let mut specials: Vec<u32> = (0..vocab.len() as u32)
+            .filter(|t| vocab.kind(*t) != TokenKind::Normal && !vocab.bytes(*t).is_empty())
+            .collect();
         specials.retain(|t| matches!(vocab.kind(*t), TokenKind::Control | TokenKind::User));
         specials.sort_by_key(|t| std::cmp::Reverse(vocab.bytes(*t).len()));
         let spm = matches!(model, Model::Spm(_));
@@ -92,8 +92,9 @@ impl Tokenizer {
     /// Tokens and the byte range of `text` that each stands for.
     pub fn encode_with_offsets(&self, text: &str, special: bool) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
         if text.len() > TEXT_CAP {
-            return Err(Error::new(Code::Cap, format!("a text of {} bytes, cap {TEXT_CAP}", text.len()))
-                .hint("split the text"));
+            return Err(
+                Error::new(Code::Cap, format!("a text of {} bytes, cap {TEXT_CAP}", text.len())).hint("split the text")
+            );
         }
         let mut out = Encoded::default();
         let (mut at, mut first) = (0, true);

@@ -6,7 +6,12 @@ use std::path::PathBuf;
 
 /// Teaches a frozen quantized base a stream of tasks, into one bundle.
 #[derive(Debug, Parser)]
-#[command(name = "conpet-train", version, about, after_help = "Exit codes: 0 done, 1 bad input, 2 bad command line, 130 stopped by Ctrl-C (go on with --resume).")]
+#[command(
+    name = "conpet-train",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 bad input, 2 bad command line or unsupported, 3 another base than the bundle's, 4 the system refused, 130 stopped by Ctrl-C (go on with --resume)."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -104,7 +104,10 @@ fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
 fn make_report(e: &Engine, methods: Vec<MethodReport>) -> Report {
     let words: Vec<String> = std::env::args().collect();
     // Only the file name of the program: where it was built is nobody's business.
-    let name = words.first().and_then(|w| Path::new(w).file_name()).map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let name = words
+        .first()
+        .and_then(|w| Path::new(w).file_name())
+        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -138,7 +141,9 @@ fn join(a: &ReportArgs) -> Result<()> {
     out.command = all.iter().map(|r| r.command.as_str()).collect::<Vec<_>>().join(" ; ");
     for (r, path) in all[1..].iter().zip(&a.reports[1..]) {
         if r.methods.iter().any(|m| m.tasks != out.methods[0].tasks) {
-            return Err(Error::new(Code::Value, "the reports are of different streams").in_file(path).hint("join runs on one stream"));
+            return Err(Error::new(Code::Value, "the reports are of different streams")
+                .in_file(path)
+                .hint("join runs on one stream"));
         }
         out.methods.extend(r.methods.clone());
     }
@@ -210,9 +215,9 @@ fn eval(a: &EvalArgs) -> Result<()> {
     tasks.retain(|t| m.tasks.iter().any(|x| x.name == t.name));
     tasks.sort_by_key(|t| m.tasks.iter().position(|x| x.name == t.name));
     if tasks.len() != m.tasks.len() {
-        return Err(Error::new(Code::Missing, "the stream lacks some of the bundle's tasks")
-            .in_file(&a.stream)
-            .hint(format!("the bundle knows {}", m.tasks.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", "))));
+        return Err(Error::new(Code::Missing, "the stream lacks some of the bundle's tasks").in_file(&a.stream).hint(
+            format!("the bundle knows {}", m.tasks.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ")),
+        ));
     }
     let work = std::env::temp_dir().join(format!("conpet-eval-{}", std::process::id()));
     std::fs::create_dir_all(&work).map_err(|e| Error::io("create", e).in_file(&work))?;
@@ -243,7 +248,11 @@ fn eval(a: &EvalArgs) -> Result<()> {
         return print(&v.to_string());
     }
     for (t, (right, rows)) in tasks.iter().zip(scores.right.iter().zip(&scores.rows)) {
-        print(&format!("{:<32} {:>5.1} %  ({right} of {rows})", t.name, 100.0 * *right as f64 / (*rows).max(1) as f64))?;
+        print(&format!(
+            "{:<32} {:>5.1} %  ({right} of {rows})",
+            t.name,
+            100.0 * *right as f64 / (*rows).max(1) as f64
+        ))?;
     }
     print(&format!(
         "whole {:.1} %  average {:.1} %  routing {:.1} %  with the task known {:.1} %",

@@ -113,7 +113,8 @@ impl Config {
     /// Names the setting, its value and what is allowed.
     pub fn check(&self, spec: &ModelSpec) -> Result<()> {
         let bad = |name: &str, value: &dyn std::fmt::Display, allowed: &str| {
-            Err(Error::new(Code::Value, format!("--{name} {value} is not allowed")).hint(format!("--{name} takes {allowed}")))
+            Err(Error::new(Code::Value, format!("--{name} {value} is not allowed"))
+                .hint(format!("--{name} takes {allowed}")))
         };
         if !crate::method::NAMES.contains(&self.method.as_str()) {
             return bad("method", &self.method, &crate::method::NAMES.join(", "));
@@ -138,7 +139,9 @@ impl Config {
                 return bad(name, &v, "a positive number");
             }
         }
-        for (name, v) in [("shrinkage", self.shrinkage), ("margin", self.margin), ("warmup", self.warmup), ("abstain", self.abstain)] {
+        for (name, v) in
+            [("shrinkage", self.shrinkage), ("margin", self.margin), ("warmup", self.warmup), ("abstain", self.abstain)]
+        {
             if !(0.0..=1.0).contains(&v) {
                 return bad(name, &v, "a number from 0 to 1");
             }
@@ -165,7 +168,8 @@ impl Config {
         let mut out = Vec::new();
         for short in self.sites.split(',').map(str::trim).filter(|s| !s.is_empty()) {
             if !known.contains(&short) {
-                return Err(Error::new(Code::Value, format!("--sites names {short:?}")).hint(format!("sites are {}", known.join(", "))));
+                return Err(Error::new(Code::Value, format!("--sites names {short:?}"))
+                    .hint(format!("sites are {}", known.join(", "))));
             }
             out.extend((self.trunk(spec)..spec.n_layer).map(|l| format!("blk.{l}.{short}.weight")));
         }

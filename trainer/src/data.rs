@@ -94,7 +94,9 @@ impl Prepared {
         let classes = rows.iter().map(|r| task.label(r).unwrap_or(0)).collect();
         let ranges = prompts
             .iter()
-            .map(|p| plan.head.map_or(Vec::new(), |f| f.parts.iter().map(|x| x.pool.tokens(&p.text, &p.offsets)).collect()))
+            .map(|p| {
+                plan.head.map_or(Vec::new(), |f| f.parts.iter().map(|x| x.pool.tokens(&p.text, &p.offsets)).collect())
+            })
             .collect();
         let mut out = Self {
             prompts,
@@ -122,7 +124,10 @@ impl Prepared {
             None => None,
             Some(path) => {
                 let f = std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(path);
-                Some((path, std::io::BufWriter::with_capacity(1 << 20, f.map_err(|e| Error::io("create", e).in_file(path))?)))
+                Some((
+                    path,
+                    std::io::BufWriter::with_capacity(1 << 20, f.map_err(|e| Error::io("create", e).in_file(path))?),
+                ))
             }
         };
         let (mut starts, mut at) = (Vec::new(), 0);

@@ -183,7 +183,13 @@ impl Decoder {
         Ok((value, grads, extra_grads))
     }
 
-    fn run(&self, hidden: &Tensor, batch: &Ragged, adapters: &Adapters, range: std::ops::Range<usize>) -> Result<Tensor> {
+    fn run(
+        &self,
+        hidden: &Tensor,
+        batch: &Ragged,
+        adapters: &Adapters,
+        range: std::ops::Range<usize>,
+    ) -> Result<Tensor> {
         let mut x = hidden.clone();
         let names = self.spec.linears().map(|(short, _, _)| short);
         for (i, layer) in self.layers[range.clone()].iter().enumerate() {
@@ -211,7 +217,13 @@ fn detached(a: &Adapters) -> Adapters {
     Adapters { scale: a.scale, sites }
 }
 
-fn frozen(base: &Base, m: MatrixRef<'_>, kernels: Kernels, threads: &Arc<Threads>, dense: bool) -> Result<FrozenWeight> {
+fn frozen(
+    base: &Base,
+    m: MatrixRef<'_>,
+    kernels: Kernels,
+    threads: &Arc<Threads>,
+    dense: bool,
+) -> Result<FrozenWeight> {
     let start = m.data.as_ptr() as usize - base.map().as_ptr() as usize;
     let quant = QuantWeight {
         map: base.map().clone(),

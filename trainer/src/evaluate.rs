@@ -89,7 +89,8 @@ impl Evaluator {
                 let (right, oracle) = match &self.sets[set].rows[i].goal {
                     Goal::Label(label) => {
                         let label = tasks[truth].labels.iter().position(|l| l == label);
-                        let hit = |c: &[Candidate]| best_label(c).is_some_and(|(_, t, l)| t == truth && Some(l) == label);
+                        let hit =
+                            |c: &[Candidate]| best_label(c).is_some_and(|(_, t, l)| t == truth && Some(l) == label);
                         let alone = [Candidate { task: truth, weight: 1.0, labels: named[i].clone() }];
                         (hit(&candidates[i]), hit(&alone))
                     }
@@ -161,7 +162,15 @@ impl Evaluator {
             .collect())
     }
 
-    fn text(&mut self, engine: &Engine, skills: &Skills, set: usize, i: usize, task: usize, s: &mut Scratch) -> Result<String> {
+    fn text(
+        &mut self,
+        engine: &Engine,
+        skills: &Skills,
+        set: usize,
+        i: usize,
+        task: usize,
+        s: &mut Scratch,
+    ) -> Result<String> {
         debug_assert!(skills.manifest().tasks[task].kind == TaskKind::Generation);
         let key = (set, i, digest(skills, task));
         if let Some(t) = self.texts.get(&key) {

@@ -186,8 +186,11 @@ const HEAD_BIAS: &str = "head.bias";
 fn failed(name: &str, step: u64, e: &candle_core::Error) -> Error {
     // Only the first line: candle adds a backtrace.
     let text = e.to_string();
-    Error::new(Code::Value, format!("training {name} failed at step {step}: {}", text.lines().next().unwrap_or_default()))
-        .hint("lower --lr, or shorten the rows; the last checkpoint is intact")
+    Error::new(
+        Code::Value,
+        format!("training {name} failed at step {step}: {}", text.lines().next().unwrap_or_default()),
+    )
+    .hint("lower --lr, or shorten the rows; the last checkpoint is intact")
 }
 
 /// Trains to the end, or until stopped.
@@ -249,21 +252,27 @@ pub fn fit(job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome>
 /// (Hu et al. 2021), the head zero; or whatever the job starts from.
 fn parameters(job: &Job<'_>) -> candle_core::Result<AdamW> {
     let mut optim = AdamW::new(job.hyper.adamw);
-    let mut add = |name: String, shape: (usize, usize), fresh: Vec<f32>, lr: f32, flat: bool| -> candle_core::Result<()> {
-        let known = job.start.and_then(|s| s.tensors.get(&name));
-        let mut v = fresh;
-        if let Some((_, old)) = known {
-            // A head that has grown keeps its old rows.
-            let n = old.len().min(v.len());
-            v[..n].copy_from_slice(&old[..n]);
-        }
-        let t = if flat { Tensor::from_vec(v, shape.0, &Device::Cpu)? } else { Tensor::from_vec(v, shape, &Device::Cpu)? };
-        optim.add(name, Var::from_tensor(&t)?, lr);
-        Ok(())
-    };
+    let mut add =
+        |name: String, shape: (usize, usize), fresh: Vec<f32>, lr: f32, flat: bool| -> candle_core::Result<()> {
+            let known = job.start.and_then(|s| s.tensors.get(&name));
+            let mut v = fresh;
+            if let Some((_, old)) = known {
+                // A head that has grown keeps its old rows.
+                let n = old.len().min(v.len());
+                v[..n].copy_from_slice(&old[..n]);
+            }
+            let t = if flat {
+                Tensor::from_vec(v, shape.0, &Device::Cpu)?
+            } else {
+                Tensor::from_vec(v, shape, &Device::Cpu)?
+            };
+            optim.add(name, Var::from_tensor(&t)?, lr);
+            Ok(())
+        };
     let spec = &job.decoder.spec;
     for site in job.sites {
-        let (_, which) = conpet_runtime::module::parse_site(spec, site).map_err(|e| candle_core::Error::Msg(e.to_string()))?;
+        let (_, which) =
+            conpet_runtime::module::parse_site(spec, site).map_err(|e| candle_core::Error::Msg(e.to_string()))?;
         let (_, out, input) = spec.linears()[which as usize];
         let mut rng = Stream::new(job.seed, &format!("{}/init/{site}", job.name), 0);
         let r = job.lora.rank;
@@ -280,11 +289,8 @@ fn parameters(job: &Job<'_>) -> candle_core::Result<AdamW> {
 
 fn adapters(job: &Job<'_>, optim: &AdamW) -> Adapters {
     let var = |name: String| optim.params.get(&name).map(|p| p.var.clone());
-    let sites = job
-        .sites
-        .iter()
-        .filter_map(|s| Some((s.clone(), (var(lora::a_name(s))?, var(lora::b_name(s))?))))
-        .collect();
+    let sites =
+        job.sites.iter().filter_map(|s| Some((s.clone(), (var(lora::a_name(s))?, var(lora::b_name(s))?)))).collect();
     Adapters { scale: job.lora.scale(), sites }
 }
 
@@ -298,12 +304,14 @@ fn gradients(job: &Job<'_>, rows: &[usize], optim: &AdamW) -> candle_core::Resul
     rows.iter().for_each(|i| job.examples.states(*i, &mut states));
     let hidden = Tensor::from_vec(states, (n, h), &Device::Cpu)?;
     let batch = Ragged::new(&d.spec, &lens);
-    let head: Vec<&Var> = [HEAD_WEIGHT, HEAD_BIAS].iter().filter_map(|n| optim.params.get(*n)).map(|p| &p.var).collect();
+    let head: Vec<&Var> =
+        [HEAD_WEIGHT, HEAD_BIAS].iter().filter_map(|n| optim.params.get(*n)).map(|p| &p.var).collect();
     let loss = |y: &Tensor| match job.head {
         Some((feature, _)) => class_loss(job, feature, rows, &batch, y, &head),
         None => completion_loss(job, rows, &batch, y),
     };
-    let (value, mut grads, extra) = d.backward(&hidden, &batch, &adapters(job, optim), job.hyper.segment, &head, loss)?;
+    let (value, mut grads, extra) =
+        d.backward(&hidden, &batch, &adapters(job, optim), job.hyper.segment, &head, loss)?;
     for (name, g) in [HEAD_WEIGHT, HEAD_BIAS].iter().zip(extra) {
         grads.extend(g.map(|g| ((*name).to_owned(), g)));
     }
@@ -380,7 +388,12 @@ fn save(job: &Job<'_>, path: &std::path::Path, optim: &AdamW, tokens: u64, losse
         w.add_f32(&format!("m.{name}"), p.var.dims(), &p.m)?;
         w.add_f32(&format!("v.{name}"), p.var.dims(), &p.v)?;
     }
-    let counts = [(optim.step >> 31) as i32, (optim.step & 0x7fff_ffff) as i32, (tokens >> 31) as i32, (tokens & 0x7fff_ffff) as i32];
+    let counts = [
+        (optim.step >> 31) as i32,
+        (optim.step & 0x7fff_ffff) as i32,
+        (tokens >> 31) as i32,
+        (tokens & 0x7fff_ffff) as i32,
+    ];
     w.add_i32("counts", &[4], &counts)?;
     w.add_f32("losses", &[losses.len()], losses)?;
     w.add_u8("identity", &[64], identity(job).as_bytes())?;
@@ -396,7 +409,9 @@ fn save(job: &Job<'_>, path: &std::path::Path, optim: &AdamW, tokens: u64, losse
 fn load(job: &Job<'_>, path: &std::path::Path, optim: &mut AdamW) -> Result<(u64, Vec<f32>)> {
     let file = std::fs::read(path).map_err(|e| Error::io("read", e).in_file(path))?;
     let damaged = || {
-        Error::new(Code::Digest, "the checkpoint is damaged").in_file(path).hint("remove it to train this task from its start")
+        Error::new(Code::Digest, "the checkpoint is damaged")
+            .in_file(path)
+            .hint("remove it to train this task from its start")
     };
     let (digest, bytes) = file.split_at_checked(64).ok_or_else(damaged)?;
     if conpet_formats::fingerprint::file_digest(bytes).as_bytes() != digest {

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Ok(commands::Done::Stopped) => ExitCode::from(130),
         Err(e) => {
             commands::complain(&e);
-            ExitCode::FAILURE
+            ExitCode::from(e.exit_code())
         }
     }
 }

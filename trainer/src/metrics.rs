@@ -82,7 +82,11 @@ mod tests {
             oracle: rows.to_vec(),
             confusion: vec![],
         };
-        let m = metrics(&[stage(&[8, 0, 0], &[10, 0, 0]), stage(&[9, 4, 0], &[10, 10, 0]), stage(&[6, 4, 18], &[10, 10, 20])]);
+        let m = metrics(&[
+            stage(&[8, 0, 0], &[10, 0, 0]),
+            stage(&[9, 4, 0], &[10, 10, 0]),
+            stage(&[6, 4, 18], &[10, 10, 20]),
+        ]);
         assert_eq!(m.matrix[0], [Some(0.8), None, None]);
         assert!((m.average_accuracy - (0.6 + 0.4 + 0.9) / 3.0).abs() < 1e-12);
         assert!((m.whole_accuracy - 28.0 / 40.0).abs() < 1e-12);

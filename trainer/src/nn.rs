@@ -41,8 +41,10 @@ pub(crate) mod check {
     /// element. Tolerance: f32 rounding of the difference quotient, about 1e-2 relative at step 1e-2.
     pub(crate) fn gradients(inputs: &[(Vec<f32>, Vec<usize>)], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
         let dev = Device::Cpu;
-        let vars: Vec<Var> =
-            inputs.iter().map(|(v, s)| Var::from_tensor(&Tensor::from_vec(v.clone(), s.as_slice(), &dev).unwrap()).unwrap()).collect();
+        let vars: Vec<Var> = inputs
+            .iter()
+            .map(|(v, s)| Var::from_tensor(&Tensor::from_vec(v.clone(), s.as_slice(), &dev).unwrap()).unwrap())
+            .collect();
         let loss = |xs: &[Tensor]| -> f64 {
             let y = f(xs).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             y.iter().enumerate().map(|(i, v)| f64::from(*v) * coefficient(i)).sum()
@@ -50,10 +52,17 @@ pub(crate) mod check {
         let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
         let y = f(&tensors).unwrap();
         let c: Vec<f32> = (0..y.elem_count()).map(|i| coefficient(i) as f32).collect();
-        let total = (y.flatten_all().unwrap() * Tensor::from_vec(c, y.elem_count(), &dev).unwrap()).unwrap().sum_all().unwrap();
+        let total =
+            (y.flatten_all().unwrap() * Tensor::from_vec(c, y.elem_count(), &dev).unwrap()).unwrap().sum_all().unwrap();
         let grads = total.backward().unwrap();
         for (which, (var, (values, shape))) in vars.iter().zip(inputs).enumerate() {
-            let got = grads.get(var).expect("a gradient reaches every input").flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let got = grads
+                .get(var)
+                .expect("a gradient reaches every input")
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
             let scale = got.iter().fold(0.1f32, |m, v| m.max(v.abs()));
             for i in 0..values.len() {
                 let at = |delta: f32| {

@@ -64,7 +64,8 @@ impl Bar {
 }
 
 fn stage(t: usize, s: &crate::metrics::StageScores) -> String {
-    let (right, rows, routed): (usize, usize, usize) = (s.right.iter().sum(), s.rows.iter().sum(), s.routed.iter().sum());
+    let (right, rows, routed): (usize, usize, usize) =
+        (s.right.iter().sum(), s.rows.iter().sum(), s.routed.iter().sum());
     let pct = |n: usize| 100.0 * n as f64 / rows.max(1) as f64;
     format!("stage {t}: {:.1} % of {rows} test rows right, {:.1} % routed right", pct(right), pct(routed))
 }

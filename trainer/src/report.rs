@@ -50,7 +50,11 @@ impl Machine {
     pub fn here(threads: usize, kernels: &str) -> Self {
         let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");
-        let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':')).map_or("unknown", |x| x.1.trim()).to_owned();
+        let cpu = cpu
+            .lines()
+            .find_map(|l| l.strip_prefix("model name")?.split_once(':'))
+            .map_or("unknown", |x| x.1.trim())
+            .to_owned();
         let memory = read("/proc/meminfo");
         let memory = memory
             .lines()
@@ -82,7 +86,8 @@ pub struct MethodReport {
 impl MethodReport {
     /// Computes the figures of a run.
     pub fn new(config: &Config, tasks: &[Task], stages: &[StageScores], usage: Usage) -> Self {
-        let name = if config.method == "dynamic" { format!("dynamic ({})", config.selector) } else { config.method.clone() };
+        let name =
+            if config.method == "dynamic" { format!("dynamic ({})", config.selector) } else { config.method.clone() };
         Self {
             name,
             config: config.clone(),
@@ -123,7 +128,12 @@ impl Report {
             let _ = writeln!(out, "\n{}: accuracy in % after each stage (rows) on each task (columns)", m.name);
             let width = m.tasks.iter().map(|t| t.chars().count().min(12)).max().unwrap_or(6).max(6);
             let clip = |t: &str| t.chars().take(12).collect::<String>();
-            let _ = writeln!(out, "{:>7}  {}", "stage", m.tasks.iter().map(|t| format!("{:>width$}", clip(t))).collect::<Vec<_>>().join("  "));
+            let _ = writeln!(
+                out,
+                "{:>7}  {}",
+                "stage",
+                m.tasks.iter().map(|t| format!("{:>width$}", clip(t))).collect::<Vec<_>>().join("  ")
+            );
             for (i, row) in m.metrics.matrix.iter().enumerate() {
                 let cells: Vec<String> = row
                     .iter()

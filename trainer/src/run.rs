@@ -110,7 +110,8 @@ impl<'a> Run<'a> {
             "quant" => WeightMode::Quant,
             _ => WeightMode::Auto(DENSE_MOST),
         };
-        let decoder = Decoder::new(engine, config.trunk(spec), mode).map_err(|e| Error::new(Code::Value, e.to_string()))?;
+        let decoder =
+            Decoder::new(engine, config.trunk(spec), mode).map_err(|e| Error::new(Code::Value, e.to_string()))?;
         Ok(Self {
             head_feature: config.head_feature(spec)?,
             selector_feature: config.selector_feature(spec)?,
@@ -148,7 +149,9 @@ impl<'a> Run<'a> {
             }
             let kept = self.work.join(format!("scores-{}.json", t + 1));
             if t < done {
-                if let Ok(s) = std::fs::read(&kept).map_err(|_| ()).and_then(|b| serde_json::from_slice(&b).map_err(|_| ())) {
+                if let Ok(s) =
+                    std::fs::read(&kept).map_err(|_| ()).and_then(|b| serde_json::from_slice(&b).map_err(|_| ()))
+                {
                     scores.push(s);
                     continue;
                 }
@@ -193,8 +196,9 @@ impl<'a> Run<'a> {
     }
 
     fn method(&self) -> Result<Method> {
-        method::by_name(&self.config.method)
-            .ok_or_else(|| Error::new(Code::Value, format!("no method {:?}", self.config.method)).hint(method::NAMES.join(", ")))
+        method::by_name(&self.config.method).ok_or_else(|| {
+            Error::new(Code::Value, format!("no method {:?}", self.config.method)).hint(method::NAMES.join(", "))
+        })
     }
 
     /// How many stages are already in the bundle.
@@ -207,7 +211,9 @@ impl<'a> Run<'a> {
                 let old = std::fs::read_dir(&self.work).map_err(|e| Error::io("list", e).in_file(&self.work))?;
                 old.flatten().for_each(|e| drop(std::fs::remove_file(e.path())));
             }
-            conpet_formats::fs::write_atomic(&file, |w| w.write_all(settings.as_bytes()).map_err(|e| Error::io("write", e)))?;
+            conpet_formats::fs::write_atomic(&file, |w| {
+                w.write_all(settings.as_bytes()).map_err(|e| Error::io("write", e))
+            })?;
             return Ok(0);
         }
         if !resume {
@@ -353,7 +359,14 @@ impl<'a> Run<'a> {
         Lora { rank: self.config.rank, alpha: self.config.alpha, scaling: Scaling::AlphaOverRank }
     }
 
-    fn module_entry(&self, draft: &mut Draft, trained: &Trained, sites: &[String], data: &str, index: usize) -> Result<ModuleEntry> {
+    fn module_entry(
+        &self,
+        draft: &mut Draft,
+        trained: &Trained,
+        sites: &[String],
+        data: &str,
+        index: usize,
+    ) -> Result<ModuleEntry> {
         let mut w = TensorsWriter::new();
         for (name, (shape, v)) in trained.tensors.iter().filter(|(n, _)| !n.starts_with("head.")) {
             w.add_f16(name, shape, v)?;
@@ -463,8 +476,7 @@ impl<'a> Run<'a> {
         let skills = Skills::new(Bundle::open(&trial)?, &self.engine.base)?;
         let entry = &skills.manifest().tasks[0];
         let head = skills.head(entry.head.unwrap_or(0) as usize, &self.engine.base)?;
-        let module: Option<&Module> =
-            entry.module.map(|m| skills.module(m as usize, &self.engine.base)).transpose()?;
+        let module: Option<&Module> = entry.module.map(|m| skills.module(m as usize, &self.engine.base)).transpose()?;
         let mut s = Scratch::default();
         let mut logits = Vec::new();
         let device = (self.engine.kernels, &self.engine.threads);
@@ -483,7 +495,9 @@ impl<'a> Run<'a> {
             let known: Vec<Option<usize>> = (0..head.classes.len()).map(|c| Some(first + c)).collect();
             let cost = |b: f32| -> f64 {
                 (0..valid.len())
-                    .map(|i| -f64::from(join(&logits[i], temperature, b, Some(&decisions[i]), &known)[valid.classes[i]]))
+                    .map(|i| {
+                        -f64::from(join(&logits[i], temperature, b, Some(&decisions[i]), &known)[valid.classes[i]])
+                    })
                     .sum()
             };
             let grid = [0.0f32, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0];
@@ -504,7 +518,8 @@ impl<'a> Run<'a> {
         let missing = || Error::new(Code::Missing, "the stage has no task to calibrate");
         let mut task = m.tasks.last().ok_or_else(missing)?.clone();
         let mut head = m.heads.last().ok_or_else(missing)?.clone();
-        head.section = out.add_section(SectionKind::Head, draft.new_section(head.section).ok_or_else(missing)?.to_vec());
+        head.section =
+            out.add_section(SectionKind::Head, draft.new_section(head.section).ok_or_else(missing)?.to_vec());
         (head.id, head.tasks) = ("h0000".into(), vec![0]);
         if let Some(i) = task.module {
             let mut module = m.modules[i as usize].clone();
@@ -524,7 +539,8 @@ impl<'a> Run<'a> {
     /// The draft's class-scoring selector and the first class of its newest task.
     fn draft_selector(&self, draft: &Draft) -> Result<Option<(conpet_runtime::select::Selector, usize)>> {
         let m = &draft.manifest;
-        let Some(bytes) = m.selector.section.filter(|_| m.selector.stats.is_some()).and_then(|s| draft.new_section(s)) else {
+        let Some(bytes) = m.selector.section.filter(|_| m.selector.stats.is_some()).and_then(|s| draft.new_section(s))
+        else {
             return Ok(None);
         };
         let map = Mapped::from_vec(bytes.to_vec());

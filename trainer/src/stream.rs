@@ -59,9 +59,9 @@ struct TaskMeta {
 pub fn open(path: &Path) -> Result<Vec<Task>> {
     let metas = order(path)?;
     if metas.is_empty() {
-        return Err(Error::new(Code::Missing, "the stream has no tasks")
-            .in_file(path)
-            .hint("a stream is a folder with one folder for each task, holding train.jsonl, valid.jsonl and test.jsonl"));
+        return Err(Error::new(Code::Missing, "the stream has no tasks").in_file(path).hint(
+            "a stream is a folder with one folder for each task, holding train.jsonl, valid.jsonl and test.jsonl",
+        ));
     }
     let mut seen = BTreeSet::new();
     metas
@@ -87,7 +87,9 @@ pub fn open_task(path: &Path) -> Result<Task> {
 
 fn order(path: &Path) -> Result<Vec<TaskMeta>> {
     if !path.is_dir() {
-        return Err(Error::new(Code::Io, "a stream is a folder, and there is none of this name").in_file(path).hint("check the path"));
+        return Err(Error::new(Code::Io, "a stream is a folder, and there is none of this name")
+            .in_file(path)
+            .hint("check the path"));
     }
     let file = path.join("stream.json");
     if !file.exists() {
@@ -101,7 +103,11 @@ fn order(path: &Path) -> Result<Vec<TaskMeta>> {
         return Ok(names.into_iter().map(|name| TaskMeta { name, ..TaskMeta::default() }).collect());
     }
     let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", e).in_file(&file))?;
-    let bad = |e: String| Error::new(Code::Value, e).in_file(&file).hint("tasks is a list of names, or of {\"name\": .., \"labels\": [..]}");
+    let bad = |e: String| {
+        Error::new(Code::Value, e)
+            .in_file(&file)
+            .hint("tasks is a list of names, or of {\"name\": .., \"labels\": [..]}")
+    };
     let parsed: StreamFile = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     parsed
         .tasks
@@ -111,7 +117,8 @@ fn order(path: &Path) -> Result<Vec<TaskMeta>> {
                 serde_json::Value::String(name) => TaskMeta { name, ..TaskMeta::default() },
                 other => serde_json::from_value(other).map_err(|e| bad(e.to_string()))?,
             };
-            let plain = !meta.name.is_empty() && !meta.name.contains(['/', '\\']) && meta.name != ".." && meta.name != ".";
+            let plain =
+                !meta.name.is_empty() && !meta.name.contains(['/', '\\']) && meta.name != ".." && meta.name != ".";
             if plain { Ok(meta) } else { Err(bad(format!("{:?} is not the name of a folder", meta.name))) }
         })
         .collect()
@@ -127,7 +134,9 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
         hasher.extend(conpet_formats::fingerprint::file_digest(&bytes).into_bytes());
         let rows = row::read(&bytes, &file)?;
         if rows.is_empty() {
-            return Err(Error::new(Code::Missing, "the file has no rows").in_file(&file).hint("put at least one row in it"));
+            return Err(Error::new(Code::Missing, "the file has no rows")
+                .in_file(&file)
+                .hint("put at least one row in it"));
         }
         Ok(rows)
     };
@@ -153,9 +162,12 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
     for (split, rows) in splits {
         for (i, r) in rows.iter().enumerate() {
             if let Some(l) = r.label().filter(|l| !labels.iter().any(|x| x == l)) {
-                return Err(Error::new(Code::Value, format!("line {}: label {l:?} does not occur in the task's labels", i + 1))
-                    .in_file(dir.join(format!("{split}.jsonl")))
-                    .hint("labels come from train.jsonl, or from labels in stream.json"));
+                return Err(Error::new(
+                    Code::Value,
+                    format!("line {}: label {l:?} does not occur in the task's labels", i + 1),
+                )
+                .in_file(dir.join(format!("{split}.jsonl")))
+                .hint("labels come from train.jsonl, or from labels in stream.json"));
             }
         }
     }
@@ -201,13 +213,22 @@ mod tests {
     fn reads_rows_labels_and_order() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "two", AB, AB);
-        write(dir.path(), "one", "{\"prompt\":\"p\",\"completion\":\"c\"}", "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"yo\"}]}");
+        write(
+            dir.path(),
+            "one",
+            "{\"prompt\":\"p\",\"completion\":\"c\"}",
+            "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"yo\"}]}",
+        );
         let names = |t: &[Task]| t.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
         let t = open(dir.path()).unwrap();
         assert_eq!(names(&t), ["one", "two"], "by name without stream.json");
         assert_eq!((t[0].kind, t[1].labels.join(",")), (TaskKind::Generation, "a,b".into()));
         assert_eq!(t[0].test[0].goal, Goal::Completion("yo".into()));
-        std::fs::write(dir.path().join("stream.json"), r#"{"tasks":["two",{"name":"one","max_answer":9,"template":"{input}!"}]}"#).unwrap();
+        std::fs::write(
+            dir.path().join("stream.json"),
+            r#"{"tasks":["two",{"name":"one","max_answer":9,"template":"{input}!"}]}"#,
+        )
+        .unwrap();
         let t = open(dir.path()).unwrap();
         assert_eq!(names(&t), ["two", "one"]);
         assert_eq!((t[1].max_answer, t[1].template.as_str()), (9, "{input}!"));

@@ -15,7 +15,8 @@ const ROWS: usize = 4;
 
 impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
-        let there = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let there =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         there.then_some(Self(()))
     }
 }
@@ -104,7 +105,11 @@ fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
         for (j, s) in sums.iter_mut().enumerate() {
             // SAFETY: `at + 8 * j + 8 <= n`, within both slices, which are equally long.
             *s = unsafe {
-                _mm256_fmadd_ps(_mm256_loadu_ps(a.as_ptr().add(at + 8 * j)), _mm256_loadu_ps(b.as_ptr().add(at + 8 * j)), *s)
+                _mm256_fmadd_ps(
+                    _mm256_loadu_ps(a.as_ptr().add(at + 8 * j)),
+                    _mm256_loadu_ps(b.as_ptr().add(at + 8 * j)),
+                    *s,
+                )
             };
         }
     }

@@ -57,7 +57,8 @@ impl Bpe {
     pub(super) fn read(gguf: &Gguf<'_>, vocab: &Vocab) -> Result<Self> {
         let pattern = Pattern::from_name(gguf.str("tokenizer.ggml.pre")?.unwrap_or("default"))?;
         let key = "tokenizer.ggml.merges";
-        let merges = gguf.array(key)?.ok_or_else(|| Error::new(Code::Missing, format!("the file lacks the key {key}")))?;
+        let merges =
+            gguf.array(key)?.ok_or_else(|| Error::new(Code::Missing, format!("the file lacks the key {key}")))?;
         let mut bpe = Self {
             pattern,
             merges: vec![Merge::default(); (merges.len() * 2 + 2).next_power_of_two()],
@@ -115,7 +116,9 @@ impl Bpe {
         let mut parts: Vec<Part> = word
             .bytes()
             .enumerate()
-            .filter_map(|(i, b)| self.byte[b as usize].map(|token| Part { token, start: i, end: i + 1, prev: NONE, next: NONE }))
+            .filter_map(|(i, b)| {
+                self.byte[b as usize].map(|token| Part { token, start: i, end: i + 1, prev: NONE, next: NONE })
+            })
             .collect();
         let n = parts.len();
         for i in 0..n {

@@ -45,7 +45,8 @@ fn number(c: char) -> bool {
 /// Alphabetic marks (`\p{M}`) of the common scripts, which `char::is_alphabetic` counts as letters.
 fn is_mark(c: char) -> bool {
     use unicode_general_category::{GeneralCategory as G, get_general_category};
-    !c.is_ascii() && matches!(get_general_category(c), G::NonspacingMark | G::SpacingMark | G::EnclosingMark | G::OtherSymbol)
+    !c.is_ascii()
+        && matches!(get_general_category(c), G::NonspacingMark | G::SpacingMark | G::EnclosingMark | G::OtherSymbol)
 }
 
 /// Calls `word` with consecutive byte ranges that cover `text`.
@@ -87,7 +88,8 @@ fn contraction(text: &str, fold: bool) -> Option<usize> {
         let head = rest.get(..s.len())?;
         // `(?i)` also folds U+017F, the long s.
         let same = if fold { head.eq_ignore_ascii_case(s) } else { head == s };
-        same.then_some(1 + s.len()).or_else(|| (fold && s == "s" && rest.starts_with('ſ')).then_some(1 + 'ſ'.len_utf8()))
+        same.then_some(1 + s.len())
+            .or_else(|| (fold && s == "s" && rest.starts_with('ſ')).then_some(1 + 'ſ'.len_utf8()))
     })
 }
 

@@ -23,7 +23,8 @@ pub(super) struct Spm {
 impl Spm {
     pub(super) fn read(gguf: &Gguf<'_>, vocab: &Vocab) -> Result<Self> {
         let key = "tokenizer.ggml.scores";
-        let array = gguf.array(key)?.ok_or_else(|| Error::new(Code::Missing, format!("the file lacks the key {key}")))?;
+        let array =
+            gguf.array(key)?.ok_or_else(|| Error::new(Code::Missing, format!("the file lacks the key {key}")))?;
         let scores: Vec<f32> = array.f32s()?.collect();
         if scores.len() != vocab.len() {
             return Err(Error::new(Code::Shape, format!("{} scores for {} tokens", scores.len(), vocab.len())));
@@ -63,7 +64,13 @@ impl Spm {
             let right = next[left];
             if right != NONE {
                 if let Some(t) = vocab.find(&spelled.as_bytes()[stop(left)..stop(end[right])]) {
-                    queue.push(Bigram { score: self.scores[t as usize], left, right, end: end[right], left_end: end[left] });
+                    queue.push(Bigram {
+                        score: self.scores[t as usize],
+                        left,
+                        right,
+                        end: end[right],
+                        left_end: end[left],
+                    });
                 }
             }
         };
@@ -90,7 +97,9 @@ impl Spm {
             let range = base + places[at].1..base + places[end[at] - 1].2;
             match vocab.find(bytes) {
                 Some(t) => out.push(t, range),
-                None => bytes.iter().for_each(|b| out.push(self.byte[*b as usize].unwrap_or(self.unknown), range.clone())),
+                None => {
+                    bytes.iter().for_each(|b| out.push(self.byte[*b as usize].unwrap_or(self.unknown), range.clone()))
+                }
             }
             at = next[at];
         }

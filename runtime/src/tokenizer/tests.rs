@@ -9,7 +9,8 @@ fn tiny() -> Tokenizer {
 #[test]
 fn text_survives_the_round_trip_and_offsets_cover_it() {
     let t = tiny();
-    for text in ["", "the list of files", " and 42 water\n\n  x", "naïve 日本語 🙂 \u{0} end", "it's we'll\tdone", "\n"] {
+    for text in ["", "the list of files", " and 42 water\n\n  x", "naïve 日本語 🙂 \u{0} end", "it's we'll\tdone", "\n"]
+    {
         let (tokens, offsets) = t.encode_with_offsets(text, false).unwrap();
         assert_eq!(t.decode(&tokens), text.as_bytes(), "{text:?}");
         let mut at = 0;

@@ -48,7 +48,10 @@ impl Vocab {
         let mut kinds = vec![1u8; tokens.len()];
         if let Some(types) = gguf.array("tokenizer.ggml.token_type")? {
             if types.len() != tokens.len() {
-                return Err(Error::new(Code::Shape, format!("{} token types for {} tokens", types.len(), tokens.len())));
+                return Err(Error::new(
+                    Code::Shape,
+                    format!("{} token types for {} tokens", types.len(), tokens.len()),
+                ));
             }
             for (k, t) in kinds.iter_mut().zip(types.i32s()?) {
                 *k = u8::try_from(t).unwrap_or(1);

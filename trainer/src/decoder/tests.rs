@@ -51,7 +51,8 @@ fn trainer_and_runtime_compute_the_same_with_and_without_a_module() {
     let a = adapters(spec);
     let m = module(&a, spec);
     let mut s = Scratch::default();
-    let prompts: Vec<_> = ["the list of files", " open", "water and oil, 42"].iter().map(|t| e.prompt(t, false).unwrap()).collect();
+    let prompts: Vec<_> =
+        ["the list of files", " open", "water and oil, 42"].iter().map(|t| e.prompt(t, false).unwrap()).collect();
     let lens: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
     let all: Vec<_> = prompts.iter().collect();
     for (mode, module, adapters) in [
@@ -88,10 +89,14 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_segments_change_nothin
     let lens = [4, 3];
     let x = Tensor::from_vec(wave(7 * spec.hidden, 0.0), (7, spec.hidden), &Device::Cpu).unwrap();
     let batch = Ragged::new(spec, &lens);
-    let head = Var::from_tensor(&Tensor::from_vec(wave(spec.hidden * 3, 2.0), (3, spec.hidden), &Device::Cpu).unwrap()).unwrap();
+    let head = Var::from_tensor(&Tensor::from_vec(wave(spec.hidden * 3, 2.0), (3, spec.hidden), &Device::Cpu).unwrap())
+        .unwrap();
     let loss = |y: &Tensor| -> Result<Tensor> {
         let f = pool(&d.final_norm(y)?, vec![0..4, 4..7])?;
-        candle_nn::loss::cross_entropy(&f.matmul(&head.as_tensor().t()?)?, &Tensor::from_slice(&[0u32, 2], 2, &Device::Cpu)?)
+        candle_nn::loss::cross_entropy(
+            &f.matmul(&head.as_tensor().t()?)?,
+            &Tensor::from_slice(&[0u32, 2], 2, &Device::Cpu)?,
+        )
     };
     let (value, whole, extra) = d.backward(&x, &batch, &a, 0, &[&head], loss).unwrap();
     assert_eq!(whole.len(), 2 * a.sites.len(), "every factor has a gradient");

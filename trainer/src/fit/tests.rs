@@ -17,7 +17,11 @@ impl Toy {
         let mut s = Scratch::default();
         let states = (0..48)
             .map(|i| {
-                let text = format!("{} the {} now", ["show", "water", "oil"][i % 3], ["list", "day", "number", "part"][i / 3 % 4]);
+                let text = format!(
+                    "{} the {} now",
+                    ["show", "water", "oil"][i % 3],
+                    ["list", "day", "number", "part"][i / 3 % 4]
+                );
                 e.trunk(&[&e.prompt(&text, false).unwrap()], depth, None, &mut s).hidden
             })
             .collect();
@@ -36,7 +40,11 @@ impl Examples for Toy {
         out.extend(&self.states[i]);
     }
     fn target(&self, i: usize) -> Target {
-        if self.completion { Target::Completion(vec![(self.tokens(i) - 1, 300 + (i % 3) as u32)]) } else { Target::Class((i % 3) as u32) }
+        if self.completion {
+            Target::Completion(vec![(self.tokens(i) - 1, 300 + (i % 3) as u32)])
+        } else {
+            Target::Class((i % 3) as u32)
+        }
     }
     fn ranges(&self, i: usize) -> Vec<Range<usize>> {
         vec![0..self.tokens(i)]

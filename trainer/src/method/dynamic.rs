@@ -59,7 +59,9 @@ fn closed_form(
 ) -> Result<()> {
     let dim = run.selector_feature.dim(run.engine.base.spec.hidden);
     let mut stats = match (draft.manifest.selector.stats, &run.bundle) {
-        (Some(s), Some(b)) => Stats::from_payload(b.section(s)?, dim).map_err(|e| e.in_section("selector statistics"))?,
+        (Some(s), Some(b)) => {
+            Stats::from_payload(b.section(s)?, dim).map_err(|e| e.in_section("selector statistics"))?
+        }
         _ if t == 0 => Stats::new(dim),
         _ => {
             return Err(Error::new(Code::Missing, "the bundle's selector has no statistics to extend")
@@ -70,7 +72,11 @@ fn closed_form(
     stats.grow(run.tasks[t].labels.len().max(1));
     let numbers: Vec<usize> = classes.iter().map(|c| first + c).collect();
     stats.add(features, &numbers);
-    let scores = if kind == "ridge" { ridge::fit(&stats, run.config.shrinkage)? } else { lda::fit(&stats, run.config.shrinkage)? };
+    let scores = if kind == "ridge" {
+        ridge::fit(&stats, run.config.shrinkage)?
+    } else {
+        lda::fit(&stats, run.config.shrinkage)?
+    };
     let class_task: Vec<i32> = draft
         .manifest
         .tasks
@@ -90,7 +96,12 @@ fn closed_form(
         .features
         .chunks_exact(dim)
         .map(|x| {
-            scores.weight.chunks_exact(dim).zip(&scores.bias).map(|(w, b)| w.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + b).collect()
+            scores
+                .weight
+                .chunks_exact(dim)
+                .zip(&scores.bias)
+                .map(|(w, b)| w.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + b)
+                .collect()
         })
         .collect();
     let truth: Vec<usize> = valid.classes.iter().map(|c| first + c).collect();
@@ -104,7 +115,8 @@ fn closed_form(
         })
         .collect();
     best.sort_by(f32::total_cmp);
-    let threshold = if class_task.len() > 1 { best[((best.len() - 1) as f64 * run.config.abstain) as usize] } else { 0.0 };
+    let threshold =
+        if class_task.len() > 1 { best[((best.len() - 1) as f64 * run.config.abstain) as usize] } else { 0.0 };
     let s = &mut draft.manifest.selector;
     s.kind = if kind == "ridge" { SelectorKind::Ridge } else { SelectorKind::Lda };
     s.feature = Some(run.selector_feature.clone());
@@ -206,7 +218,9 @@ fn conpet_selector(run: &mut Run<'_>, draft: &mut Draft, t: usize) -> Result<boo
         at += s.len();
         task.extend(std::iter::repeat_n(i as u32, s.len()));
         let parts = &run.head_feature.parts;
-        ranges.extend(s.prompts.iter().map(|p| parts.iter().map(|x| x.pool.tokens(&p.text, &p.offsets)).collect::<Vec<_>>()));
+        ranges.extend(
+            s.prompts.iter().map(|p| parts.iter().map(|x| x.pool.tokens(&p.text, &p.offsets)).collect::<Vec<_>>()),
+        );
     }
     let rows = ByTask { rows: Joined(sets.iter().collect()), task, ranges };
     let name = format!("selector-{t}");

@@ -108,7 +108,12 @@ impl Attention {
     }
 
     /// One sequence's gradients, added to `dq`, `dk`, `dv`.
-    fn backward(&self, (q, k, v): (&[f32], &[f32], &[f32]), dy: &[f32], (dq, dk, dv): (&mut [f32], &mut [f32], &mut [f32])) {
+    fn backward(
+        &self,
+        (q, k, v): (&[f32], &[f32], &[f32]),
+        dy: &[f32],
+        (dq, dk, dv): (&mut [f32], &mut [f32], &mut [f32]),
+    ) {
         let (d, qw, kw) = (self.d, self.heads * self.d, self.kv_heads * self.d);
         let scale = 1.0 / (d as f32).sqrt();
         let (mut q, mut k) = (q.to_vec(), k.to_vec());
@@ -228,7 +233,8 @@ mod tests {
                 tied: true,
             };
             let batch = Ragged::new(&spec, &[3, 1, 2]);
-            let inputs = [(wave(6 * 16, 0.0), vec![6, 16]), (wave(6 * 8, 1.0), vec![6, 8]), (wave(6 * 8, 2.0), vec![6, 8])];
+            let inputs =
+                [(wave(6 * 16, 0.0), vec![6, 16]), (wave(6 * 8, 1.0), vec![6, 8]), (wave(6 * 8, 2.0), vec![6, 8])];
             gradients(&inputs, |t| attention(&t[0], &t[1], &t[2], &spec, &batch));
         }
     }

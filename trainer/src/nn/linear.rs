@@ -102,7 +102,13 @@ impl FrozenWeight {
 }
 
 /// `x [m, k] · w` with `w [k, n]`, or with `w [n, k]` transposed, on raw storage.
-fn product(x: &CpuStorage, layout: &Layout, w: &Tensor, (m, n, k): (usize, usize, usize), transposed: bool) -> Result<CpuStorage> {
+fn product(
+    x: &CpuStorage,
+    layout: &Layout,
+    w: &Tensor,
+    (m, n, k): (usize, usize, usize),
+    transposed: bool,
+) -> Result<CpuStorage> {
     let (storage, w_layout) = w.storage_and_layout();
     let Storage::Cpu(w) = &*storage else { bail!("weights must be in main memory") };
     let w_layout = if transposed { w_layout.transpose(0, 1)? } else { w_layout.clone() };

@@ -21,7 +21,9 @@ text.c3,.dot.c3{fill:#c77700!important;stroke:none}text.c4,.dot.c4{fill:#7a4fd0!
 
 /// The whole page.
 pub fn page(r: &Report) -> String {
-    let mut s = String::from("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">");
+    let mut s = String::from(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">",
+    );
     let _ = write!(s, "<title>ConPET report</title><style>{STYLE}</style></head><body>");
     let _ = write!(
         s,
@@ -80,7 +82,11 @@ fn summary(s: &mut String, r: &Report) {
 }
 
 fn method(s: &mut String, m: &MethodReport) {
-    let _ = write!(s, "<h2>{}</h2><div class=cols><div><h3>Accuracy on each task (columns) after each stage (rows)</h3>", escape(&m.name));
+    let _ = write!(
+        s,
+        "<h2>{}</h2><div class=cols><div><h3>Accuracy on each task (columns) after each stage (rows)</h3>",
+        escape(&m.name)
+    );
     let rows: Vec<String> = match m.stages.len() {
         1 => vec!["all at once".into()],
         n => (0..n).map(|i| format!("{} {}", i + 1, m.tasks.get(i).map_or("", |t| t.as_str()))).collect(),
@@ -113,7 +119,8 @@ mod tests {
 
     #[test]
     fn names_from_files_are_escaped_and_all_methods_are_there() {
-        let stage = StageScores { rows: vec![4], right: vec![3], routed: vec![4], oracle: vec![4], confusion: vec![vec![4]] };
+        let stage =
+            StageScores { rows: vec![4], right: vec![3], routed: vec![4], oracle: vec![4], confusion: vec![vec![4]] };
         let m = MethodReport {
             name: "dynamic (lda)".into(),
             config: Config::default(),

@@ -47,7 +47,8 @@ pub(super) fn heat_map(rows: &[String], cols: &[String], cells: &[Vec<Option<f64
             let x = left + cell * j;
             match v {
                 None => {
-                    let _ = write!(s, r#"<rect class="none" x="{x}" y="{y}" width="{}" height="{}"/>"#, cell - 2, cell - 2);
+                    let _ =
+                        write!(s, r#"<rect class="none" x="{x}" y="{y}" width="{}" height="{}"/>"#, cell - 2, cell - 2);
                 }
                 Some(v) => {
                     let dark = if *v > 0.55 { "on" } else { "off" };
@@ -69,7 +70,13 @@ pub(super) fn heat_map(rows: &[String], cols: &[String], cells: &[Vec<Option<f64
 }
 
 fn number(v: f64) -> String {
-    if v == 0.0 { "0".into() } else if v >= 99.95 { "100".into() } else { format!("{v:.1}") }
+    if v == 0.0 {
+        "0".into()
+    } else if v >= 99.95 {
+        "100".into()
+    } else {
+        format!("{v:.1}")
+    }
 }
 
 /// Lines over stages; values from 0 to 1.
@@ -96,14 +103,22 @@ pub(super) fn lines(series: &[(String, Vec<f64>)]) -> String {
         );
     }
     for i in 0..n {
-        let _ = write!(s, r#"<text class="axis" text-anchor="middle" x="{}" y="{}">{}</text>"#, x(i, n.max(2)), h - 14.0, i + 1);
+        let _ = write!(
+            s,
+            r#"<text class="axis" text-anchor="middle" x="{}" y="{}">{}</text>"#,
+            x(i, n.max(2)),
+            h - 14.0,
+            i + 1
+        );
     }
-    let mut labels: Vec<(f64, usize)> = series.iter().enumerate().filter_map(|(k, (_, v))| Some((y(*v.last()?), k))).collect();
+    let mut labels: Vec<(f64, usize)> =
+        series.iter().enumerate().filter_map(|(k, (_, v))| Some((y(*v.last()?), k))).collect();
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut last = f64::MIN;
     for (at, k) in labels {
         let (name, v) = &series[k];
-        let points: Vec<String> = v.iter().enumerate().map(|(i, v)| format!("{:.1},{:.1}", x(i, series[k].1.len()), y(*v))).collect();
+        let points: Vec<String> =
+            v.iter().enumerate().map(|(i, v)| format!("{:.1},{:.1}", x(i, series[k].1.len()), y(*v))).collect();
         let _ = write!(s, r#"<polyline class="line c{}" points="{}"/>"#, k % 6, points.join(" "));
         for p in points {
             let (px, py) = p.split_once(',').unwrap_or(("0", "0"));

@@ -48,8 +48,11 @@ impl Cholesky {
                     let v = head[ri + j] - s;
                     head[ri + j] = if i == j {
                         if !(v > 0.0) {
-                            return Err(Error::new(Code::NotFinite, format!("the matrix is not positive definite at {i}"))
-                                .hint("raise --shrinkage, or give each class more rows"));
+                            return Err(Error::new(
+                                Code::NotFinite,
+                                format!("the matrix is not positive definite at {i}"),
+                            )
+                            .hint("raise --shrinkage, or give each class more rows"));
                         }
                         v.sqrt()
                     } else {

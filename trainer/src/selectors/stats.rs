@@ -98,7 +98,10 @@ impl Stats {
         let counts: Vec<u64> = need("counts")?.to_i32().iter().map(|c| u64::try_from(*c).unwrap_or(0)).collect();
         let (means, moment) = (need("means")?.to_f32(), need("moment")?.to_f32());
         if means.len() != counts.len() * dim || moment.len() != dim * (dim + 1) / 2 {
-            return Err(Error::new(Code::Shape, format!("statistics of {} classes do not fit features of {dim}", counts.len())));
+            return Err(Error::new(
+                Code::Shape,
+                format!("statistics of {} classes do not fit features of {dim}", counts.len()),
+            ));
         }
         let n = counts.iter().sum::<u64>() as f64;
         let sums = means.iter().enumerate().map(|(i, m)| f64::from(*m) * counts[i / dim] as f64).collect();
@@ -126,7 +129,11 @@ mod tests {
         }
         let close = |a: &Stats, b: &Stats, tol: f64| {
             assert_eq!(a.counts, b.counts);
-            a.sums.iter().chain(&a.moment).zip(b.sums.iter().chain(&b.moment)).for_each(|(x, y)| assert!((x - y).abs() < tol));
+            a.sums
+                .iter()
+                .chain(&a.moment)
+                .zip(b.sums.iter().chain(&b.moment))
+                .for_each(|(x, y)| assert!((x - y).abs() < tol));
         };
         close(&a, &b, 1e-12);
         close(&a, &Stats::from_payload(&a.payload().unwrap(), 4).unwrap(), 1e-5);

@@ -38,10 +38,16 @@ impl Row {
 /// Reads JSON lines; blank lines are skipped.
 pub(super) fn read(bytes: &[u8], file: &Path) -> Result<Vec<Row>> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
-        Error::new(Code::Text, "the file is not UTF-8").in_file(file).at(e.valid_up_to() as u64).hint("save it as UTF-8")
+        Error::new(Code::Text, "the file is not UTF-8")
+            .in_file(file)
+            .at(e.valid_up_to() as u64)
+            .hint("save it as UTF-8")
     })?;
     if text.starts_with('\u{feff}') {
-        return Err(Error::new(Code::Text, "the file begins with a byte-order mark").in_file(file).at(0).hint("save it without one"));
+        return Err(Error::new(Code::Text, "the file begins with a byte-order mark")
+            .in_file(file)
+            .at(0)
+            .hint("save it without one"));
     }
     let mut out = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
@@ -73,7 +79,8 @@ pub(super) fn read(bytes: &[u8], file: &Path) -> Result<Vec<Row>> {
 
 /// A conversation: the last message must be the assistant's, those before are the prompt.
 fn messages(v: &Value) -> Result<Row, String> {
-    let list = v.get("messages").and_then(Value::as_array).ok_or("it has neither text and label nor prompt and completion")?;
+    let list =
+        v.get("messages").and_then(Value::as_array).ok_or("it has neither text and label nor prompt and completion")?;
     let turn = |m: &Value| -> Option<(String, String)> {
         Some((m.get("role")?.as_str()?.to_owned(), m.get("content")?.as_str()?.to_owned()))
     };

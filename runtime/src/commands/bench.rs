@@ -1,0 +1,146 @@
+//! `bench`: llama-bench's two tests, and what modules, selection and memory cost.
+
+use super::print;
+use crate::cli::BenchArgs;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::forward::Scratch;
+use crate::generate::Sequence;
+use crate::memory::Memory;
+use crate::module::Module;
+use crate::skills::Skills;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+pub(super) fn run(a: &BenchArgs) -> Result<()> {
+    let begin = Instant::now();
+    let (mut engine, skills) = a.common.open()?;
+    let open_ms = begin.elapsed().as_secs_f64() * 1e3;
+    engine.context = engine.context.max(a.n_prompt + a.n_gen);
+    let mut s = Scratch::default();
+    let first = first_answer(&engine, skills.as_ref(), &mut s)?;
+    let ready_ms = begin.elapsed().as_secs_f64() * 1e3;
+    let module = match &skills {
+        Some(sk) if !sk.manifest().modules.is_empty() => Some(sk.module(0, &engine.base)?),
+        _ => None,
+    };
+    let (mut rows, mut kv_bytes) = (Vec::new(), 0);
+    for (what, m) in [("base", None), ("module", module)] {
+        if what == "module" && m.is_none() {
+            continue;
+        }
+        rows.push((
+            what,
+            "pp",
+            a.n_prompt,
+            samples(a, || prefill(&engine, m, a.n_prompt, skills.as_ref(), &mut s, &mut kv_bytes)),
+        ));
+        rows.push((what, "tg", a.n_gen, samples(a, || decode(&engine, m, a.n_gen, skills.as_ref(), &mut s))));
+    }
+    let memory = Memory::now();
+    let fields: Vec<Value> = rows
+        .iter()
+        .map(|(what, test, n, ns)| {
+            let (mean, sd) = spread(ns);
+            let rate = |t: f64| *n as f64 * 1e9 / t;
+            let per_second: Vec<f64> = ns.iter().map(|t| rate(*t)).collect();
+            let (ts, ts_sd) = spread(&per_second);
+            json!({
+                "build_commit": option_env!("CONPET_COMMIT"), "model_filename": engine.base.path().file_name().map(|f| f.to_string_lossy()),
+                "model_type": format!("{} {}", engine.base.spec.arch, engine.base.quant_name()), "model_size": engine.base.map().len(),
+                "model_n_params": engine.base.spec.parameters(), "n_batch": engine.batch, "n_threads": engine.threads.n(), "use_mmap": true,
+                "type_k": a.common.cache_type, "type_v": a.common.cache_type,
+                "n_prompt": if *test == "pp" { *n } else { 0 }, "n_gen": if *test == "tg" { *n } else { 0 },
+                "avg_ns": mean, "stddev_ns": sd, "avg_ts": ts, "stddev_ts": ts_sd, "samples_ns": ns, "samples_ts": per_second,
+                "kernels": engine.kernels.name(), "in_force": what,
+                "n_modules": skills.as_ref().map_or(0, |x| x.manifest().modules.len()),
+                "module_rank": module.map(Module::rank), "selector_ns": first.selector_ns, "open_ms": open_ms, "first_answer_ms": ready_ms,
+                "rss_anon_kb": memory.anonymous / 1024, "rss_file_kb": memory.file / 1024, "rss_peak_kb": memory.peak / 1024, "kv_kb": kv_bytes / 1024,
+            })
+        })
+        .collect();
+    if a.json {
+        return print(&Value::Array(fields).to_string());
+    }
+    for (what, test, n, ns) in &rows {
+        let rates: Vec<f64> = ns.iter().map(|t| *n as f64 * 1e9 / t).collect();
+        let (mean, sd) = spread(&rates);
+        print(&format!("{what:<8} {test}{n:<6} {mean:>8.1} ± {sd:.1} tokens/s"))?;
+    }
+    print(&format!(
+        "open {open_ms:.0} ms, first answer after {ready_ms:.0} ms, selection {:.3} ms",
+        first.selector_ns as f64 / 1e6
+    ))?;
+    print(&format!(
+        "private memory {:.1} MB (KV cache of {} tokens {:.1} MB), mapped {:.1} MB, peak {:.1} MB",
+        memory.anonymous as f64 / 1e6,
+        a.n_prompt,
+        kv_bytes as f64 / 1e6,
+        memory.file as f64 / 1e6,
+        memory.peak as f64 / 1e6
+    ))
+}
+
+struct First {
+    selector_ns: u128,
+}
+
+/// What a fresh process does first: selects (or not) and computes one token.
+fn first_answer(engine: &Engine, skills: Option<&Skills>, s: &mut Scratch) -> Result<First> {
+    let prompt = engine.prompt("where is my order", false)?;
+    let mut selector_ns = 0;
+    if let Some(skills) = skills {
+        let t = engine.trunk(&[&prompt], skills.trunk(), Engine::trunk_feature(skills), s);
+        let begin = Instant::now();
+        engine.decide(skills, &[&prompt], &t, s)?;
+        selector_ns = begin.elapsed().as_nanos();
+    }
+    let mut run = Sequence::new(engine, skills.map_or(0, Skills::trunk));
+    let mut logits = vec![0.0; engine.base.spec.vocab];
+    run.extend(engine, &prompt.tokens, None, s, Some(&mut logits));
+    Ok(First { selector_ns })
+}
+
+fn tokens(engine: &Engine, n: usize) -> Vec<u32> {
+    // Any tokens will do; spread over the vocabulary.
+    (0..n).map(|i| (i * 7919 % engine.base.tokenizer.n_vocab()) as u32).collect()
+}
+
+fn prefill(
+    engine: &Engine,
+    module: Option<&Module>,
+    n: usize,
+    skills: Option<&Skills>,
+    s: &mut Scratch,
+    kv: &mut usize,
+) -> f64 {
+    let mut run = Sequence::new(engine, skills.map_or(0, Skills::trunk));
+    let mut logits = vec![0.0; engine.base.spec.vocab];
+    let begin = Instant::now();
+    run.extend(engine, &tokens(engine, n), module, s, Some(&mut logits));
+    let ns = begin.elapsed().as_nanos() as f64;
+    *kv = run.kv_bytes();
+    ns
+}
+
+fn decode(engine: &Engine, module: Option<&Module>, n: usize, skills: Option<&Skills>, s: &mut Scratch) -> f64 {
+    let mut run = Sequence::new(engine, skills.map_or(0, Skills::trunk));
+    let mut logits = vec![0.0; engine.base.spec.vocab];
+    let begin = Instant::now();
+    for t in tokens(engine, n) {
+        run.extend(engine, &[t], module, s, Some(&mut logits));
+    }
+    begin.elapsed().as_nanos() as f64
+}
+
+/// One unmeasured run, then the repetitions.
+fn samples(a: &BenchArgs, mut f: impl FnMut() -> f64) -> Vec<f64> {
+    f();
+    (0..a.repetitions.max(1)).map(|_| f()).collect()
+}
+
+fn spread(v: &[f64]) -> (f64, f64) {
+    let mean = v.iter().sum::<f64>() / v.len().max(1) as f64;
+    let var = v.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (v.len().max(2) - 1) as f64;
+    (mean, var.sqrt())
+}

@@ -1,0 +1,71 @@
+//! `classify`: texts to labels.
+
+use super::{inputs, named, need, print};
+use crate::cli::InputArgs;
+use crate::engine::Answer;
+use crate::error::Result;
+use crate::forward::Scratch;
+use crate::skills::Skills;
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
+    let (engine, skills) = a.common.open()?;
+    let skills = need(skills)?;
+    let task = named(&skills, a.task.as_ref())?;
+    let mut s = Scratch::default();
+    inputs(a, |texts| {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let answers = engine.classify(&skills, &refs, task, &mut s)?;
+        let each = begin.elapsed().as_secs_f64() * 1e3 / texts.len() as f64;
+        texts.iter().zip(answers).try_for_each(|(text, answer)| {
+            if a.json {
+                print(&json_line(text, &answer, &skills, each).to_string())
+            } else {
+                print(&line(&answer, &skills, each))
+            }
+        })
+    })
+}
+
+fn line(a: &Answer, skills: &Skills, ms: f64) -> String {
+    let task = &skills.manifest().tasks[a.task].name;
+    let label = a.label.as_deref().unwrap_or("(answered by text: use generate)");
+    let margin = a.decision.as_ref().map_or_else(String::new, |d| format!("\tmargin {:.3}", d.margin));
+    let abstain = if a.abstain { "\tunlike any task" } else { "" };
+    format!("{label}\t{:.3}\t{task}{margin}{abstain}\t{ms:.1} ms", a.probability)
+}
+
+fn json_line(text: &str, a: &Answer, skills: &Skills, ms: f64) -> Value {
+    let tasks = &skills.manifest().tasks;
+    let candidates: Vec<Value> = a
+        .candidates
+        .iter()
+        .map(|c| {
+            let best = c.labels.iter().max_by(|x, y| x.2.total_cmp(&y.2));
+            json!({
+                "task": tasks[c.task].name,
+                "weight": c.weight,
+                "label": best.and_then(|(t, l, _)| tasks[*t].labels.get(*l)),
+                "probability": best.map(|(_, _, p)| p.exp()),
+            })
+        })
+        .collect();
+    json!({
+        "text": text,
+        "label": a.label,
+        "probability": a.probability,
+        "task": tasks[a.task].name,
+        "module": tasks[a.task].module.map(|m| skills.manifest().modules[m as usize].id.clone()),
+        "abstain": a.abstain,
+        "margin": a.decision.as_ref().map(|d| d.margin),
+        "entropy": a.decision.as_ref().map(|d| d.entropy),
+        "candidates": candidates,
+        "ms": ms,
+    })
+}

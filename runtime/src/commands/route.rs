@@ -1,0 +1,74 @@
+//! `route`: how the selector sees an input.
+
+use super::{inputs, need, print};
+use crate::cli::InputArgs;
+use crate::engine::Engine;
+use crate::error::{Code, Error, Result};
+use crate::forward::Scratch;
+use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
+    let (engine, skills) = a.common.open()?;
+    let skills = need(skills)?;
+    let selector = skills.selector();
+    let Some(feature) = selector.feature() else {
+        return Err(Error::new(Code::Unsupported, format!("a {} selector reads nothing", selector.kind().name()))
+            .in_file(skills.bundle().path())
+            .hint("use classify or generate with --task"));
+    };
+    let tasks = &skills.manifest().tasks;
+    let reads: Vec<String> = feature.parts.iter().map(|p| format!("{}:{}", p.layer, p.pool)).collect();
+    let mut s = Scratch::default();
+    inputs(a, |texts| {
+        for text in texts {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let begin = Instant::now();
+            let prompt = engine.prompt(&text, false)?;
+            let trunk = engine.trunk(&[&prompt], skills.trunk(), Engine::trunk_feature(&skills), &mut s);
+            let trunk_ms = begin.elapsed().as_secs_f64() * 1e3;
+            let begin = Instant::now();
+            let Some(d) = engine.decide(&skills, &[&prompt], &trunk, &mut s)?.pop() else { continue };
+            let select_ms = begin.elapsed().as_secs_f64() * 1e3;
+            let run: Vec<&str> = selector.candidates(&d).iter().map(|t| tasks[*t].name.as_str()).collect();
+            let weights: Vec<(&str, f32)> =
+                d.order.iter().map(|t| (tasks[*t].name.as_str(), d.task_weight[*t])).collect();
+            if a.json {
+                print(
+                    &json!({
+                        "text": text,
+                        "tokens": prompt.tokens.len(),
+                        "selector": selector.kind().name(),
+                        "reads": reads,
+                        "weights": weights.iter().map(|(t, w)| json!({"task": t, "weight": w})).collect::<Vec<_>>(),
+                        "margin": d.margin,
+                        "entropy": d.entropy,
+                        "abstain": d.abstain,
+                        "candidates": run,
+                        "trunk_ms": trunk_ms,
+                        "select_ms": select_ms,
+                    })
+                    .to_string(),
+                )?;
+                continue;
+            }
+            print(&format!("{text}"))?;
+            print(&format!(
+                "  {} reads {} of {} tokens; trunk {trunk_ms:.1} ms, selection {select_ms:.2} ms",
+                selector.kind().name(),
+                reads.join(" + "),
+                prompt.tokens.len()
+            ))?;
+            for (name, w) in weights.iter().take(5) {
+                print(&format!("  {w:>7.4}  {name}"))?;
+            }
+            let verdict =
+                if d.abstain { "abstains: unlike any task".to_owned() } else { format!("runs {}", run.join(" and ")) };
+            print(&format!("  margin {:.4}, entropy {:.4} nats; {verdict}", d.margin, d.entropy))?;
+        }
+        Ok(())
+    })
+}
