@@ -1,1 +1,100 @@
-//! Tests
+//! What the whole-product tests share: a tiny base, a tiny stream, the built programs.
+
+use conpet_formats::tiny::{self, TinyConfig};
+use conpet_runtime::engine::Engine;
+use conpet_trainer::config::Config;
+use std::path::{Path, PathBuf};
+
+/// Writes the tiny base of a seed; returns its path.
+pub fn tiny_base(dir: &Path, seed: u64) -> PathBuf {
+    let path = dir.join(format!("tiny-{seed}.gguf"));
+    let bytes = tiny::base(&TinyConfig { seed, ..TinyConfig::default() }).expect("the tiny base can be made");
+    conpet_formats::fs::write_atomic(&path, |w| w.write_all(&bytes).map_err(|e| conpet_formats::Error::io("write", e)))
+        .expect("the tiny base can be written");
+    path
+}
+
+/// An engine on the tiny base, with two threads.
+pub fn tiny_engine(dir: &Path) -> Engine {
+    Engine::open(&tiny_base(dir, 1), 2).expect("the tiny base can be opened")
+}
+
+/// A stream of three easy tasks: two with labels, one answered by text.
+pub fn tiny_stream(dir: &Path) -> PathBuf {
+    let root = dir.join("stream");
+    let colours = [("red", ["fire", "blood", "rose"]), ("blue", ["sky", "sea", "ink"])];
+    let sizes = [("big", ["house", "whale", "tower"]), ("small", ["mouse", "coin", "seed"])];
+    for (task, pairs, frame) in [("colour", colours, "the colour of"), ("size", sizes, "how large is")] {
+        for (split, extra) in
+            [("train", ["the", "my", "her", "one"].as_slice()), ("valid", &["his"]), ("test", &["our", "that"])]
+        {
+            let rows = pairs.iter().flat_map(|(label, words)| {
+                words.iter().flat_map(move |w| {
+                    extra.iter().map(move |x| format!("{{\"text\":\"{frame} {x} {w}\",\"label\":\"{label}\"}}\n"))
+                })
+            });
+            put(&root.join(task), split, &rows.collect::<String>());
+        }
+    }
+    for split in ["train", "valid", "test"] {
+        let rows = ["list", "show", "open", "close"].iter().flat_map(|v| {
+            ["file", "day", "number"]
+                .iter()
+                .map(move |w| format!("{{\"prompt\":\"please {v} a {w}\",\"completion\":\" {v}\"}}\n"))
+        });
+        put(&root.join("echo"), split, &rows.collect::<String>());
+    }
+    std::fs::write(
+        root.join("stream.json"),
+        r#"{"tasks":["colour","size",{"name":"echo","template":"{input} =","max_answer":4}]}"#,
+    )
+    .expect("the stream can be written");
+    root
+}
+
+fn put(dir: &Path, split: &str, text: &str) {
+    std::fs::create_dir_all(dir).expect("the stream can be written");
+    std::fs::write(dir.join(format!("{split}.jsonl")), text).expect("the stream can be written");
+}
+
+/// Settings that learn the tiny stream in seconds.
+pub fn tiny_config() -> Config {
+    Config {
+        trunk: 1,
+        epochs: 6,
+        batch: 8,
+        lr: 5e-3,
+        threads: 2,
+        checkpoint_every: 3,
+        replay_limit: 20,
+        ..Config::default()
+    }
+}
+
+/// The SmolLM2 base, where the first run or `CONPET_BASE` has put it. Tests that use it say so when
+/// it is not there.
+pub fn real_base() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let places = [
+        std::env::var_os("CONPET_BASE").map(PathBuf::from),
+        Some(root.join("build/first-run/SmolLM2-135M-Instruct.Q4_1.gguf")),
+    ];
+    places.into_iter().flatten().find(|p| p.exists())
+}
+
+/// A program of this workspace, built in the profile of the running test.
+pub fn program(name: &str) -> PathBuf {
+    static BUILT: std::sync::Once = std::sync::Once::new();
+    let exe = std::env::current_exe().expect("a test knows where it is");
+    let dir = exe.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps").to_owned();
+    BUILT.call_once(|| {
+        let mut cargo = std::process::Command::new(env!("CARGO"));
+        cargo.args(["build", "-q", "-p", "conpet-runtime", "-p", "conpet-trainer", "-p", "conpet-tools", "--bins"]);
+        if dir.ends_with("release") {
+            cargo.arg("--release");
+        }
+        cargo.env("CARGO_TARGET_DIR", dir.parent().expect("target"));
+        assert!(cargo.status().expect("cargo runs").success(), "the programs can be built");
+    });
+    dir.join(name)
+}

@@ -8,7 +8,8 @@ use crate::stream::{Goal, Row, Task};
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::quant::{self, QuantType};
-use conpet_formats::{Error, Result};
+use conpet_formats::{Code, Error, Result};
+use conpet_runtime::chat::Message;
 use conpet_runtime::engine::{Engine, batches};
 use conpet_runtime::features::Prompt;
 use conpet_runtime::forward::Scratch;
@@ -76,8 +77,8 @@ impl Prepared {
         for (i, r) in rows.iter().enumerate() {
             let named = |e: Error| e.in_section(format!("task {}, row {}", task.name, i + 1));
             let input = cut(engine.prompt(&r.text, false).map_err(named)?, plan.max_len);
-            let rendered = conpet_formats::template::render(&task.template, &input.text).map_err(named)?;
-            let mut p = engine.prompt(&rendered, false).map_err(named)?;
+            let (rendered, special) = render(engine, task, r, &input.text).map_err(named)?;
+            let mut p = engine.prompt(&rendered, special).map_err(named)?;
             answers.push(p.tokens.len());
             if let Goal::Completion(text) = &r.goal {
                 let tok = &engine.base.tokenizer;
@@ -160,6 +161,21 @@ impl Prepared {
     pub fn shift_classes(&mut self, by: usize) {
         self.classes.iter_mut().for_each(|c| *c += by);
     }
+}
+
+/// What a row is asked as: its text in the task's template, or its conversation in the base's
+/// (which may spell control tokens).
+pub(crate) fn render(engine: &Engine, task: &Task, row: &Row, text: &str) -> Result<(String, bool)> {
+    if row.chat.is_empty() {
+        return Ok((conpet_formats::template::render(&task.template, text)?, false));
+    }
+    let template = engine.base.chat_template()?.ok_or_else(|| {
+        Error::new(Code::Missing, "the row is a conversation, but the base has no chat template")
+            .hint("write {\"prompt\", \"completion\"} rows, or use a base with a chat template")
+    })?;
+    let messages: Vec<Message> =
+        row.chat.iter().map(|(role, content)| Message { role: role.clone(), content: content.clone() }).collect();
+    Ok((template.render(&messages, true)?, true))
 }
 
 /// Cuts a prompt to its first `n` tokens, and its text with it.

@@ -96,7 +96,7 @@ impl Evaluator {
                     }
                     Goal::Completion(want) => {
                         let want = want.trim().to_owned();
-                        let oracle = self.text(engine, skills, set, i, truth, &mut s)?.trim() == want;
+                        let oracle = self.text(engine, skills, tasks, set, i, truth, &mut s)?.trim() == want;
                         (oracle && first == truth, oracle)
                     }
                 };
@@ -166,6 +166,7 @@ impl Evaluator {
         &mut self,
         engine: &Engine,
         skills: &Skills,
+        tasks: &[Task],
         set: usize,
         i: usize,
         task: usize,
@@ -176,7 +177,11 @@ impl Evaluator {
         if let Some(t) = self.texts.get(&key) {
             return Ok(t.clone());
         }
-        let request = Request { text: self.sets[set].rows[i].text.clone(), task: Some(task), ..Request::default() };
+        let row = &self.sets[set].rows[i];
+        let (text, special) = crate::data::render(engine, &tasks[task], row, &row.text)?;
+        let own = skills.manifest().tasks[task].max_answer as usize;
+        let request =
+            Request { text, special, raw: true, task: Some(task), max_tokens: Some(own), ..Request::default() };
         let out = engine.generate(Some(skills), &request, s, &mut |_| true)?.text;
         self.texts.insert(key, out.clone());
         Ok(out)

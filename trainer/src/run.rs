@@ -590,7 +590,7 @@ pub(crate) fn bare(task: &Task, split: &str) -> (Task, Vec<Row>) {
     };
     let strip = |r: &Row| match &r.goal {
         Goal::Label(_) => r.clone(),
-        Goal::Completion(_) => Row { text: r.text.clone(), goal: Goal::Label(String::new()) },
+        Goal::Completion(_) => Row { text: r.text.clone(), goal: Goal::Label(String::new()), chat: Vec::new() },
     };
     let rows = rows.iter().map(strip).collect();
     (Task { template: "{input}".into(), ..task.clone() }, rows)

@@ -1,10 +1,11 @@
-//! `classify`: texts to labels.
+//! `classify`: texts to labels; where the chosen task answers by text, to that text.
 
 use super::{inputs, named, need, print};
 use crate::cli::InputArgs;
-use crate::engine::Answer;
+use crate::engine::{Answer, Engine};
 use crate::error::Result;
 use crate::forward::Scratch;
+use crate::generate::Request;
 use crate::skills::Skills;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,19 +24,30 @@ pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
         let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
         let answers = engine.classify(&skills, &refs, task, &mut s)?;
         let each = begin.elapsed().as_secs_f64() * 1e3 / texts.len() as f64;
-        texts.iter().zip(answers).try_for_each(|(text, answer)| {
-            if a.json {
-                print(&json_line(text, &answer, &skills, each).to_string())
-            } else {
-                print(&line(&answer, &skills, each))
+        for (text, mut answer) in texts.iter().zip(answers) {
+            let mut ms = each;
+            if Engine::is_generation(&skills, answer.task) && !answer.abstain {
+                // The chosen task answers by text.
+                let request = Request { text: text.clone(), task: Some(answer.task), ..Request::default() };
+                let go = &mut |_: &str| !stop.load(Ordering::Relaxed);
+                let g = engine.generate(Some(&skills), &request, &mut s, go)?;
+                ms += (g.prompt_time + g.answer_time).as_secs_f64() * 1e3;
+                answer.label = Some(g.text.trim().to_owned());
+                answer.probability = answer.candidates.first().map_or(1.0, |c| c.weight);
             }
-        })
+            print(&if a.json {
+                json_line(text, &answer, &skills, ms).to_string()
+            } else {
+                line(&answer, &skills, ms)
+            })?;
+        }
+        Ok(())
     })
 }
 
 fn line(a: &Answer, skills: &Skills, ms: f64) -> String {
     let task = &skills.manifest().tasks[a.task].name;
-    let label = a.label.as_deref().unwrap_or("(answered by text: use generate)");
+    let label = a.label.as_deref().unwrap_or("(no answer)");
     let margin = a.decision.as_ref().map_or_else(String::new, |d| format!("\tmargin {:.3}", d.margin));
     let abstain = if a.abstain { "\tunlike any task" } else { "" };
     format!("{label}\t{:.3}\t{task}{margin}{abstain}\t{ms:.1} ms", a.probability)

@@ -10,10 +10,12 @@ const LINE_CAP: usize = 4 << 20;
 /// A text and what it asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The input.
+    /// The input: what a selector reads.
     pub text: String,
     /// The answer.
     pub goal: Goal,
+    /// The whole conversation before the answer, (role, content); empty for rows that are none.
+    pub chat: Vec<(String, String)>,
 }
 
 /// What a row should be answered with.
@@ -62,8 +64,8 @@ pub(super) fn read(bytes: &[u8], file: &Path) -> Result<Vec<Row>> {
         let v: Value = serde_json::from_str(line).map_err(|e| bad(format!("not JSON: {e}")))?;
         let get = |key: &str| v.get(key).and_then(Value::as_str).map(str::to_owned);
         let row = match (get("text"), get("label"), get("prompt"), get("completion")) {
-            (Some(text), Some(label), ..) => Row { text, goal: Goal::Label(label) },
-            (_, _, Some(text), Some(completion)) => Row { text, goal: Goal::Completion(completion) },
+            (Some(text), Some(label), ..) => Row { text, goal: Goal::Label(label), chat: Vec::new() },
+            (_, _, Some(text), Some(completion)) => Row { text, goal: Goal::Completion(completion), chat: Vec::new() },
             _ => messages(&v).map_err(bad)?,
         };
         let empty = match &row.goal {
@@ -77,7 +79,8 @@ pub(super) fn read(bytes: &[u8], file: &Path) -> Result<Vec<Row>> {
     Ok(out)
 }
 
-/// A conversation: the last message must be the assistant's, those before are the prompt.
+/// A conversation: the last message must be the assistant's, those before are the prompt, and go
+/// through the base's chat template.
 fn messages(v: &Value) -> Result<Row, String> {
     let list =
         v.get("messages").and_then(Value::as_array).ok_or("it has neither text and label nor prompt and completion")?;
@@ -87,8 +90,9 @@ fn messages(v: &Value) -> Result<Row, String> {
     let turns: Vec<_> = list.iter().map(turn).collect::<Option<_>>().ok_or("a message needs role and content")?;
     match turns.split_last() {
         Some(((role, answer), before)) if role == "assistant" && !before.is_empty() => {
-            let text = before.iter().map(|(_, c)| c.as_str()).collect::<Vec<_>>().join("\n");
-            Ok(Row { text, goal: Goal::Completion(answer.clone()) })
+            // As in serving, the last user turn is what the selector reads.
+            let text = before.iter().rev().find(|(r, _)| r == "user").ok_or("no message is the user's")?.1.clone();
+            Ok(Row { text, goal: Goal::Completion(answer.clone()), chat: before.to_vec() })
         }
         _ => Err("the last message must be the assistant's, after at least one other".into()),
     }

@@ -1,0 +1,107 @@
+//! The runtime against an implementation that shares none of its code: candle-transformers.
+
+use candle_core::quantized::gguf_file;
+use candle_core::{Device, Tensor};
+use candle_transformers::models::quantized_llama::ModelWeights;
+use conpet_formats::quant::QuantType;
+use conpet_formats::tiny::{self, TinyConfig};
+use conpet_runtime::engine::Engine;
+use conpet_runtime::forward::Scratch;
+use conpet_runtime::generate::Sequence;
+use conpet_runtime::kernels::Kernels;
+use conpet_runtime::kv::KvType;
+use conpet_runtime::sampler::argmax;
+use std::path::Path;
+
+const TEXT: &str = "It is a truth that the number of people who find the time to write a long letter has gone down each day. \
+There are many who would like to see more of them, and some who say that water, oil and other things will be what we use when \
+words are no more. What did you find in the house of the two men? I saw 42 people, one list of files, and a day that was long. ";
+
+/// Logits `[tokens, vocab]` of the oracle, token by token.
+fn oracle(path: &Path, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let mut file = std::fs::File::open(path).unwrap();
+    let content = gguf_file::Content::read(&mut file).unwrap();
+    let mut model = ModelWeights::from_gguf(content, &mut file, &Device::Cpu).unwrap();
+    tokens
+        .iter()
+        .enumerate()
+        .map(|(i, t)| {
+            let x = Tensor::new(&[[*t]], &Device::Cpu).unwrap();
+            model.forward(&x, i).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        })
+        .collect()
+}
+
+/// Largest difference over largest logit, and the part of tokens with the same first choice.
+fn compare(engine: &Engine, path: &Path, text: &str) -> (f32, f32, usize) {
+    let p = engine.prompt(text, false).unwrap();
+    let want = oracle(path, &p.tokens);
+    let got = engine.logits(&p, None, &mut Scratch::default());
+    let (mut diff, mut size, mut same) = (0.0f32, 0.0f32, 0);
+    for (g, w) in got.chunks_exact(engine.base.spec.vocab).zip(&want) {
+        g.iter().zip(w).for_each(|(a, b)| diff = diff.max((a - b).abs()));
+        size = w.iter().fold(size, |m, v| m.max(v.abs()));
+        same += usize::from(argmax(g) == argmax(w));
+    }
+    (diff / size, same as f32 / want.len() as f32, want.len())
+}
+
+#[test]
+fn logits_agree_with_candle_transformers() {
+    let dir = tempfile::tempdir().unwrap();
+    // candle multiplies quantized weights with activations rounded to 8 bits, we do not: so exact
+    // types are compared tightly, quantized ones by the size of that rounding.
+    for (ty, tolerance) in
+        [(QuantType::F32, 1e-4), (QuantType::F16, 2e-3), (QuantType::Q8_0, 0.03), (QuantType::Q4_1, 0.03)]
+    {
+        let path = dir.path().join(format!("{}.gguf", ty.name()));
+        let bytes = tiny::base(&TinyConfig { linear: ty, embedding: QuantType::F32, ..TinyConfig::default() }).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        let engine = Engine::open(&path, 2).unwrap();
+        let (diff, same, n) = compare(&engine, &path, TEXT);
+        assert!(diff < tolerance, "{}: logits differ by {diff} of the largest over {n} tokens", ty.name());
+        assert!(same > 0.97, "{}: only {same} of {n} first choices agree", ty.name());
+    }
+}
+
+#[test]
+fn batch_cache_and_kernels_agree_with_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = conpet_tests::tiny_engine(dir.path());
+    let p = engine.prompt(TEXT, false).unwrap();
+    let mut s = Scratch::default();
+    let vocab = engine.base.spec.vocab;
+    let whole = engine.logits(&p, None, &mut s);
+    let close = |a: &[f32], b: &[f32], tolerance: f32, what: &str| {
+        let d = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        assert!(d < tolerance, "{what}: logits differ by {d}");
+    };
+    // The same sums in another order: logits of this base are about 10 in size.
+    for (kv, tolerance) in [(KvType::F32, 2e-3), (KvType::F16, 5e-2)] {
+        engine.kv_type = kv;
+        let mut one_by_one = Sequence::new(&engine, 2);
+        close(&one_by_one.all_logits(&engine, &p, None, &mut s), &whole, tolerance, &format!("token by token, {kv:?}"));
+        let mut last = vec![0.0; vocab];
+        engine.batch = 7;
+        Sequence::new(&engine, 1).extend(&engine, &p.tokens, None, &mut s, Some(&mut last));
+        close(&last, &whole[whole.len() - vocab..], tolerance, &format!("in batches of 7, {kv:?}"));
+    }
+    for k in Kernels::all() {
+        engine.kernels = k;
+        close(&engine.logits(&p, None, &mut s), &whole, 2e-3, k.name());
+    }
+}
+
+#[test]
+fn smollm2_agrees_with_candle_transformers_on_500_tokens() {
+    let Some(path) = conpet_tests::real_base() else {
+        println!("skipped: no SmolLM2 base here (run examples/first-run.sh, or set CONPET_BASE)");
+        return;
+    };
+    let engine = Engine::open(&path, 2).unwrap();
+    let (diff, same, n) = compare(&engine, &path, &TEXT.repeat(6));
+    println!(
+        "SmolLM2: {n} tokens, largest logit difference {diff} of the largest logit, {same} of first choices equal"
+    );
+    assert!(n >= 500 && diff < 0.15 && same > 0.95, "{n} tokens, difference {diff}, same first choice {same}");
+}

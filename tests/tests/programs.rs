@@ -1,0 +1,114 @@
+//! The built programs, from the outside: killed midway, interrupted, and used as the README says.
+
+use conpet_tests::{program, tiny_base, tiny_stream};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn train(dir: &Path, base: &Path, out: &str, extra: &[&str]) -> Command {
+    let mut c = Command::new(program("conpet-train"));
+    c.arg("stream").arg(tiny_stream(dir)).arg("-m").arg(base).arg("-b").arg(dir.join(out));
+    c.args([
+        "--trunk",
+        "1",
+        "--epochs",
+        "6",
+        "--batch",
+        "8",
+        "--lr",
+        "5e-3",
+        "--threads",
+        "2",
+        "--checkpoint-every",
+        "2",
+    ]);
+    c.args(extra).stdout(Stdio::piped()).stderr(Stdio::piped());
+    c
+}
+
+fn ok(o: &Output) -> String {
+    assert!(o.status.success(), "{}\n{}", o.status, String::from_utf8_lossy(&o.stderr));
+    String::from_utf8_lossy(&o.stdout).into_owned()
+}
+
+#[test]
+fn killed_at_any_moment_it_resumes_to_the_same_bundle() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = tiny_base(dir.path(), 1);
+    let begin = Instant::now();
+    ok(&train(dir.path(), &base, "whole.cpb", &[]).output().unwrap());
+    let took = begin.elapsed();
+    let whole = std::fs::read(dir.path().join("whole.cpb")).unwrap();
+    let mut resume = false;
+    // Kill -9 at growing moments, then let it finish.
+    for part in [3u32, 5, 7] {
+        let mut child =
+            train(dir.path(), &base, "killed.cpb", if resume { &["--resume"] } else { &[] }).spawn().unwrap();
+        std::thread::sleep(took * part / 10);
+        let _ = child.kill();
+        let _ = child.wait();
+        resume = true;
+    }
+    ok(&train(dir.path(), &base, "killed.cpb", &["--resume"]).output().unwrap());
+    assert!(whole == std::fs::read(dir.path().join("killed.cpb")).unwrap(), "the resumed bundle differs");
+}
+
+#[test]
+fn an_interrupt_keeps_a_checkpoint_and_says_how_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = tiny_base(dir.path(), 1);
+    // Long enough that the interrupt meets it at work.
+    let child = train(dir.path(), &base, "i.cpb", &["--epochs", "4000"]).spawn().unwrap();
+    let file = dir.path().join("i.work");
+    let begin = Instant::now();
+    let started = || {
+        std::fs::read_dir(&file)
+            .is_ok_and(|d| d.flatten().any(|e| e.file_name().to_string_lossy().ends_with(".checkpoint")))
+    };
+    while !started() && begin.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let o = child.wait_with_output().unwrap();
+    assert_eq!(o.status.code(), Some(130), "{}", String::from_utf8_lossy(&o.stderr));
+    assert!(String::from_utf8_lossy(&o.stderr).contains("--resume"));
+    assert!(started(), "the checkpoint is gone");
+}
+
+#[test]
+fn programs_work_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = tiny_base(dir.path(), 1);
+    let table = ok(&train(dir.path(), &base, "t.cpb", &[]).output().unwrap());
+    assert!(table.contains("routing") && table.contains("colour"), "{table}");
+    let bundle = dir.path().join("t.cpb");
+    let run = |args: &[&str]| {
+        let mut c = Command::new(program("conpet-run"));
+        c.args(args).arg("-m").arg(&base).arg("-b").arg(&bundle);
+        c.output().unwrap()
+    };
+    let line = ok(&run(&["classify", "--json", "how large is our coin", "please show a file"]));
+    let rows: Vec<serde_json::Value> = line.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((rows[0]["task"].as_str(), rows[0]["label"].as_str()), (Some("size"), Some("small")));
+    assert_eq!(rows[1]["task"].as_str(), Some("echo"));
+    assert!(ok(&run(&["route", "the colour of that sky"])).contains("margin"));
+    let bench: serde_json::Value =
+        serde_json::from_str(&ok(&run(&["bench", "--json", "-p", "16", "-n", "4", "-r", "1"]))).unwrap();
+    assert!(bench[0]["avg_ts"].as_f64().unwrap() > 0.0 && bench[0]["rss_anon_kb"].as_u64().unwrap() > 0);
+    let shown = Command::new(program("conpet-train"))
+        .args(["eval"])
+        .arg(tiny_stream(dir.path()))
+        .arg("-m")
+        .arg(&base)
+        .arg("-b")
+        .arg(&bundle)
+        .output();
+    assert!(ok(&shown.unwrap()).contains("whole"));
+    let report = std::fs::read_to_string(dir.path().join("t.report/report.html")).unwrap();
+    assert!(report.contains("<svg") && !report.contains("http"));
+    let again = train(dir.path(), &base, "t.cpb", &[]).output().unwrap();
+    assert!(
+        !again.status.success() && String::from_utf8_lossy(&again.stderr).contains("--resume"),
+        "an existing bundle is not overwritten"
+    );
+}

@@ -1,0 +1,169 @@
+//! A stream goes in, a bundle comes out, and it answers: on the tiny base, in seconds.
+
+use conpet_formats::Code;
+use conpet_formats::bundle::{Bundle, verify};
+use conpet_runtime::engine::Engine;
+use conpet_runtime::forward::Scratch;
+use conpet_runtime::generate::Request;
+use conpet_runtime::skills::Skills;
+use conpet_tests::{tiny_base, tiny_config, tiny_engine, tiny_stream};
+use conpet_trainer::config::Config;
+use conpet_trainer::report::MethodReport;
+use conpet_trainer::run::{Event, Run};
+use conpet_trainer::stream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn learn(
+    config: Config,
+    engine: &Engine,
+    dir: &Path,
+    out: &str,
+    stop_after: Option<u64>,
+    resume: bool,
+) -> Option<MethodReport> {
+    let mut tasks = stream::open(&tiny_stream(dir)).unwrap();
+    if config.method != "dynamic" {
+        // One shared head cannot answer by text too.
+        tasks.truncate(2);
+    }
+    let stop = AtomicBool::new(false);
+    let mut steps = 0;
+    let mut run = Run::new(config, engine, tasks, &dir.join(out), &stop, |e| {
+        steps += u64::from(matches!(e, Event::Step(..)));
+        stop.store(stop_after == Some(steps), Ordering::Relaxed);
+    })
+    .unwrap();
+    run.stream(resume).unwrap()
+}
+
+#[test]
+fn dynamic_learns_three_tasks_keeps_them_and_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    let r = learn(tiny_config(), &engine, dir.path(), "d.cpb", None, false).unwrap();
+    let m = &r.metrics;
+    assert!(m.routing_accuracy >= 0.9, "routing {}", m.routing_accuracy);
+    assert!(m.average_accuracy >= 0.8, "average {}: {:?}", m.average_accuracy, m.matrix);
+    assert!(m.forgetting.unwrap() <= 0.1, "forgetting {:?}", m.forgetting);
+    let path = dir.path().join("d.cpb");
+    assert_eq!(verify(&path, true).unwrap(), []);
+    let skills = Skills::open(&path, &engine.base).unwrap();
+    assert_eq!(skills.bundle().history().unwrap().len(), 3);
+    let mut s = Scratch::default();
+    let a = engine.classify(&skills, &["how large is our tower", "the colour of that sea"], None, &mut s).unwrap();
+    assert_eq!([a[0].label.as_deref(), a[1].label.as_deref()], [Some("big"), Some("blue")]);
+    let ask = Request { text: "please open a day".into(), ..Request::default() };
+    let g = engine.generate(Some(&skills), &ask, &mut s, &mut |_| true).unwrap();
+    assert_eq!((g.task, g.text.trim()), (Some(2), "open"));
+    // One at a time or together, the answer is the same.
+    let alone = engine.classify(&skills, &["the colour of that sea"], None, &mut s).unwrap();
+    assert_eq!(alone[0].label, a[1].label);
+    assert!((alone[0].probability - a[1].probability).abs() < 1e-4);
+}
+
+#[test]
+fn scores_are_what_the_engine_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    let r = learn(tiny_config(), &engine, dir.path(), "d.cpb", None, false).unwrap();
+    let skills = Skills::open(&dir.path().join("d.cpb"), &engine.base).unwrap();
+    let last = r.stages.last().unwrap();
+    let mut s = Scratch::default();
+    for (t, task) in stream::open(&tiny_stream(dir.path())).unwrap().iter().enumerate().take(2) {
+        let texts: Vec<&str> = task.test.iter().map(|r| r.text.as_str()).collect();
+        let answers = engine.classify(&skills, &texts, None, &mut s).unwrap();
+        let right =
+            answers.iter().zip(&task.test).filter(|(a, r)| a.task == t && a.label.as_deref() == r.label()).count();
+        assert_eq!(right, last.right[t], "task {}", task.name);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_a_stopped_run_resumes_to_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    learn(tiny_config(), &engine, dir.path(), "a.cpb", None, false).unwrap();
+    let whole = std::fs::read(dir.path().join("a.cpb")).unwrap();
+    learn(tiny_config(), &engine, dir.path(), "b.cpb", None, false).unwrap();
+    assert!(whole == std::fs::read(dir.path().join("b.cpb")).unwrap(), "two runs of one seed differ");
+    learn(Config { seed: 2, ..tiny_config() }, &engine, dir.path(), "c.cpb", None, false).unwrap();
+    assert!(whole != std::fs::read(dir.path().join("c.cpb")).unwrap(), "another seed changes nothing");
+    // Stop within the first task, then within the second, then let it finish.
+    assert!(learn(tiny_config(), &engine, dir.path(), "r.cpb", Some(5), false).is_none());
+    assert!(learn(tiny_config(), &engine, dir.path(), "r.cpb", Some(20), true).is_none());
+    learn(tiny_config(), &engine, dir.path(), "r.cpb", None, true).unwrap();
+    assert!(whole == std::fs::read(dir.path().join("r.cpb")).unwrap(), "the resumed bundle differs");
+}
+
+#[test]
+fn each_stage_only_appends() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    let path = dir.path().join("g.cpb");
+    let tasks = stream::open(&tiny_stream(dir.path())).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut before: Vec<u8> = Vec::new();
+    for n in 1..=3 {
+        let mut run = Run::new(tiny_config(), &engine, tasks[..n].to_vec(), &path, &stop, |_| {}).unwrap();
+        if n == 1 {
+            run.stream(false).unwrap().unwrap();
+        } else {
+            run.bundle = Some(Bundle::open(&path).unwrap());
+            let s = run.add().unwrap().unwrap();
+            assert!(s.rows[n - 1] > 0);
+        }
+        let now = std::fs::read(&path).unwrap();
+        // From the first section on; the two superblock pages are what moves.
+        if n > 1 {
+            assert!(now[8192..before.len()] == before[8192..], "stage {n} changed earlier bytes");
+        }
+        before = now;
+    }
+}
+
+#[test]
+fn a_bundle_refuses_another_base_of_the_same_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    learn(tiny_config(), &engine, dir.path(), "d.cpb", None, false).unwrap();
+    let other = Engine::open(&tiny_base(dir.path(), 2), 1).unwrap();
+    let e = Skills::open(&dir.path().join("d.cpb"), &other.base).unwrap_err();
+    assert_eq!(e.code(), Code::BaseMismatch);
+    assert!(e.to_string().contains("tiny-2.gguf") && e.remedy().is_some(), "{e}");
+}
+
+#[test]
+fn sequential_and_joint_and_the_published_selector_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    let of = |c: Config, out: &str| learn(c, &engine, dir.path(), out, None, false).unwrap().metrics;
+    let sequential = of(Config { method: "sequential".into(), ..tiny_config() }, "s.cpb");
+    let joint = of(Config { method: "joint".into(), ..tiny_config() }, "j.cpb");
+    assert!(joint.average_accuracy >= 0.8, "joint {}", joint.average_accuracy);
+    // Without protection the second task's labels win over the first's.
+    assert!(sequential.forgetting.unwrap() > 0.3, "forgetting {:?}", sequential.forgetting);
+    assert!(joint.average_accuracy > sequential.average_accuracy);
+    let conpet = of(Config { selector: "conpet".into(), ..tiny_config() }, "c.cpb");
+    assert!(conpet.routing_accuracy >= 0.9, "conpet routing {}", conpet.routing_accuracy);
+    let ridge = of(Config { selector: "ridge".into(), shrinkage: 0.01, ..tiny_config() }, "r.cpb");
+    assert!(ridge.routing_accuracy >= 0.9, "ridge routing {}", ridge.routing_accuracy);
+}
+
+#[test]
+fn an_input_unlike_any_task_is_noticed_more_often_than_one_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    learn(Config { abstain: 0.1, ..tiny_config() }, &engine, dir.path(), "d.cpb", None, false).unwrap();
+    let skills = Skills::open(&dir.path().join("d.cpb"), &engine.base).unwrap();
+    let mut s = Scratch::default();
+    let mut abstained =
+        |texts: &[&str]| engine.classify(&skills, texts, None, &mut s).unwrap().iter().filter(|a| a.abstain).count();
+    let known = abstained(&[
+        "the colour of our rose",
+        "the colour of that ink",
+        "how large is our coin",
+        "how large is that whale",
+    ]);
+    assert!(known <= 2, "{known} of 4 known inputs were refused");
+}
