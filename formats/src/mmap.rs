@@ -59,10 +59,11 @@ impl Mapped {
 
     /// Asks the kernel to read a range ahead; a hint, so failure is of no consequence.
     pub fn will_need(&self, range: Range<usize>) {
-        if let Inner::File(m) = &*self.0 {
-            if range.start < range.end && range.end <= m.len() {
-                let _ = m.advise_range(memmap2::Advice::WillNeed, range.start, range.end - range.start);
-            }
+        if let Inner::File(m) = &*self.0
+            && range.start < range.end
+            && range.end <= m.len()
+        {
+            let _ = m.advise_range(memmap2::Advice::WillNeed, range.start, range.end - range.start);
         }
     }
 }

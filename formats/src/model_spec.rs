@@ -104,10 +104,14 @@ impl ModelSpec {
         if self.n_head == 0 || self.n_head > 1024 || self.hidden == 0 || self.hidden > 65_536 {
             return bad(format!("head_count {} or embedding_length {} is out of range", self.n_head, self.hidden));
         }
-        if self.n_kv_head == 0 || self.n_head % self.n_kv_head != 0 {
+        if self.n_kv_head == 0 || !self.n_head.is_multiple_of(self.n_kv_head) {
             return bad(format!("head_count {} is not a multiple of head_count_kv {}", self.n_head, self.n_kv_head));
         }
-        if self.head_dim == 0 || self.head_dim > 1024 || self.rope_dim % 2 != 0 || self.rope_dim > self.head_dim {
+        if self.head_dim == 0
+            || self.head_dim > 1024
+            || !self.rope_dim.is_multiple_of(2)
+            || self.rope_dim > self.head_dim
+        {
             return bad(format!("head size {} or rope size {} is out of range", self.head_dim, self.rope_dim));
         }
         if self.ffn == 0 || self.ffn > 1 << 20 || self.vocab == 0 || self.vocab > 1 << 22 {

@@ -102,11 +102,11 @@ impl Engine {
     /// If the text has no tokens or more than the context.
     pub fn prompt(&self, text: &str, special: bool) -> Result<Prompt> {
         let (mut tokens, mut offsets) = self.base.tokenizer.encode_with_offsets(text, special)?;
-        if self.base.tokenizer.add_bos() {
-            if let Some(bos) = self.base.tokenizer.bos() {
-                tokens.insert(0, bos);
-                offsets.insert(0, 0..0);
-            }
+        if self.base.tokenizer.add_bos()
+            && let Some(bos) = self.base.tokenizer.bos()
+        {
+            tokens.insert(0, bos);
+            offsets.insert(0, 0..0);
         }
         if tokens.is_empty() {
             return Err(Error::new(Code::Value, "the input is empty").hint("give at least one character of text"));
@@ -205,7 +205,7 @@ impl Engine {
     }
 
     /// The trunk feature the selector wants to have read (none for `conpet`, which runs its own pass).
-    pub fn trunk_feature<'s>(skills: &'s Skills) -> Option<&'s FeatureSpec> {
+    pub fn trunk_feature(skills: &Skills) -> Option<&FeatureSpec> {
         skills.selector().feature().filter(|_| skills.selector().module().is_none())
     }
 

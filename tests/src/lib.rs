@@ -87,7 +87,12 @@ pub fn program(name: &str) -> PathBuf {
     static BUILT: std::sync::Once = std::sync::Once::new();
     let exe = std::env::current_exe().expect("a test knows where it is");
     let dir = exe.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps").to_owned();
+    // `cargo test --workspace` builds the programs for their own packages' tests; a test run of this
+    // package alone builds them here, once.
     BUILT.call_once(|| {
+        if ["conpet-run", "conpet-train", "conpet-inspect"].iter().all(|p| dir.join(p).exists()) {
+            return;
+        }
         let mut cargo = std::process::Command::new(env!("CARGO"));
         cargo.args(["build", "-q", "-p", "conpet-runtime", "-p", "conpet-trainer", "-p", "conpet-tools", "--bins"]);
         if dir.ends_with("release") {

@@ -1,5 +1,7 @@
 //! The runtime against an implementation that shares none of its code: candle-transformers.
 
+#![expect(clippy::print_stdout, reason = "a test that is skipped, or measures, says so")]
+
 use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama::ModelWeights;

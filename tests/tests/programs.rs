@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-fn train(dir: &Path, base: &Path, out: &str, extra: &[&str]) -> Command {
+fn train(dir: &Path, base: &Path, out: &str, epochs: &str, extra: &[&str]) -> Command {
     let mut c = Command::new(program("conpet-train"));
     c.arg("stream").arg(tiny_stream(dir)).arg("-m").arg(base).arg("-b").arg(dir.join(out));
     c.args([
@@ -22,7 +22,7 @@ fn train(dir: &Path, base: &Path, out: &str, extra: &[&str]) -> Command {
         "--checkpoint-every",
         "2",
     ]);
-    c.args(extra).stdout(Stdio::piped()).stderr(Stdio::piped());
+    c.args(["--epochs", epochs]).args(extra).stdout(Stdio::piped()).stderr(Stdio::piped());
     c
 }
 
@@ -36,20 +36,20 @@ fn killed_at_any_moment_it_resumes_to_the_same_bundle() {
     let dir = tempfile::tempdir().unwrap();
     let base = tiny_base(dir.path(), 1);
     let begin = Instant::now();
-    ok(&train(dir.path(), &base, "whole.cpb", &[]).output().unwrap());
+    ok(&train(dir.path(), &base, "whole.cpb", "6", &[]).output().unwrap());
     let took = begin.elapsed();
     let whole = std::fs::read(dir.path().join("whole.cpb")).unwrap();
     let mut resume = false;
     // Kill -9 at growing moments, then let it finish.
     for part in [3u32, 5, 7] {
         let mut child =
-            train(dir.path(), &base, "killed.cpb", if resume { &["--resume"] } else { &[] }).spawn().unwrap();
+            train(dir.path(), &base, "killed.cpb", "6", if resume { &["--resume"] } else { &[] }).spawn().unwrap();
         std::thread::sleep(took * part / 10);
         let _ = child.kill();
         let _ = child.wait();
         resume = true;
     }
-    ok(&train(dir.path(), &base, "killed.cpb", &["--resume"]).output().unwrap());
+    ok(&train(dir.path(), &base, "killed.cpb", "6", &["--resume"]).output().unwrap());
     assert!(whole == std::fs::read(dir.path().join("killed.cpb")).unwrap(), "the resumed bundle differs");
 }
 
@@ -58,7 +58,7 @@ fn an_interrupt_keeps_a_checkpoint_and_says_how_to_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let base = tiny_base(dir.path(), 1);
     // Long enough that the interrupt meets it at work.
-    let child = train(dir.path(), &base, "i.cpb", &["--epochs", "4000"]).spawn().unwrap();
+    let child = train(dir.path(), &base, "i.cpb", "4000", &[]).spawn().unwrap();
     let file = dir.path().join("i.work");
     let begin = Instant::now();
     let started = || {
@@ -79,7 +79,7 @@ fn an_interrupt_keeps_a_checkpoint_and_says_how_to_go_on() {
 fn programs_work_together() {
     let dir = tempfile::tempdir().unwrap();
     let base = tiny_base(dir.path(), 1);
-    let table = ok(&train(dir.path(), &base, "t.cpb", &[]).output().unwrap());
+    let table = ok(&train(dir.path(), &base, "t.cpb", "6", &[]).output().unwrap());
     assert!(table.contains("routing") && table.contains("colour"), "{table}");
     let bundle = dir.path().join("t.cpb");
     let run = |args: &[&str]| {
@@ -106,7 +106,7 @@ fn programs_work_together() {
     assert!(ok(&shown.unwrap()).contains("whole"));
     let report = std::fs::read_to_string(dir.path().join("t.report/report.html")).unwrap();
     assert!(report.contains("<svg") && !report.contains("http"));
-    let again = train(dir.path(), &base, "t.cpb", &[]).output().unwrap();
+    let again = train(dir.path(), &base, "t.cpb", "6", &[]).output().unwrap();
     assert!(
         !again.status.success() && String::from_utf8_lossy(&again.stderr).contains("--resume"),
         "an existing bundle is not overwritten"

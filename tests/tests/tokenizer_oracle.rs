@@ -1,6 +1,8 @@
 //! Our tokenizer against the `tokenizers` crate, built from the same tables and the patterns as
 //! llama.cpp and Hugging Face write them.
 
+#![expect(clippy::print_stdout, reason = "a test that is skipped, or measures, says so")]
+
 use conpet_formats::gguf::{Gguf, Writer};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::tiny::{self, TinyConfig};
@@ -20,12 +22,12 @@ fn strings(gguf: &Gguf<'_>, key: &str) -> Vec<String> {
 
 fn oracle(gguf: &Gguf<'_>, pre: &str) -> tokenizers::Tokenizer {
     let tokens = strings(gguf, "tokenizer.ggml.tokens");
-    let merges = strings(gguf, "tokenizer.ggml.merges")
+    let merges: Vec<(String, String)> = strings(gguf, "tokenizer.ggml.merges")
         .iter()
         .map(|m| m.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap())
         .collect();
-    let vocab = tokens.into_iter().enumerate().map(|(i, t)| (t, i as u32)).collect();
-    let bpe = BPE::builder().vocab_and_merges::<ahash_map::Map, Vec<(String, String)>>(vocab, merges).build().unwrap();
+    let vocab: ahash::AHashMap<String, u32> = tokens.into_iter().enumerate().map(|(i, t)| (t, i as u32)).collect();
+    let bpe = BPE::builder().vocab_and_merges(vocab, merges).build().unwrap();
     let mut t = tokenizers::Tokenizer::new(bpe);
     let split = |p: &str| Split::new(SplitPattern::Regex(p.into()), SplitDelimiterBehavior::Isolated, false).unwrap();
     let pre: Vec<PreTokenizerWrapper> = match pre {
@@ -37,10 +39,6 @@ fn oracle(gguf: &Gguf<'_>, pre: &str) -> tokenizers::Tokenizer {
     };
     t.with_pre_tokenizer(Some(Sequence::new(pre)));
     t
-}
-
-mod ahash_map {
-    pub type Map = ahash::AHashMap<String, u32>;
 }
 
 /// The tiny base's tables under another pre-tokenizer.

@@ -222,10 +222,10 @@ pub fn fit(job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome>
         let rate = (tokens - resumed) as f64 / begin.elapsed().as_secs_f64();
         progress(Progress { step: optim.step, steps, loss, rate });
         let stop = job.stop.load(Ordering::Relaxed) && optim.step < steps;
-        if let Some((path, every)) = &job.checkpoint {
-            if stop || (*every > 0 && optim.step % every == 0 && optim.step < steps) {
-                save(job, path, &optim, tokens, &losses)?;
-            }
+        if let Some((path, every)) = &job.checkpoint
+            && (stop || (*every > 0 && optim.step % every == 0 && optim.step < steps))
+        {
+            save(job, path, &optim, tokens, &losses)?;
         }
         if stop {
             return Ok(Outcome::Stopped);

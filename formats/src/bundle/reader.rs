@@ -278,7 +278,7 @@ pub(super) fn current(file: &[u8]) -> Result<(Superblock, Vec<String>)> {
 /// The length of the commit at `at`, from its own header.
 pub(super) fn commit_len(file: &[u8], at: u64) -> Result<u32> {
     let short = || Error::new(Code::Truncated, "a commit lies outside the file").at(at);
-    if at < FIRST || at % PAGE != 0 {
+    if at < FIRST || !at.is_multiple_of(PAGE) {
         return Err(Error::new(Code::Layout, "a commit is not page-aligned").at(at));
     }
     let head = file.get(at as usize..at as usize + 144).ok_or_else(short)?;

@@ -55,10 +55,8 @@ pub fn verify(path: &Path, full: bool) -> Result<Vec<Finding>> {
             out.push(Finding::from(&e.in_file(path)));
         }
     }
-    if full {
-        if let Err(e) = account(&map, &bundle) {
-            out.push(Finding::from(&e.in_file(path)));
-        }
+    if full && let Err(e) = account(&map, &bundle) {
+        out.push(Finding::from(&e.in_file(path)));
     }
     if (map.len() as u64) > bundle.end() {
         out.push(Finding {
@@ -79,15 +77,14 @@ fn account(map: &[u8], bundle: &Bundle) -> Result<()> {
     let mut ranges = vec![(0, FIRST)];
     let mut at = FIRST;
     while at + PAGE <= end {
-        if map[at as usize..].starts_with(b"CPBCMT01") {
-            if let Ok(len) = commit_len(map, at) {
-                if let Ok(c) = Commit::decode(&map[at as usize..][..len as usize], at) {
-                    ranges.push((at, at + u64::from(len)));
-                    for (i, s) in c.sections.iter().enumerate() {
-                        check_section(map, i, s).map_err(|e| e.in_section(format!("stage {}", c.generation)))?;
-                        ranges.push((s.offset, s.offset + s.len));
-                    }
-                }
+        if map[at as usize..].starts_with(b"CPBCMT01")
+            && let Ok(len) = commit_len(map, at)
+            && let Ok(c) = Commit::decode(&map[at as usize..][..len as usize], at)
+        {
+            ranges.push((at, at + u64::from(len)));
+            for (i, s) in c.sections.iter().enumerate() {
+                check_section(map, i, s).map_err(|e| e.in_section(format!("stage {}", c.generation)))?;
+                ranges.push((s.offset, s.offset + s.len));
             }
         }
         at += PAGE;
@@ -96,10 +93,10 @@ fn account(map: &[u8], bundle: &Bundle) -> Result<()> {
     ranges.dedup();
     let mut covered = 0;
     for (start, stop) in ranges.into_iter().chain([(end, end)]) {
-        if start > covered {
-            if let Some(i) = map[covered as usize..start as usize].iter().position(|b| *b != 0) {
-                return Err(Error::new(Code::Reserved, "bytes that belong to nothing").at(covered + i as u64));
-            }
+        if start > covered
+            && let Some(i) = map[covered as usize..start as usize].iter().position(|b| *b != 0)
+        {
+            return Err(Error::new(Code::Reserved, "bytes that belong to nothing").at(covered + i as u64));
         }
         covered = covered.max(stop);
     }

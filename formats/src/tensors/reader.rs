@@ -145,7 +145,7 @@ impl<'a> Tensors<'a> {
                         .in_section(section())
                         .at(start as u64));
                 }
-            } else if (start - data_start) % ALIGN != 0 {
+            } else if !(start - data_start).is_multiple_of(ALIGN) {
                 return Err(Error::new(Code::Align, format!("not {ALIGN}-byte aligned"))
                     .in_section(section())
                     .at(start as u64));

@@ -55,7 +55,7 @@ pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
                 )?;
                 continue;
             }
-            print(&format!("{text}"))?;
+            print(&text.to_string())?;
             print(&format!(
                 "  {} reads {} of {} tokens; trunk {trunk_ms:.1} ms, selection {select_ms:.2} ms",
                 selector.kind().name(),

@@ -128,10 +128,10 @@ impl Bpe {
         let mut queue = BinaryHeap::new();
         let offer = |parts: &[Part], left: usize, queue: &mut BinaryHeap<_>| {
             let right = parts[left].next;
-            if right != NONE {
-                if let Some((rank, token)) = self.merge(parts[left].token, parts[right].token) {
-                    queue.push(Reverse((rank, left, right, parts[left].end, parts[right].end, token)));
-                }
+            if right != NONE
+                && let Some((rank, token)) = self.merge(parts[left].token, parts[right].token)
+            {
+                queue.push(Reverse((rank, left, right, parts[left].end, parts[right].end, token)));
             }
         };
         (0..n).for_each(|i| offer(&parts, i, &mut queue));

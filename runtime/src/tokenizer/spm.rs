@@ -62,16 +62,16 @@ impl Spm {
         let mut queue: BinaryHeap<Bigram> = BinaryHeap::new();
         let offer = |left: usize, end: &[usize], next: &[usize], queue: &mut BinaryHeap<Bigram>| {
             let right = next[left];
-            if right != NONE {
-                if let Some(t) = vocab.find(&spelled.as_bytes()[stop(left)..stop(end[right])]) {
-                    queue.push(Bigram {
-                        score: self.scores[t as usize],
-                        left,
-                        right,
-                        end: end[right],
-                        left_end: end[left],
-                    });
-                }
+            if right != NONE
+                && let Some(t) = vocab.find(&spelled.as_bytes()[stop(left)..stop(end[right])])
+            {
+                queue.push(Bigram {
+                    score: self.scores[t as usize],
+                    left,
+                    right,
+                    end: end[right],
+                    left_end: end[left],
+                });
             }
         };
         (0..n).for_each(|i| offer(i, &end, &next, &mut queue));

@@ -47,7 +47,7 @@ impl Examples for Toy {
         }
     }
     fn ranges(&self, i: usize) -> Vec<Range<usize>> {
-        vec![0..self.tokens(i)]
+        std::iter::once(0..self.tokens(i)).collect()
     }
 }
 

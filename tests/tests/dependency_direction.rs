@@ -1,0 +1,73 @@
+//! Arrows between the crates point one way: `formats <- runtime <- trainer`, `formats <- tools`,
+//! all `<- tests`; and what must stay small stays free of what is large.
+
+use std::process::Command;
+
+fn cargo(args: &[&str]) -> String {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let out = Command::new(program).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+    assert!(out.status.success(), "cargo {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("cargo prints UTF-8")
+}
+
+/// What each crate of the workspace may stand on, dev-dependencies included.
+const MAY_STAND_ON: [(&str, &[&str]); 5] = [
+    ("conpet-formats", &[]),
+    ("conpet-runtime", &["conpet-formats"]),
+    ("conpet-trainer", &["conpet-formats", "conpet-runtime"]),
+    ("conpet-tools", &["conpet-formats"]),
+    ("conpet-tests", &["conpet-formats", "conpet-runtime", "conpet-trainer", "conpet-tools"]),
+];
+
+#[test]
+fn arrows_point_down() {
+    let text = cargo(&["metadata", "--format-version", "1", "--no-deps", "--offline"]);
+    let metadata: serde_json::Value = serde_json::from_str(&text).expect("cargo metadata is JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let name = |v: &serde_json::Value| v["name"].as_str().expect("a name").to_owned();
+    let mut wrong = Vec::new();
+    for p in packages {
+        let Some((_, allowed)) = MAY_STAND_ON.iter().find(|(n, _)| *n == name(p)) else {
+            wrong.push(format!("{} has no place in the order of crates", name(p)));
+            continue;
+        };
+        for d in p["dependencies"].as_array().expect("dependencies") {
+            // Workspace crates are those that come from a path.
+            if d["path"].is_string() && !allowed.contains(&name(d).as_str()) {
+                wrong.push(format!("{} must not stand on {}", name(p), name(d)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(packages.len(), MAY_STAND_ON.len(), "a crate of the list is gone");
+}
+
+/// `(package, features)` of everything a package is built from by default, as when built alone.
+fn tree(package: &str) -> Vec<(String, String)> {
+    let text = cargo(&["tree", "--offline", "-p", package, "-e", "normal", "--prefix", "none", "-f", "{p}|{f}"]);
+    let split = |l: &str| {
+        let (p, f) = l.split_once('|').expect("the format has a bar");
+        (p.split(' ').next().unwrap_or_default().to_owned(), f.to_owned())
+    };
+    text.lines().filter(|l| !l.is_empty()).map(split).collect()
+}
+
+#[test]
+fn small_crates_stay_small() {
+    // gguf-rs turns on serde_json's arbitrary_precision, which changes how manifests parse.
+    let cases: [(&str, &[&str]); 4] = [
+        ("conpet-formats", &["candle", "tokio", "hyper", "gguf-rs", "tokenizers", "clap", "anyhow", "rayon"]),
+        ("conpet-runtime", &["candle", "tokio", "hyper", "gguf-rs", "tokenizers"]),
+        ("conpet-tools", &["candle", "tokio", "hyper", "tokenizers", "conpet-runtime", "conpet-trainer"]),
+        ("conpet-trainer", &["tokio", "hyper", "gguf-rs"]),
+    ];
+    for (package, banned) in cases {
+        let tree = tree(package);
+        assert!(tree.iter().any(|(n, _)| n == "serde_json"), "the tree of {package} was not read");
+        for (name, features) in tree {
+            assert!(!banned.iter().any(|b| name.starts_with(b)), "{package} must not be built from {name}");
+            let precise = package != "conpet-tools" && name == "serde_json" && features.contains("arbitrary_precision");
+            assert!(!precise, "{package} must not turn on serde_json/arbitrary_precision");
+        }
+    }
+}
