@@ -1,7 +1,7 @@
 //! The KV cache of one sequence over a span of layers.
 //!
 //! Trunk and branch each have their own, so that all modules share the trunk's. It grows with
-//! use, in steps of [`STEP`] tokens, never to the context limit in advance.
+//! use, in steps of 64 tokens, never to the context limit in advance.
 
 use half::f16;
 use std::ops::Range;

@@ -57,7 +57,7 @@ pub struct StreamArgs {
     /// Print every setting as TOML and stop.
     #[arg(long)]
     pub print_config: bool,
-    /// Where to write report.json and report.html [default: <bundle>.report].
+    /// Where to write report.json and report.html [default: beside the bundle, as NAME.report].
     #[arg(long)]
     pub report: Option<PathBuf>,
     /// The settings.

@@ -69,7 +69,8 @@ impl Draft {
     /// The next stage after an opened one.
     pub fn from_bundle(b: &Bundle) -> Self {
         let mut manifest = b.manifest().clone();
-        manifest.generation = b.slot.max_generation + 1;
+        // Saturates on a file that claims all numbers; `append` refuses such a file.
+        manifest.generation = b.slot.max_generation.saturating_add(1);
         Self {
             manifest,
             sections: b.section_records().iter().map(|r| Source::Old(*r)).collect(),
@@ -137,6 +138,9 @@ impl Draft {
         let parent = self
             .parent
             .ok_or_else(|| Error::new(Code::Value, "this stage was not drafted from a bundle").in_file(path))?;
+        if parent.max_generation == u64::MAX {
+            return Err(Error::new(Code::Value, "the file has used up all generation numbers").in_file(path));
+        }
         self.prune();
         let file = open_locked(path)?;
         let map = map(path)?;
@@ -162,7 +166,7 @@ impl Draft {
     /// the manifest's numbers follow.
     fn prune(&mut self) {
         let mut wanted = vec![false; self.sections.len()];
-        self.manifest.for_each_section(|s| wanted[*s as usize] = true);
+        self.manifest.for_each_section(|s| wanted.get_mut(*s as usize).into_iter().for_each(|w| *w = true));
         let mut number = vec![0; self.sections.len()];
         let mut kept = Vec::new();
         for (i, s) in std::mem::take(&mut self.sections).into_iter().enumerate() {
@@ -173,7 +177,8 @@ impl Draft {
             }
         }
         self.sections = kept;
-        self.manifest.for_each_section(|s| *s = number[*s as usize]);
+        // A number that names nothing stays so, and validation refuses it.
+        self.manifest.for_each_section(|s| *s = number.get(*s as usize).copied().unwrap_or(u32::MAX));
     }
 
     /// The bytes from `start` on, and the superblock that publishes them.
@@ -248,7 +253,10 @@ pub fn rollback(path: &Path, generation: u64) -> Result<()> {
     let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
     repair(&file, &map, &slot, path)?;
     let new = Superblock {
-        seq: slot.seq + 1,
+        seq: slot
+            .seq
+            .checked_add(1)
+            .ok_or_else(|| Error::new(Code::Value, "the sequence number is used up").in_file(path))?,
         commit_off: target.commit_off,
         commit_len: target.slot.commit_len,
         commit_hash: target.commit_hash,

@@ -11,7 +11,7 @@ pub struct BlockQ4K {
     pub d: [u8; 2],
     /// Scale of the minima, f16.
     pub dmin: [u8; 2],
-    /// Eight 6-bit scales and minima, packed; see [`scale_min`](super::q4_k::scale_min).
+    /// Eight 6-bit scales and minima, packed; see [`scale_min`].
     pub scales: [u8; 12],
     /// Nibbles: each 32 bytes hold two runs.
     pub qs: [u8; 128],

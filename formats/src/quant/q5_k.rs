@@ -12,7 +12,7 @@ pub struct BlockQ5K {
     pub d: [u8; 2],
     /// Scale of the minima, f16.
     pub dmin: [u8; 2],
-    /// Eight 6-bit scales and minima, packed; see [`scale_min`](super::q4_k::scale_min).
+    /// Eight 6-bit scales and minima, packed; see [`scale_min`].
     pub scales: [u8; 12],
     /// Fifth bits: bit r of byte i belongs to number i of run r.
     pub qh: [u8; 32],
