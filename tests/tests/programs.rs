@@ -8,20 +8,7 @@ use std::time::{Duration, Instant};
 fn train(dir: &Path, base: &Path, out: &str, epochs: &str, extra: &[&str]) -> Command {
     let mut c = Command::new(program("conpet-train"));
     c.arg("stream").arg(tiny_stream(dir)).arg("-m").arg(base).arg("-b").arg(dir.join(out));
-    c.args([
-        "--trunk",
-        "1",
-        "--epochs",
-        "6",
-        "--batch",
-        "8",
-        "--lr",
-        "5e-3",
-        "--threads",
-        "2",
-        "--checkpoint-every",
-        "2",
-    ]);
+    c.args(["--trunk", "1", "--batch", "8", "--lr", "5e-3", "--threads", "2", "--checkpoint-every", "2"]);
     c.args(["--epochs", epochs]).args(extra).stdout(Stdio::piped()).stderr(Stdio::piped());
     c
 }
