@@ -36,13 +36,19 @@ pub fn tiny_stream(dir: &Path) -> PathBuf {
             put(&root.join(task), split, &rows.collect::<String>());
         }
     }
-    for split in ["train", "valid", "test"] {
-        let rows = ["list", "show", "open", "close"].iter().flat_map(|v| {
-            ["file", "day", "number"]
-                .iter()
-                .map(move |w| format!("{{\"prompt\":\"please {v} a {w}\",\"completion\":\" {v}\"}}\n"))
-        });
-        put(&root.join("echo"), split, &rows.collect::<String>());
+    // Enough rows that a random base learns to repeat the verb.
+    for (split, frames) in
+        [("train", ["please", "now", "then", "first"].as_slice()), ("valid", &["please"]), ("test", &["please"])]
+    {
+        let mut rows = String::new();
+        for frame in frames {
+            for verb in ["list", "show", "open", "close"] {
+                for word in ["file", "day", "number", "part", "water", "word"] {
+                    rows += &format!("{{\"prompt\":\"{frame} {verb} a {word}\",\"completion\":\" {verb}\"}}\n");
+                }
+            }
+        }
+        put(&root.join("echo"), split, &rows);
     }
     std::fs::write(
         root.join("stream.json"),
