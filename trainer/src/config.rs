@@ -56,6 +56,8 @@ settings! {
     lr: f64 = 1e-3;
     /// Learning rate of the head, as a multiple of lr.
     head_lr: f64 = 3.0;
+    /// Dropout of what the LoRA reads.
+    dropout: f64 = 0.0;
     /// Decoupled weight decay.
     weight_decay: f64 = 0.01;
     /// Part of the steps that warm up.
@@ -82,8 +84,8 @@ settings! {
     subset: usize = 0;
     /// Frozen weights while training: auto, dense (fast) or quant (small).
     weights: String = "auto".into();
-    /// Layers computed again together in the backward pass; 0 keeps all activations.
-    segment: usize = 0;
+    /// Activations kept for the backward pass, in MiB; layers that do not fit compute theirs again.
+    activations: usize = 512;
     /// Steps between checkpoints.
     checkpoint_every: u64 = 50;
     /// Batches in an epoch of the conpet selector's replay (its step budget is epochs * 0.8 * this).
@@ -139,9 +141,13 @@ impl Config {
                 return bad(name, &v, "a positive number");
             }
         }
-        for (name, v) in
-            [("shrinkage", self.shrinkage), ("margin", self.margin), ("warmup", self.warmup), ("abstain", self.abstain)]
-        {
+        for (name, v) in [
+            ("shrinkage", self.shrinkage),
+            ("dropout", self.dropout),
+            ("margin", self.margin),
+            ("warmup", self.warmup),
+            ("abstain", self.abstain),
+        ] {
             if !(0.0..=1.0).contains(&v) {
                 return bad(name, &v, "a number from 0 to 1");
             }

@@ -1,18 +1,22 @@
 //! The differentiable decoder: the branch layers of a llama-family base with a LoRA in force.
 //!
 //! It computes what [`conpet_runtime::forward`] computes (a test holds them together), from the
-//! same quantized weights, with gradients for the LoRA factors and nothing else.
+//! same quantized weights, with gradients for the LoRA factors and nothing else. Each layer is one
+//! operator ([`layer`]). Layers whose activations do not fit the budget compute them again in the
+//! backward pass, from their input alone.
 
-use crate::nn::attention::{Ragged, attention};
-use crate::nn::linear::{FrozenWeight, QuantWeight, linear};
-use crate::nn::rms_norm::rms_norm;
-use crate::nn::swiglu::swiglu;
+mod layer;
+
+use crate::nn::attention::{Heads, Ragged};
+use crate::nn::frozen_weight::{FrozenLinear, FrozenWeight, QuantWeight};
+use crate::nn::lora::{Dropout, Factor, Plan};
+use crate::nn::rms_norm::{RmsNorm, rms_norm};
 use candle_core::{Result, Tensor, Var};
 use conpet_formats::model_spec::ModelSpec;
 use conpet_runtime::base::{Base, Linear};
 use conpet_runtime::engine::Engine;
 use conpet_runtime::kernels::{Kernels, MatrixRef};
-use conpet_runtime::threads::Threads;
+use layer::{Frozen, LayerOp, Pass, kept_per_token};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -34,16 +38,11 @@ pub struct Decoder {
     pub spec: ModelSpec,
     /// The first layer it runs; those below are the trunk.
     pub first: usize,
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Frozen>>,
     output_norm: Arc<Vec<f32>>,
-    output: FrozenWeight,
-}
-
-#[derive(Debug)]
-struct Layer {
-    attn_norm: Arc<Vec<f32>>,
-    ffn_norm: Arc<Vec<f32>>,
-    linears: Vec<FrozenWeight>,
+    output: Arc<FrozenWeight>,
+    kernels: Kernels,
+    threads: usize,
 }
 
 /// LoRA factors being trained, by site.
@@ -56,18 +55,39 @@ pub struct Adapters {
 }
 
 impl Adapters {
-    fn at(&self, layer: usize, short: &str) -> Option<(&Tensor, &Tensor, f64)> {
-        let (a, b) = self.sites.get(&format!("blk.{layer}.{short}.weight"))?;
-        Some((a.as_tensor(), b.as_tensor(), self.scale))
+    /// The factors of a layer as one vector, and where they lie in it.
+    fn layer(&self, spec: &ModelSpec, layer: usize) -> Result<Option<(Plan, Tensor)>> {
+        let shapes = spec.linears();
+        let at = |i: usize| self.sites.get(&format!("blk.{layer}.{}.weight", shapes[i].0));
+        let rank = |i: usize| at(i).map_or(0, |(a, _)| a.dims()[0]);
+        let plan = Plan::new(spec, std::array::from_fn(rank), self.scale as f32);
+        if plan.len == 0 {
+            return Ok(None);
+        }
+        let mut parts = Vec::new();
+        for group in plan.groups() {
+            let factors = || group.iter().filter_map(|f: &Factor| at(f.linear));
+            for t in factors().map(|(a, _)| a).chain(factors().map(|(_, b)| b)) {
+                parts.push(t.as_tensor().flatten_all()?);
+            }
+        }
+        Ok(Some((plan, Tensor::cat(&parts, 0)?)))
     }
+}
+
+/// How a pass is run while training.
+#[derive(Debug, Clone, Default)]
+pub struct Training {
+    /// Bytes that layers may keep for the backward pass; the lower ones that do not fit compute
+    /// again. `None` keeps all.
+    pub activation_bytes: Option<usize>,
+    /// Dropout of the LoRA's inputs.
+    pub dropout: Option<Dropout>,
 }
 
 impl Decoder {
     /// Takes the layers from `first` on out of an engine's base.
-    ///
-    /// # Errors
-    /// If a weight cannot be made.
-    pub fn new(engine: &Engine, first: usize, mode: WeightMode) -> Result<Self> {
+    pub fn new(engine: &Engine, first: usize, mode: WeightMode) -> Self {
         let base = &engine.base;
         let spec = base.spec.clone();
         let numbers: usize = spec.linears().iter().map(|(_, o, i)| o * i).sum::<usize>() * (spec.n_layer - first);
@@ -76,34 +96,61 @@ impl Decoder {
             WeightMode::Quant => false,
             WeightMode::Auto(most) => numbers * 4 <= most,
         };
-        let threads = Arc::new(Threads::new(engine.threads.n()));
-        let weight = |m: MatrixRef<'_>, dense: bool| frozen(base, m, engine.kernels, &threads, dense);
-        let layers = (first..spec.n_layer)
-            .map(|l| {
-                let w = base.layer(l);
-                Ok(Layer {
-                    attn_norm: Arc::new(w.attn_norm.to_vec()),
-                    ffn_norm: Arc::new(w.ffn_norm.to_vec()),
-                    linears: Linear::ALL.iter().map(|x| weight(w.linear(*x), dense)).collect::<Result<_>>()?,
-                })
+        let (kernels, threads) = (engine.kernels, engine.threads.n());
+        let frozen = |parts: &[MatrixRef<'_>], dense: bool| {
+            let parts_ = parts.iter().map(|m| located(base, *m)).collect();
+            let w = FrozenWeight::quantized(parts[0].cols, parts_, kernels, threads);
+            if dense { w.into_dense() } else { w }
+        };
+        let norm = |w: &[f32]| RmsNorm { weight: Arc::new(w.to_vec()), eps: spec.norm_eps, kernels };
+        let layers = (first..spec.n_layer).map(|l| {
+            let w = base.layer(l);
+            let weight = |which: &[Linear]| frozen(&which.iter().map(|x| w.linear(*x)).collect::<Vec<_>>(), dense);
+            Arc::new(Frozen {
+                attn_norm: norm(w.attn_norm),
+                qkv: weight(&[Linear::Q, Linear::K, Linear::V]),
+                output: weight(&[Linear::Output]),
+                ffn_norm: norm(w.ffn_norm),
+                gate_up: weight(&[Linear::Gate, Linear::Up]),
+                down: weight(&[Linear::Down]),
             })
-            .collect::<Result<_>>()?;
-        Ok(Self {
+        });
+        Self {
             first,
-            layers,
+            layers: layers.collect(),
             output_norm: Arc::new(base.output_norm().to_vec()),
             // The head is read once for each batch of answers: never worth 100 MB.
-            output: weight(base.output(), false)?,
+            output: Arc::new(frozen(&[base.output()], false)),
             spec,
-        })
+            kernels,
+            threads,
+        }
     }
 
     /// States `[tokens, hidden]` after the trunk to states after the last layer (before its norm).
-    ///
-    /// With `segment`, only the inputs of every `segment` layers are kept; use
-    /// [`Decoder::backward`] then.
-    pub fn forward(&self, hidden: &Tensor, batch: &Ragged, adapters: &Adapters) -> Result<Tensor> {
-        self.run(hidden, batch, adapters, 0..self.layers.len())
+    pub fn forward(&self, hidden: &Tensor, batch: &Ragged, adapters: &Adapters, how: &Training) -> Result<Tensor> {
+        let n = self.layers.len();
+        let one = (kept_per_token(&self.spec) * batch.tokens()).max(1);
+        let kept = how.activation_bytes.map_or(n, |bytes| bytes / one);
+        let pass = Arc::new(Pass {
+            ffn: self.spec.ffn,
+            heads: Heads::new(&self.spec, self.kernels),
+            batch: batch.clone(),
+            dropout: how.dropout.clone(),
+            kernels: self.kernels,
+            threads: self.threads,
+        });
+        let mut x = hidden.clone();
+        for (i, frozen) in self.layers.iter().enumerate() {
+            let index = self.first + i;
+            let factors = adapters.layer(&self.spec, index)?;
+            let keep = (x.track_op() || factors.is_some()) && i + kept >= n;
+            x = match factors {
+                Some((plan, v)) => x.apply_op2(&v, LayerOp::new(index, frozen, &pass, Some(plan), keep))?,
+                None => x.apply_op1(LayerOp::new(index, frozen, &pass, None, keep))?,
+            };
+        }
+        Ok(x)
     }
 
     /// The output norm.
@@ -112,129 +159,20 @@ impl Decoder {
     }
 
     /// The frozen output head `[vocab, hidden]`.
-    pub fn output(&self) -> &FrozenWeight {
+    pub fn output(&self) -> &Arc<FrozenWeight> {
         &self.output
     }
 
-    /// Loss and gradients with segment recomputation: the forward keeps only each segment's input,
-    /// the backward runs one segment at a time again. The gradients are those of the whole graph;
-    /// the memory is that of one segment.
-    ///
-    /// `loss` maps the last states to a scalar; gradients are returned for every adapter and for
-    /// `extra` (a head's variables).
-    pub fn backward(
-        &self,
-        hidden: &Tensor,
-        batch: &Ragged,
-        adapters: &Adapters,
-        segment: usize,
-        extra: &[&Var],
-        loss: impl Fn(&Tensor) -> Result<Tensor>,
-    ) -> Result<(f32, BTreeMap<String, Tensor>, Vec<Option<Tensor>>)> {
-        let n = self.layers.len();
-        let segment = if segment == 0 { n.max(1) } else { segment };
-        let mut inputs = vec![hidden.detach()];
-        let starts: Vec<usize> = (0..n).step_by(segment).collect();
-        for s in starts.iter().rev().skip(1).rev() {
-            let x = inputs[inputs.len() - 1].clone();
-            inputs.push(self.run(&x, batch, &detached(adapters), *s..s + segment)?.detach());
-        }
-        let mut grads: BTreeMap<String, Tensor> = BTreeMap::new();
-        let mut extra_grads = vec![None; extra.len()];
-        let mut upstream: Option<Tensor> = None;
-        let mut value = 0.0;
-        for (i, s) in starts.iter().enumerate().rev() {
-            let range = *s..(s + segment).min(n);
-            // The first segment's input is data; the others' inputs carry a gradient down.
-            let x = Var::from_tensor(&inputs[i])?;
-            let input = if i == 0 { inputs[0].clone() } else { x.as_tensor().clone() };
-            let y = self.run(&input, batch, adapters, range.clone())?;
-            let total = match &upstream {
-                None => {
-                    let l = loss(&y)?;
-                    value = l.to_scalar::<f32>()?;
-                    l
-                }
-                Some(g) => (y * g)?.sum_all()?,
-            };
-            let store = total.backward()?;
-            for (site, (a, b)) in &adapters.sites {
-                for (name, var) in [(format!("{site}.lora_a"), a), (format!("{site}.lora_b"), b)] {
-                    if let Some(g) = store.get(var) {
-                        grads.insert(name, g.clone());
-                    }
-                }
-            }
-            if upstream.is_none() {
-                extra_grads = extra.iter().map(|v| store.get(v).cloned()).collect();
-            }
-            upstream = if i == 0 { None } else { store.get(&x).cloned() };
-            if i > 0 && upstream.is_none() {
-                candle_core::bail!("no gradient came through layer {}", self.first + s);
-            }
-        }
-        if starts.is_empty() {
-            // The trunk is the whole model: only the head learns.
-            let l = loss(hidden)?;
-            value = l.to_scalar::<f32>()?;
-            let store = l.backward()?;
-            extra_grads = extra.iter().map(|v| store.get(v).cloned()).collect();
-        }
-        Ok((value, grads, extra_grads))
-    }
-
-    fn run(
-        &self,
-        hidden: &Tensor,
-        batch: &Ragged,
-        adapters: &Adapters,
-        range: std::ops::Range<usize>,
-    ) -> Result<Tensor> {
-        let mut x = hidden.clone();
-        let names = self.spec.linears().map(|(short, _, _)| short);
-        for (i, layer) in self.layers[range.clone()].iter().enumerate() {
-            let l = self.first + range.start + i;
-            let site = |which: Linear, x: &Tensor| {
-                let w = which as usize;
-                linear(x, &layer.linears[w], adapters.at(l, names[w]))
-            };
-            let h = rms_norm(&x, &layer.attn_norm, self.spec.norm_eps)?;
-            let (q, k, v) = (site(Linear::Q, &h)?, site(Linear::K, &h)?, site(Linear::V, &h)?);
-            let o = attention(&q, &k, &v, &self.spec, batch)?;
-            x = (x + site(Linear::Output, &o)?)?;
-            let h = rms_norm(&x, &layer.ffn_norm, self.spec.norm_eps)?;
-            let h = swiglu(&site(Linear::Gate, &h)?, &site(Linear::Up, &h)?)?;
-            x = (x + site(Linear::Down, &h)?)?;
-        }
-        Ok(x)
+    /// Next-token logits `[n, vocab]` of normed states.
+    pub fn logits(&self, normed: &Tensor) -> Result<Tensor> {
+        normed.apply_op1(FrozenLinear(self.output.clone()))
     }
 }
 
-/// The same factors, outside any graph.
-fn detached(a: &Adapters) -> Adapters {
-    let copy = |v: &Var| Var::from_tensor(&v.as_detached_tensor());
-    let sites = a.sites.iter().filter_map(|(s, (x, y))| Some((s.clone(), (copy(x).ok()?, copy(y).ok()?)))).collect();
-    Adapters { scale: a.scale, sites }
-}
-
-fn frozen(
-    base: &Base,
-    m: MatrixRef<'_>,
-    kernels: Kernels,
-    threads: &Arc<Threads>,
-    dense: bool,
-) -> Result<FrozenWeight> {
+/// A borrowed matrix, as a place in the base's map.
+fn located(base: &Base, m: MatrixRef<'_>) -> QuantWeight {
     let start = m.data.as_ptr() as usize - base.map().as_ptr() as usize;
-    let quant = QuantWeight {
-        map: base.map().clone(),
-        bytes: start..start + m.data.len(),
-        ty: m.ty,
-        rows: m.rows,
-        cols: m.cols,
-        kernels,
-        threads: threads.clone(),
-    };
-    Ok(if dense { FrozenWeight::Dense(quant.dense()?) } else { FrozenWeight::Quant(quant) })
+    QuantWeight { map: base.map().clone(), bytes: start..start + m.data.len(), ty: m.ty, rows: m.rows }
 }
 
 #[cfg(test)]

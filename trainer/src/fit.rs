@@ -3,9 +3,10 @@
 //! Everything random comes from streams keyed by (seed, name, step), and the optimizer's state is
 //! saved with the parameters, so that a run that was stopped continues to the same bits.
 
-use crate::decoder::{Adapters, Decoder};
+use crate::decoder::{Adapters, Decoder, Training};
 use crate::nn::attention::Ragged;
 use crate::nn::lm_loss::lm_loss;
+use crate::nn::lora::Dropout;
 use crate::nn::numbers;
 use crate::nn::pool::pool;
 use crate::nn::rms_norm::rms_norm;
@@ -111,8 +112,10 @@ pub struct Hyper {
     pub schedule: Schedule,
     /// Largest global gradient norm; 0 is off.
     pub clip: f32,
-    /// Layers computed again together in the backward; 0 keeps all.
-    pub segment: usize,
+    /// Dropout of the LoRA's inputs.
+    pub dropout: f32,
+    /// Bytes of activations kept for the backward pass; the rest is computed again.
+    pub activation_bytes: usize,
 }
 
 /// What to train.
@@ -310,12 +313,19 @@ fn gradients(job: &Job<'_>, rows: &[usize], optim: &AdamW) -> candle_core::Resul
         Some((feature, _)) => class_loss(job, feature, rows, &batch, y, &head),
         None => completion_loss(job, rows, &batch, y),
     };
-    let (value, mut grads, extra) =
-        d.backward(&hidden, &batch, &adapters(job, optim), job.hyper.segment, &head, loss)?;
-    for (name, g) in [HEAD_WEIGHT, HEAD_BIAS].iter().zip(extra) {
-        grads.extend(g.map(|g| ((*name).to_owned(), g)));
-    }
-    Ok((value, grads))
+    let how = Training {
+        activation_bytes: Some(job.hyper.activation_bytes),
+        dropout: (job.hyper.dropout > 0.0).then(|| Dropout {
+            p: job.hyper.dropout,
+            seed: job.seed,
+            name: job.name.to_owned(),
+            step: optim.step,
+        }),
+    };
+    let loss = loss(&d.forward(&hidden, &batch, &adapters(job, optim), &how)?)?;
+    let store = loss.backward()?;
+    let grads = optim.params.iter().filter_map(|(name, p)| Some((name.clone(), store.get(&p.var)?.clone())));
+    Ok((loss.to_scalar()?, grads.collect()))
 }
 
 fn class_loss(

@@ -1,41 +1,97 @@
-//! Differentiable operations over ragged batches, each with an exact backward.
+//! The arithmetic of training: exact forward and backward passes over ragged batches.
 //!
 //! candle's fused operations (softmax, RMSNorm, rotary embedding, quantized matmul) cut gradients
 //! silently, and its matmul keeps a gradient for every frozen weight; so each operation a decoder
-//! needs is a custom op here, in a file of its own, checked against finite differences. A batch is
-//! the tokens of several sequences one after another, `[tokens, hidden]`, without padding.
+//! needs is here, in a file of its own, checked against finite differences: functions on slices,
+//! and a candle operator around those that stand alone in a graph. A whole layer is one operator
+//! ([`crate::decoder`]): at 10 to 100 tokens a sequence, time goes into graph nodes, cleared
+//! gradients and copies long before it goes into arithmetic.
+//!
+//! A batch is the tokens of several sequences one after another, `[tokens, hidden]`, without
+//! padding. Sums run in a fixed order, so results do not depend on the number of threads.
 
 pub mod attention;
-pub mod linear;
+pub mod frozen_weight;
 pub mod lm_loss;
+pub mod lora;
+pub mod matmul;
 pub mod pool;
 pub mod rms_norm;
 pub mod swiglu;
 
-use candle_core::{CpuStorage, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
-/// The contiguous `f32` numbers an op was given.
-pub(crate) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+/// Rows below which a loop over rows is not worth splitting over threads.
+pub(crate) const MIN_ROWS: usize = 16;
+
+/// The contiguous `f32` numbers an operator was given.
+pub(crate) fn operand<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let CpuStorage::F32(v) = storage else { bail!("only f32 is trained on") };
     match layout.contiguous_offsets() {
         Some((a, b)) => Ok(&v[a..b]),
-        None => bail!("a trained op needs contiguous input"),
+        None => bail!("a trained operator needs contiguous input"),
     }
 }
 
-/// A tensor's numbers.
-pub(crate) fn numbers(t: &Tensor) -> Result<Vec<f32>> {
-    t.flatten_all()?.to_vec1()
+/// Calls `f` with a tensor's numbers, without a copy if they lie in order.
+pub(crate) fn with_numbers<T>(t: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let t = t.contiguous()?;
+    let (storage, layout) = t.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("training runs in main memory") };
+    Ok(f(operand(storage, layout)?))
 }
 
-/// Wraps what an op computed.
-pub(crate) fn stored(v: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
-    (CpuStorage::F32(v), shape.into())
+/// A copy of a tensor's numbers.
+pub(crate) fn numbers(t: &Tensor) -> Result<Vec<f32>> {
+    with_numbers(t, <[f32]>::to_vec)
 }
 
 #[cfg(test)]
 pub(crate) mod check {
     use candle_core::{Device, Result, Tensor, Var};
+    use conpet_formats::model_spec::{ModelSpec, RopeKind};
+
+    /// A small base with a partly rotated head and grouped heads.
+    pub(crate) fn spec() -> ModelSpec {
+        ModelSpec {
+            arch: "llama".into(),
+            name: "small".into(),
+            n_layer: 3,
+            hidden: 16,
+            n_head: 4,
+            n_kv_head: 2,
+            head_dim: 4,
+            ffn: 20,
+            vocab: 40,
+            context: 64,
+            norm_eps: 1e-5,
+            rope_base: 100.0,
+            rope_dim: 4,
+            rope: RopeKind::Adjacent,
+            tied: true,
+        }
+    }
+
+    /// As [`gradients`], for functions on slices: `y = f(x)` and `dx = backward(x, dy)`.
+    pub(crate) fn plain_gradient(
+        x: &[f32],
+        f: impl Fn(&[f32]) -> Vec<f32>,
+        backward: impl Fn(&[f32], &[f32]) -> Vec<f32>,
+    ) {
+        let dy: Vec<f32> = (0..f(x).len()).map(|i| coefficient(i) as f32).collect();
+        let got = backward(x, &dy);
+        let scale = got.iter().fold(0.1f32, |m, v| m.max(v.abs()));
+        for i in 0..x.len() {
+            let at = |delta: f32| {
+                let mut v = x.to_vec();
+                v[i] += delta;
+                f(&v).iter().enumerate().map(|(i, v)| f64::from(*v) * coefficient(i)).sum::<f64>()
+            };
+            let want = (at(1e-2) - at(-1e-2)) / 2e-2;
+            let off = (f64::from(got[i]) - want).abs();
+            assert!(off < 1e-2 * f64::from(scale), "[{i}]: gradient {} for {want}", got[i]);
+        }
+    }
 
     /// Compares gradients with central differences: `Σ c · f(x)` for fixed uneven `c`, over every
     /// element. Tolerance: f32 rounding of the difference quotient, about 1e-2 relative at step 1e-2.

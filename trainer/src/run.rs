@@ -110,8 +110,7 @@ impl<'a> Run<'a> {
             "quant" => WeightMode::Quant,
             _ => WeightMode::Auto(DENSE_MOST),
         };
-        let decoder =
-            Decoder::new(engine, config.trunk(spec), mode).map_err(|e| Error::new(Code::Value, e.to_string()))?;
+        let decoder = Decoder::new(engine, config.trunk(spec), mode);
         Ok(Self {
             head_feature: config.head_feature(spec)?,
             selector_feature: config.selector_feature(spec)?,
@@ -333,7 +332,8 @@ impl<'a> Run<'a> {
             warmup: c.warmup as f32,
             schedule: if c.schedule == "constant" { Schedule::Constant } else { Schedule::Cosine },
             clip: c.clip as f32,
-            segment: c.segment,
+            dropout: c.dropout as f32,
+            activation_bytes: c.activations << 20,
         };
         let job = Job {
             decoder: &self.decoder,

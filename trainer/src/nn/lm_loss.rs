@@ -2,13 +2,15 @@
 //!
 //! Logits `[rows, vocab]` are made a few rows at a time, forward and again backward, and never kept.
 
-use super::linear::FrozenWeight;
-use super::{floats, stored};
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
+use super::frozen_weight::FrozenWeight;
+use super::matmul::View;
+use super::{operand, with_numbers};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 struct LmLoss {
-    output: FrozenWeight,
+    output: Arc<FrozenWeight>,
     targets: Vec<u32>,
 }
 
@@ -19,22 +21,19 @@ const CHUNK: usize = 32;
 ///
 /// # Panics
 /// If there are no rows, or not as many as targets.
-pub fn lm_loss(h: &Tensor, output: &FrozenWeight, targets: Vec<u32>) -> Result<Tensor> {
+pub fn lm_loss(h: &Tensor, output: &Arc<FrozenWeight>, targets: Vec<u32>) -> Result<Tensor> {
     assert!(!targets.is_empty() && h.dims()[0] == targets.len());
     h.apply_op1(LmLoss { output: output.clone(), targets })?.sum_all()
 }
 
 impl LmLoss {
-    /// Calls `f(first_row, probabilities [rows, vocab])` for each chunk.
-    fn each(&self, h: &Tensor, mut f: impl FnMut(usize, Vec<f32>) -> Result<()>) -> Result<()> {
-        let (vocab, _) = self.output.dims()?;
-        for start in (0..self.targets.len()).step_by(CHUNK) {
-            let n = CHUNK.min(self.targets.len() - start);
-            let mut p = self.output.apply(&h.narrow(0, start, n)?.contiguous()?)?.flatten_all()?.to_vec1::<f32>()?;
-            p.par_chunks_exact_mut(vocab).for_each(|row| conpet_formats::head::log_softmax(row, 1.0));
-            f(start, p)?;
+    /// Calls `f(first_row, log-probabilities [rows, vocab])` for each chunk of rows of `h`.
+    fn each(&self, h: &[f32], mut f: impl FnMut(usize, Vec<f32>)) {
+        for (i, h) in h.chunks(CHUNK * self.output.cols).enumerate() {
+            let mut p = self.output.forward(View::new(h, self.output.cols));
+            p.par_chunks_exact_mut(self.output.rows).for_each(|row| conpet_formats::head::log_softmax(row, 1.0));
+            f(i * CHUNK, p);
         }
-        Ok(())
     }
 }
 
@@ -44,34 +43,30 @@ impl CustomOp1 for LmLoss {
     }
 
     fn cpu_fwd(&self, h: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (vocab, _) = self.output.dims()?;
-        let h = Tensor::from_slice(floats(h, l)?, l.shape(), &Device::Cpu)?;
-        let n = self.targets.len() as f32;
-        let mut out = Vec::with_capacity(self.targets.len());
-        self.each(&h, |start, lp| {
-            out.extend(lp.chunks_exact(vocab).zip(&self.targets[start..]).map(|(row, t)| -row[*t as usize] / n));
-            Ok(())
-        })?;
-        let len = out.len();
-        Ok(stored(out, len))
+        let (vocab, n) = (self.output.rows, self.targets.len());
+        let mut out = Vec::with_capacity(n);
+        self.each(operand(h, l)?, |start, lp| {
+            let rows = lp.chunks_exact(vocab).zip(&self.targets[start..]);
+            out.extend(rows.map(|(row, t)| -row[*t as usize] / n as f32));
+        });
+        Ok((CpuStorage::F32(out), n.into()))
     }
 
     /// `dh = (softmax - onehot) · W / rows`, times each row's own incoming gradient.
     fn bwd(&self, h: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let (vocab, _) = self.output.dims()?;
+        let (vocab, n) = (self.output.rows, self.targets.len() as f32);
         let g = dy.to_vec1::<f32>()?;
-        let n = self.targets.len() as f32;
-        let mut parts = Vec::new();
-        self.each(&h.detach(), |start, mut p| {
-            p.par_chunks_exact_mut(vocab).enumerate().for_each(|(i, row)| {
-                row.iter_mut().for_each(|v| *v = v.exp() * g[start + i] / n);
-                row[self.targets[start + i] as usize] -= g[start + i] / n;
+        let mut dh = Vec::with_capacity(h.elem_count());
+        with_numbers(h, |h| {
+            self.each(h, |start, mut p| {
+                p.par_chunks_exact_mut(vocab).enumerate().for_each(|(i, row)| {
+                    row.iter_mut().for_each(|v| *v = v.exp() * g[start + i] / n);
+                    row[self.targets[start + i] as usize] -= g[start + i] / n;
+                });
+                dh.extend(self.output.backward(View::new(&p, vocab)));
             });
-            let rows = p.len() / vocab;
-            parts.push(self.output.backward(&Tensor::from_vec(p, (rows, vocab), &Device::Cpu)?)?);
-            Ok(())
         })?;
-        Ok(Some(Tensor::cat(&parts, 0)?))
+        Tensor::from_vec(dh, h.shape(), h.device()).map(Some)
     }
 }
 
@@ -79,10 +74,11 @@ impl CustomOp1 for LmLoss {
 mod tests {
     use super::*;
     use crate::nn::check::{gradients, wave};
+    use candle_core::Device;
 
     #[test]
     fn gradient_is_exact_and_the_loss_is_cross_entropy() {
-        let w = FrozenWeight::Dense(Tensor::from_vec(wave(7 * 4, 0.0), (7, 4), &Device::Cpu).unwrap());
+        let w = Arc::new(FrozenWeight::dense(4, wave(7 * 4, 0.0), 1));
         gradients(&[(wave(3 * 4, 1.0), vec![3, 4])], |t| lm_loss(&t[0], &w, vec![6, 0, 2]));
         let flat = Tensor::zeros((40, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
         let loss = lm_loss(&flat, &w, vec![1; 40]).unwrap().to_scalar::<f32>().unwrap();

@@ -1,6 +1,6 @@
 //! Means over token ranges: `[tokens, hidden]` to `[ranges, hidden]`.
 
-use super::{floats, numbers, stored};
+use super::{operand, with_numbers};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ impl CustomOp1 for Pool {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, h) = (floats(x, l)?, l.dims()[1]);
+        let (x, h) = (operand(x, l)?, l.dims()[1]);
         let mut out = vec![0.0; self.0.len() * h];
         for (o, r) in out.chunks_exact_mut(h).zip(&self.0) {
             let w = 1.0 / r.len().max(1) as f32;
@@ -25,19 +25,20 @@ impl CustomOp1 for Pool {
                 o.iter_mut().zip(row).for_each(|(o, v)| *o += w * v);
             }
         }
-        Ok(stored(out, (self.0.len(), h)))
+        Ok((CpuStorage::F32(out), (self.0.len(), h).into()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let h = x.dim(1)?;
-        let g = numbers(dy)?;
         let mut dx = vec![0.0; x.elem_count()];
-        for (g, r) in g.chunks_exact(h).zip(&self.0) {
-            let w = 1.0 / r.len().max(1) as f32;
-            for row in dx[r.start * h..r.end * h].chunks_exact_mut(h) {
-                row.iter_mut().zip(g).for_each(|(d, g)| *d += w * g);
+        with_numbers(dy, |g| {
+            for (g, r) in g.chunks_exact(h).zip(&self.0) {
+                let w = 1.0 / r.len().max(1) as f32;
+                for row in dx[r.start * h..r.end * h].chunks_exact_mut(h) {
+                    row.iter_mut().zip(g).for_each(|(d, g)| *d += w * g);
+                }
             }
-        }
+        })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }

@@ -1,24 +1,58 @@
-//! RMSNorm with a frozen weight: `y = x / rms(x) · w` (Zhang & Sennrich 2019).
+//! RMSNorm with a frozen weight (Zhang & Sennrich 2019):
+//! `y_i = w_i · x_i · s`, `s = 1 / sqrt(mean(x²) + eps)`, for each token.
 
-use super::{floats, numbers, stored};
+use super::{operand, with_numbers};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-struct RmsNorm {
-    weight: Arc<Vec<f32>>,
-    eps: f32,
+/// A norm: its weight `[hidden]` and what is added to the mean square.
+#[derive(Debug, Clone)]
+pub struct RmsNorm {
+    /// `[hidden]`.
+    pub weight: Arc<Vec<f32>>,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Instruction set.
+    pub kernels: Kernels,
 }
 
 /// Normalises each row of `x [n, hidden]`.
 pub fn rms_norm(x: &Tensor, weight: &Arc<Vec<f32>>, eps: f32) -> Result<Tensor> {
-    x.apply_op1(RmsNorm { weight: weight.clone(), eps })
+    x.apply_op1(RmsNorm { weight: weight.clone(), eps, kernels: Kernels::detect() })
 }
 
 impl RmsNorm {
     fn inverse_rms(&self, x: &[f32]) -> f32 {
-        let ms = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>() / x.len() as f64;
-        (1.0 / (ms + f64::from(self.eps)).sqrt()) as f32
+        1.0 / (self.kernels.dot_f32(x, x) / x.len() as f32 + self.eps).sqrt()
+    }
+
+    /// `[n, hidden]` to `[n, hidden]`.
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        let h = self.weight.len();
+        y.par_chunks_exact_mut(h).zip(x.par_chunks_exact(h)).with_min_len(super::MIN_ROWS).for_each(|(y, x)| {
+            let s = self.inverse_rms(x);
+            y.iter_mut().zip(x.iter().zip(self.weight.iter())).for_each(|(y, (x, w))| *y = x * s * w);
+        });
+        y
+    }
+
+    /// Adds the input's gradient to `dx`, given the output's in `dy`, all `[n, hidden]`:
+    /// `dx += s · w∘dy - x · s³/hidden · Σ x∘w∘dy`.
+    pub fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let h = self.weight.len();
+        let rows = dx.par_chunks_exact_mut(h).zip(x.par_chunks_exact(h).zip(dy.par_chunks_exact(h)));
+        rows.with_min_len(super::MIN_ROWS).for_each_init(
+            || vec![0f32; h],
+            |g, (dx, (x, dy))| {
+                let s = self.inverse_rms(x);
+                g.iter_mut().zip(dy.iter().zip(self.weight.iter())).for_each(|(g, (dy, w))| *g = dy * w);
+                let c = s * s * s * self.kernels.dot_f32(g, x) / h as f32;
+                dx.iter_mut().zip(g.iter().zip(x)).for_each(|(dx, (g, x))| *dx += s * g - c * x);
+            },
+        );
     }
 }
 
@@ -28,30 +62,16 @@ impl CustomOp1 for RmsNorm {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = floats(x, l)?;
-        let h = self.weight.len();
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_exact_mut(h).zip(x.par_chunks_exact(h)).with_min_len(32).for_each(|(y, x)| {
-            let s = self.inverse_rms(x);
-            y.iter_mut().zip(x.iter().zip(self.weight.iter())).for_each(|(y, (x, w))| *y = x * s * w);
-        });
-        Ok(stored(y, l.shape().clone()))
+        Ok((CpuStorage::F32(self.forward(operand(x, l)?)), l.shape().clone()))
     }
 
-    /// `dx = s·(w∘dy) - x · s³/h · Σ x∘w∘dy`, `s = 1/rms`.
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let h = self.weight.len();
-        let (xs, g) = (numbers(x)?, numbers(dy)?);
-        let mut dx = vec![0.0; xs.len()];
-        let rows = dx.par_chunks_exact_mut(h).zip(xs.par_chunks_exact(h).zip(g.par_chunks_exact(h)));
-        rows.with_min_len(32).for_each(|(dx, (x, g))| {
-            let s = self.inverse_rms(x);
-            let w = &self.weight;
-            let dot: f64 = (0..h).map(|i| f64::from(x[i] * w[i]) * f64::from(g[i])).sum();
-            let c = (f64::from(s).powi(3) / h as f64 * dot) as f32;
-            (0..h).for_each(|i| dx[i] = s * w[i] * g[i] - x[i] * c);
-        });
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+        if !x.track_op() {
+            return Ok(None);
+        }
+        let mut dx = vec![0.0; x.elem_count()];
+        with_numbers(x, |x| with_numbers(dy, |dy| self.backward(x, dy, &mut dx)))??;
+        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
 }
 

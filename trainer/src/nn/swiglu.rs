@@ -1,62 +1,58 @@
-//! `silu(gate) · up` (Shazeer 2020).
+//! `silu(gate) · up` (Shazeer 2020), gate and up side by side in one buffer.
 
-use super::{floats, numbers, stored};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use super::MIN_ROWS;
 use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
 
-struct SwiGlu(Kernels);
-
-/// Element by element over two tensors of the same shape.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.apply_op2(up, SwiGlu(Kernels::detect()))
+/// `gate_up [n, 2 · width]` to `[n, width]`.
+pub fn forward(kernels: Kernels, gate_up: &[f32], width: usize) -> Vec<f32> {
+    let mut y = vec![0.0; gate_up.len() / 2];
+    y.par_chunks_exact_mut(width).zip(gate_up.par_chunks_exact(2 * width)).with_min_len(MIN_ROWS / 4).for_each(
+        |(y, row)| {
+            let (gate, up) = row.split_at(width);
+            y.copy_from_slice(gate);
+            kernels.silu_mul(y, up);
+        },
+    );
+    y
 }
 
-const CHUNK: usize = 16 << 10;
-
-impl CustomOp2 for SwiGlu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
-
-    fn cpu_fwd(&self, g: &CpuStorage, lg: &Layout, u: &CpuStorage, lu: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (mut y, u) = (floats(g, lg)?.to_vec(), floats(u, lu)?);
-        y.par_chunks_mut(CHUNK).zip(u.par_chunks(CHUNK)).for_each(|(y, u)| self.0.silu_mul(y, u));
-        Ok(stored(y, lg.shape().clone()))
-    }
-
-    /// `d gate = dy · up · σ(g)(1 + g(1 - σ(g)))`, `d up = dy · silu(g)`.
-    fn bwd(&self, g: &Tensor, u: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (gs, us, dys) = (numbers(g)?, numbers(u)?, numbers(dy)?);
-        let (mut dg, mut du) = (gs.clone(), gs);
-        let parts = dg.par_chunks_mut(CHUNK).zip(du.par_chunks_mut(CHUNK));
-        parts.zip(us.par_chunks(CHUNK).zip(dys.par_chunks(CHUNK))).for_each(|((dg, du), (u, dy))| {
-            // silu with the gradient as multiplier gives d up at once; then σ follows from it.
-            let g0 = dg.to_vec();
-            let ones = vec![1.0; g0.len()];
-            self.0.silu_mul(du, &ones);
-            for i in 0..g0.len() {
-                let (g, silu) = (g0[i], du[i]);
-                let sigma = if g.abs() > 1e-3 { silu / g } else { 0.5 + 0.25 * g };
-                dg[i] = dy[i] * u[i] * sigma * (1.0 + g * (1.0 - sigma));
-                du[i] = dy[i] * silu;
-            }
-        });
-        let wrap = |v: Vec<f32>| Tensor::from_vec(v, g.shape(), g.device()).map(Some);
-        Ok((wrap(dg)?, wrap(du)?))
-    }
+/// The gradient of `gate_up`, given `dy [n, width]`:
+/// `d gate = dy · up · σ(1 + gate(1 - σ))`, `d up = dy · gate · σ`, `σ = sigmoid(gate)`.
+pub fn backward(kernels: Kernels, gate_up: &[f32], dy: &[f32], width: usize) -> Vec<f32> {
+    let mut d = vec![0.0; gate_up.len()];
+    d.par_chunks_exact_mut(2 * width)
+        .zip(gate_up.par_chunks_exact(2 * width).zip(dy.par_chunks_exact(width)))
+        .with_min_len(MIN_ROWS / 4)
+        .for_each_init(
+            || vec![1f32; width],
+            |ones, (d, (row, dy))| {
+                let (gate, up) = row.split_at(width);
+                let (d_gate, d_up) = d.split_at_mut(width);
+                // silu by the vector kernel; σ follows from it by a division.
+                d_up.copy_from_slice(gate);
+                kernels.silu_mul(d_up, ones);
+                for i in 0..width {
+                    let (g, silu) = (gate[i], d_up[i]);
+                    let sigma = if g.abs() > 1e-3 { silu / g } else { 0.5 + 0.25 * g };
+                    d_gate[i] = dy[i] * up[i] * sigma * (1.0 + g * (1.0 - sigma));
+                    d_up[i] = dy[i] * silu;
+                }
+            },
+        );
+    d
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::check::{gradients, wave};
+    use crate::nn::check::{plain_gradient, wave};
 
     #[test]
-    fn gradients_are_exact() {
-        let mut g = wave(12, 0.0);
-        g[3] = 0.0;
-        g[4] = -6.0;
-        gradients(&[(g, vec![2, 6]), (wave(12, 5.0), vec![2, 6])], |t| swiglu(&t[0], &t[1]));
+    fn gradient_is_exact() {
+        let k = Kernels::detect();
+        let mut x = wave(3 * 24, 0.0);
+        (x[3], x[4]) = (0.0, -6.0);
+        plain_gradient(&x, |x| forward(k, x, 12), |x, dy| backward(k, x, dy, 12));
     }
 }

@@ -1,0 +1,228 @@
+//! A weight that never learns: `y = x Wᵀ`, gradient `dx = dy W`, and none for `W`, which is no
+//! input of any graph.
+//!
+//! It is either decoded once to `f32` (fast) or left where it lies in the mapped base and decoded
+//! tile by tile at each use (small: one tile is in memory). Both go through the same product.
+
+use super::matmul::{View, matmul, matmul_add};
+use super::{operand, with_numbers};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use conpet_formats::mmap::Mapped;
+use conpet_formats::quant::QuantType;
+use conpet_runtime::kernels::{Kernels, MatrixRef};
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Numbers decoded at a time: 16 MiB of scratch.
+const TILE: usize = 4 << 20;
+
+/// A quantized matrix in a mapped file.
+#[derive(Debug, Clone)]
+pub struct QuantWeight {
+    /// The file.
+    pub map: Mapped,
+    /// Its bytes there.
+    pub bytes: Range<usize>,
+    /// How they are coded.
+    pub ty: QuantType,
+    /// Outputs.
+    pub rows: usize,
+}
+
+/// A frozen matrix `[rows, cols]`; several quantized ones may be stacked in it.
+#[derive(Debug)]
+pub struct FrozenWeight {
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// Threads that multiply.
+    threads: usize,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Dense(Vec<f32>),
+    Quant(Vec<QuantWeight>, Kernels),
+}
+
+thread_local! {
+    /// Grows to one tile, then stays.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl FrozenWeight {
+    /// Numbers in memory, `[rows, cols]`.
+    ///
+    /// # Panics
+    /// If they are not whole rows.
+    pub fn dense(cols: usize, numbers: Vec<f32>, threads: usize) -> Self {
+        let rows = View::new(&numbers, cols).height();
+        Self { rows, cols, threads, form: Form::Dense(numbers) }
+    }
+
+    /// Quantized matrices of `cols` columns, one above the other.
+    ///
+    /// # Panics
+    /// If a part's bytes do not fill its rows.
+    pub fn quantized(cols: usize, parts: Vec<QuantWeight>, kernels: Kernels, threads: usize) -> Self {
+        for p in &parts {
+            assert_eq!(p.ty.row_bytes(cols).map(|b| b * p.rows), Some(p.bytes.len()), "bytes of a frozen weight");
+        }
+        Self { rows: parts.iter().map(|p| p.rows).sum(), cols, threads, form: Form::Quant(parts, kernels) }
+    }
+
+    /// The same weight, decoded.
+    #[must_use]
+    pub fn into_dense(self) -> Self {
+        let mut numbers = Vec::new();
+        if let Form::Quant(..) = self.form {
+            numbers.resize(self.rows * self.cols, 0.0);
+            self.decode(0..self.rows, &mut numbers);
+            return Self { form: Form::Dense(numbers), ..self };
+        }
+        self
+    }
+
+    /// Decodes some rows.
+    fn decode(&self, range: Range<usize>, out: &mut [f32]) {
+        let Form::Quant(parts, kernels) = &self.form else { return };
+        let mut first = 0;
+        for p in parts {
+            let (from, to) = (range.start.max(first), range.end.min(first + p.rows));
+            if from < to {
+                let w = MatrixRef { ty: p.ty, rows: p.rows, cols: self.cols, data: &p.map[p.bytes.clone()] };
+                let out = &mut out[(from - range.start) * self.cols..(to - range.start) * self.cols];
+                out.par_chunks_exact_mut(self.cols)
+                    .enumerate()
+                    .with_min_len(64)
+                    .for_each(|(i, row)| kernels.dequantize_row(w, from - first + i, row));
+            }
+            first += p.rows;
+        }
+    }
+
+    /// Hands tiles of rows to `f`, in order.
+    fn tiles(&self, mut f: impl FnMut(Range<usize>, View<'_>)) {
+        if let Form::Dense(numbers) = &self.form {
+            return f(0..self.rows, View::new(numbers, self.cols));
+        }
+        let step = (TILE / self.cols).max(1);
+        let mut scratch = SCRATCH.take();
+        for start in (0..self.rows).step_by(step) {
+            let range = start..(start + step).min(self.rows);
+            scratch.resize(range.len() * self.cols, 0.0);
+            self.decode(range.clone(), &mut scratch);
+            f(range, View::new(&scratch, self.cols));
+        }
+        SCRATCH.set(scratch);
+    }
+
+    /// `x [n, cols]` to `[n, rows]`.
+    pub fn forward(&self, x: View<'_>) -> Vec<f32> {
+        let mut y = Vec::new();
+        self.tiles(|range, w| {
+            if range.len() == self.rows {
+                y = matmul(x, w.t(), self.threads);
+            } else {
+                y.resize(x.height() * self.rows, 0.0);
+                matmul_add(&mut y, self.rows, range, x, w.t(), 1.0, self.threads);
+            }
+        });
+        y
+    }
+
+    /// `dy [n, rows]` to `dx [n, cols]`.
+    pub fn backward(&self, dy: View<'_>) -> Vec<f32> {
+        let mut dx = Vec::new();
+        self.tiles(|range, w| {
+            if dx.is_empty() {
+                dx = matmul(dy.columns(range), w, self.threads);
+            } else {
+                matmul_add(&mut dx, self.cols, 0..self.cols, dy.columns(range), w, 1.0, self.threads);
+            }
+        });
+        dx
+    }
+}
+
+/// The operator `[n, in]` to `[n, out]`.
+#[derive(Debug, Clone)]
+pub struct FrozenLinear(pub Arc<FrozenWeight>);
+
+impl CustomOp1 for FrozenLinear {
+    fn name(&self) -> &'static str {
+        "frozen-linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = View::new(operand(x, l)?, self.0.cols);
+        Ok((CpuStorage::F32(self.0.forward(x)), (x.height(), self.0.rows).into()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        if !x.track_op() {
+            return Ok(None);
+        }
+        let dx = with_numbers(dy, |dy| self.0.backward(View::new(dy, self.0.rows)))?;
+        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::check::{gradients, wave};
+    use conpet_formats::quant;
+
+    fn quantized(cols: usize, parts: &[(QuantType, usize)]) -> FrozenWeight {
+        let part = |(i, (ty, rows)): (usize, &(QuantType, usize))| {
+            let bytes = quant::quantize(*ty, &wave(rows * cols, i as f32)).unwrap();
+            QuantWeight { bytes: 0..bytes.len(), map: Mapped::from_vec(bytes), ty: *ty, rows: *rows }
+        };
+        FrozenWeight::quantized(cols, parts.iter().enumerate().map(part).collect(), Kernels::detect(), 2)
+    }
+
+    const STACK: [(QuantType, usize); 3] = [(QuantType::Q8_0, 5), (QuantType::Q4_1, 9), (QuantType::F16, 2)];
+
+    #[test]
+    fn gradients_are_exact_for_dense_and_quantized_weights() {
+        for w in [quantized(32, &STACK), quantized(32, &STACK).into_dense()] {
+            let op = FrozenLinear(Arc::new(w));
+            gradients(&[(wave(3 * 32, 0.0), vec![3, 32])], |t| t[0].apply_op1(op.clone()));
+        }
+    }
+
+    #[test]
+    fn a_frozen_argument_gets_no_gradient() {
+        let x = Tensor::zeros((3, 32), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        assert!(FrozenLinear(Arc::new(quantized(32, &STACK))).bwd(&x, &x, &x).unwrap().is_none());
+    }
+
+    #[test]
+    fn quantized_equals_its_decoded_self() {
+        let (q, d) = (quantized(32, &STACK), quantized(32, &STACK).into_dense());
+        let (x, dy) = (wave(4 * 32, 0.5), wave(4 * 16, 1.5));
+        assert_eq!(q.forward(View::new(&x, 32)), d.forward(View::new(&x, 32)), "same product, same bits");
+        assert_eq!(q.backward(View::new(&dy, 16)), d.backward(View::new(&dy, 16)));
+        let mut rows = vec![0.0; 3 * 32];
+        q.decode(4..7, &mut rows);
+        let Form::Dense(all) = &d.form else { panic!("decoded above") };
+        assert_eq!(rows, all[4 * 32..7 * 32], "ranges cross parts");
+    }
+
+    #[test]
+    fn tiles_of_a_large_weight_add_up() {
+        let (rows, cols) = (TILE / 4096 + 3, 4096);
+        let (q, d) = (quantized(cols, &[(QuantType::F16, rows)]), quantized(cols, &[(QuantType::F16, rows)]));
+        let d = d.into_dense();
+        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-3 * (1.0 + b.abs()));
+        let (x, dy) = (wave(2 * cols, 0.0), wave(2 * rows, 1.0));
+        // Sums of 4,096 products of size about 1, cut at other places.
+        assert!(near(&q.forward(View::new(&x, cols)), &d.forward(View::new(&x, cols))));
+        assert!(near(&q.backward(View::new(&dy, rows)), &d.backward(View::new(&dy, rows))));
+    }
+}
