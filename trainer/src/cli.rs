@@ -27,6 +27,8 @@ pub enum Command {
     Add(Box<AddArgs>),
     /// Score a bundle on the test rows of a stream, without training.
     Eval(EvalArgs),
+    /// Compare features for the selector on the validation rows, without training.
+    Probe(ProbeArgs),
     /// Join report.json files of several runs on one stream into one page.
     Report(ReportArgs),
     /// Write a tiny random base: for trying things without a download.
@@ -102,6 +104,34 @@ pub struct EvalArgs {
     #[arg(short = 't', long, default_value_t = 0)]
     pub threads: usize,
     /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `probe`.
+#[derive(Debug, clap::Args)]
+pub struct ProbeArgs {
+    /// The stream's folder.
+    pub stream: PathBuf,
+    /// The base, a GGUF file.
+    #[arg(short = 'm', long = "model")]
+    pub model: PathBuf,
+    /// A feature to try, as --selector-feature takes it; may be given several times.
+    #[arg(short = 'f', long = "feature", required = true)]
+    pub features: Vec<String>,
+    /// Shrinkage of the covariance; may be given several times.
+    #[arg(long, default_values_t = [0.05])]
+    pub shrinkage: Vec<f64>,
+    /// Longest row, in tokens.
+    #[arg(long, default_value_t = 256)]
+    pub max_len: usize,
+    /// Most training rows of each class; 0 keeps all.
+    #[arg(long, default_value_t = 0)]
+    pub subset: usize,
+    /// Worker threads; 0 is one for each processor.
+    #[arg(short = 't', long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print JSON, a line for each feature.
     #[arg(long)]
     pub json: bool,
 }

@@ -1,6 +1,6 @@
 //! What the commands do.
 
-use crate::cli::{AddArgs, Cli, Command, EvalArgs, ReportArgs, StreamArgs, TinyArgs};
+use crate::cli::{AddArgs, Cli, Command, EvalArgs, ProbeArgs, ReportArgs, StreamArgs, TinyArgs};
 use crate::config::Config;
 use crate::data::{Plan, Prepared};
 use crate::evaluate::{Evaluator, TestSet};
@@ -37,6 +37,7 @@ pub fn run(cli: Cli, stop: &AtomicBool) -> Result<Done> {
         Command::Stream(a) => learn(*a, stop),
         Command::Add(a) => add(*a, stop),
         Command::Eval(a) => eval(&a).map(|()| Done::Finished),
+        Command::Probe(a) => probe(&a).map(|()| Done::Finished),
         Command::Report(a) => join(&a).map(|()| Done::Finished),
         Command::TinyBase(a) => tiny_base(&a).map(|()| Done::Finished),
     }
@@ -261,6 +262,38 @@ fn eval(a: &EvalArgs) -> Result<()> {
         100.0 * figures.routing_accuracy,
         100.0 * figures.oracle_accuracy
     ))
+}
+
+fn probe(a: &ProbeArgs) -> Result<()> {
+    let e = engine(&a.model, a.threads)?;
+    let config = Config { max_len: a.max_len, ..Config::default() };
+    config.check(&e.base.spec)?;
+    if let Some(bad) = a.shrinkage.iter().find(|v| !(0.0..=1.0).contains(*v)) {
+        return Err(Error::new(Code::Value, format!("--shrinkage {bad} is not allowed"))
+            .hint("--shrinkage takes a number from 0 to 1"));
+    }
+    let mut tasks = stream::open(&a.stream)?;
+    if a.subset > 0 {
+        tasks.iter_mut().for_each(|t| t.subset(a.subset));
+    }
+    let mut bar = Bar::new();
+    let found = crate::probe::probe(&e, &tasks, &config, &a.features, &a.shrinkage, &mut |what| {
+        bar.show(&crate::run::Event::Begin(what));
+    });
+    bar.clear();
+    let found = found?;
+    if !a.json {
+        print("classes  routing   dim  shrinkage  feature (validation rows)")?;
+    }
+    for p in found {
+        if a.json {
+            print(&serde_json::to_string(&p).map_err(|e| Error::new(Code::Value, e.to_string()))?)?;
+        } else {
+            let [c, r] = [p.classes, p.routing].map(|v| 100.0 * v);
+            print(&format!("{c:>6.1}%  {r:>6.1}%  {:>4}  {:>9}  {}", p.dim, p.shrinkage, p.feature))?;
+        }
+    }
+    Ok(())
 }
 
 fn tiny_base(a: &TinyArgs) -> Result<()> {

@@ -15,6 +15,7 @@ pub mod method;
 pub mod metrics;
 pub mod nn;
 pub mod optim;
+pub mod probe;
 pub mod progress;
 pub mod report;
 pub mod rng;

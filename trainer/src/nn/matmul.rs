@@ -8,10 +8,24 @@
 
 use std::ops::Range;
 
+/// `f32` or `f64`.
+pub trait Number: Copy + 'static {
+    /// 0 and 1.
+    const UNITS: [Self; 2];
+}
+
+impl Number for f32 {
+    const UNITS: [Self; 2] = [0.0, 1.0];
+}
+
+impl Number for f64 {
+    const UNITS: [Self; 2] = [0.0, 1.0];
+}
+
 /// A matrix inside a slice, by strides.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
-    data: &'a [f32],
+pub struct View<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     cols: usize,
     row_stride: usize,
@@ -23,12 +37,12 @@ fn extent(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usi
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
 }
 
-impl<'a> View<'a> {
+impl<'a, T: Number> View<'a, T> {
     /// A row-major `[data.len() / cols, cols]`.
     ///
     /// # Panics
     /// If the slice is not whole rows.
-    pub fn new(data: &'a [f32], cols: usize) -> Self {
+    pub fn new(data: &'a [T], cols: usize) -> Self {
         assert!(cols > 0 && data.len().is_multiple_of(cols), "{} numbers in rows of {cols}", data.len());
         Self { data, rows: data.len() / cols, cols, row_stride: cols, col_stride: 1 }
     }
@@ -62,7 +76,7 @@ impl<'a> View<'a> {
     ///
     /// # Panics
     /// If it is not row-major without gaps.
-    pub fn numbers(&self) -> &'a [f32] {
+    pub fn numbers(&self) -> &'a [T] {
         assert!(self.col_stride == 1 && self.row_stride == self.cols, "the matrix has gaps");
         &self.data[..self.rows * self.cols]
     }
@@ -76,10 +90,10 @@ impl<'a> View<'a> {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul(a: View<'_>, b: View<'_>, threads: usize) -> Vec<f32> {
-    let mut out = vec![0.0; a.rows * b.cols];
+pub fn matmul<T: Number>(a: View<'_, T>, b: View<'_, T>, threads: usize) -> Vec<T> {
+    let mut out = vec![T::UNITS[0]; a.rows * b.cols];
     let width = b.cols.max(1);
-    run(&mut out, width, (a, b), 1.0, false, threads);
+    run(&mut out, width, (a, b), T::UNITS[1], false, threads);
     out
 }
 
@@ -87,13 +101,13 @@ pub fn matmul(a: View<'_>, b: View<'_>, threads: usize) -> Vec<f32> {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul_add(
-    out: &mut [f32],
+pub fn matmul_add<T: Number>(
+    out: &mut [T],
     width: usize,
     columns: Range<usize>,
-    a: View<'_>,
-    b: View<'_>,
-    scale: f32,
+    a: View<'_, T>,
+    b: View<'_, T>,
+    scale: T,
     threads: usize,
 ) {
     assert!(columns.len() == b.cols && columns.end <= width, "columns {columns:?} of {width} for {}", b.cols);
@@ -101,7 +115,14 @@ pub fn matmul_add(
     run(&mut out[skip..], width, (a, b), scale, true, threads);
 }
 
-fn run(out: &mut [f32], width: usize, (a, b): (View<'_>, View<'_>), scale: f32, add: bool, threads: usize) {
+fn run<T: Number>(
+    out: &mut [T],
+    width: usize,
+    (a, b): (View<'_, T>, View<'_, T>),
+    scale: T,
+    add: bool,
+    threads: usize,
+) {
     assert_eq!(a.cols, b.rows, "product of [{}, {}] and [{}, {}]", a.rows, a.cols, b.rows, b.cols);
     a.check();
     b.check();
@@ -126,7 +147,7 @@ fn run(out: &mut [f32], width: usize, (a, b): (View<'_>, View<'_>), scale: f32, 
             signed(b.col_stride),
             signed(b.row_stride),
             // gemm computes alpha · out + beta · a · b.
-            1.0,
+            T::UNITS[1],
             scale,
             false,
             false,
@@ -154,7 +175,7 @@ mod tests {
         matmul_add(&mut out, 2, 1..2, a, ones(6), 2.0, 1);
         assert_eq!(out, [1.0, 31.0, 1.0, 103.0, 1.0, 175.0, 1.0, 247.0]);
         // Nothing times something adds nothing, and touches nothing.
-        matmul_add(&mut [], 2, 1..2, View::new(&[], 6), ones(6), 1.0, 1);
+        matmul_add::<f32>(&mut [], 2, 1..2, View::new(&[], 6), ones(6), 1.0, 1);
         assert!(std::panic::catch_unwind(|| matmul(a, ones(5), 1)).is_err());
     }
 

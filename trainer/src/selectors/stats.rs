@@ -1,8 +1,8 @@
 //! Sufficient statistics of features by class: counts, sums, and the sum of outer products.
 
+use crate::nn::matmul::{View, matmul};
 use conpet_formats::tensors::{Tensors, TensorsWriter};
 use conpet_formats::{Code, Error, Result};
-use rayon::prelude::*;
 
 /// What is known of all features seen so far.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,20 +45,22 @@ impl Stats {
             self.counts[*c] += 1;
             self.sums[c * d..(c + 1) * d].iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
         }
-        // Row i of the triangle holds products with columns 0..=i; rows are independent.
-        let mut rows: Vec<(usize, &mut [f64])> = Vec::with_capacity(d);
-        let mut rest = self.moment.as_mut_slice();
-        for i in 0..d {
-            let (row, tail) = rest.split_at_mut(i + 1);
-            rows.push((i, row));
-            rest = tail;
-        }
-        rows.into_par_iter().for_each(|(i, row)| {
-            for x in x.chunks_exact(d) {
-                let xi = f64::from(x[i]);
-                row.iter_mut().zip(x).for_each(|(m, v)| *m += xi * f64::from(*v));
+        // A block of rows at a time, and of the triangle: `xᵀ x` as matrix products in f64.
+        const ROWS: usize = 1024;
+        const COLUMNS: usize = 256;
+        let threads = rayon::current_num_threads();
+        for x in x.chunks(ROWS * d) {
+            let x: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+            let x = View::new(&x, d);
+            for from in (0..d).step_by(COLUMNS) {
+                let to = (from + COLUMNS).min(d);
+                let block = matmul(x.columns(from..to).t(), x.columns(0..to), threads);
+                for (i, row) in (from..to).zip(block.chunks_exact(to)) {
+                    let at = i * (i + 1) / 2;
+                    self.moment[at..=at + i].iter_mut().zip(row).for_each(|(m, v)| *m += v);
+                }
             }
-        });
+        }
     }
 
     /// Total rows.

@@ -1,0 +1,174 @@
+//! Which features tell tasks apart: closed-form selectors on several candidates, before training.
+//!
+//! One pass over the rows reads every layer and pooling that any candidate names; each candidate
+//! is then fitted on the training rows and scored on the validation rows, never on test rows.
+
+use crate::config::Config;
+use crate::data::{Plan, Prepared};
+use crate::run::bare;
+use crate::selectors::{Scores, Stats, lda};
+use crate::stream::Task;
+use conpet_formats::Result;
+use conpet_formats::feature::FeatureSpec;
+use conpet_formats::quant::QuantType;
+use conpet_runtime::engine::Engine;
+use serde::Serialize;
+
+/// How well one feature does on the validation rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Probe {
+    /// The feature, as `--selector-feature` takes it.
+    pub feature: String,
+    /// Its length.
+    pub dim: usize,
+    /// The shrinkage it was fitted with.
+    pub shrinkage: f64,
+    /// Part of the rows whose class is right, over the classes of all tasks.
+    pub classes: f64,
+    /// Part of the rows whose task is right, through the class's task.
+    pub routing: f64,
+}
+
+/// Features of one split of all tasks.
+struct Split {
+    /// `[rows, parts of the union · hidden]`.
+    features: Vec<f32>,
+    /// Class of each row, counted over all tasks.
+    classes: Vec<usize>,
+}
+
+/// Probes every feature with every shrinkage.
+///
+/// # Errors
+/// If a feature is not one, or a covariance is singular.
+pub fn probe(
+    engine: &Engine,
+    tasks: &[Task],
+    config: &Config,
+    features: &[String],
+    shrinkages: &[f64],
+    tick: &mut dyn FnMut(&str),
+) -> Result<Vec<Probe>> {
+    let spec = &engine.base.spec;
+    let parsed = features
+        .iter()
+        .map(|f| Config { selector_feature: f.clone(), ..config.clone() }.selector_feature(spec))
+        .collect::<Result<Vec<_>>>()?;
+    let mut union = FeatureSpec { norm: parsed[0].norm, parts: Vec::new() };
+    for part in parsed.iter().flat_map(|f| &f.parts) {
+        if !union.parts.contains(part) {
+            union.parts.push(part.clone());
+        }
+    }
+    let [train, valid] = ["train", "valid"].map(|split| read(engine, tasks, config, &union, split, tick));
+    let (train, valid) = (train?, valid?);
+    let class_task: Vec<usize> =
+        tasks.iter().enumerate().flat_map(|(t, task)| std::iter::repeat_n(t, classes(task))).collect();
+    let mut out = Vec::new();
+    for (name, feature) in features.iter().zip(&parsed) {
+        tick(name);
+        let columns: Vec<usize> =
+            feature.parts.iter().filter_map(|p| union.parts.iter().position(|u| u == p)).collect();
+        let take = |s: &Split| -> Vec<f32> {
+            let rows = s.features.chunks_exact(union.dim(spec.hidden));
+            rows.flat_map(|r| columns.iter().flat_map(|c| &r[c * spec.hidden..(c + 1) * spec.hidden]))
+                .copied()
+                .collect()
+        };
+        let dim = feature.dim(spec.hidden);
+        let mut stats = Stats::new(dim);
+        stats.grow(class_task.len());
+        stats.add(&take(&train), &train.classes);
+        let x = take(&valid);
+        for shrinkage in shrinkages {
+            let scores = lda::fit(&stats, *shrinkage)?;
+            let best: Vec<usize> = x.chunks_exact(dim).map(|x| best_class(&scores, x)).collect();
+            let part = |right: &dyn Fn(usize, usize) -> bool| {
+                let n = best.iter().zip(&valid.classes).filter(|(b, c)| right(**b, **c)).count();
+                n as f64 / best.len().max(1) as f64
+            };
+            out.push(Probe {
+                feature: name.clone(),
+                dim,
+                shrinkage: *shrinkage,
+                classes: part(&|b, c| b == c),
+                routing: part(&|b, c| class_task[b] == class_task[c]),
+            });
+        }
+    }
+    Ok(out)
+}
+
+/// Classes a selector counts for a task: its labels, or the task itself if it is answered by text.
+fn classes(task: &Task) -> usize {
+    task.labels.len().max(1)
+}
+
+fn read(
+    engine: &Engine,
+    tasks: &[Task],
+    config: &Config,
+    union: &FeatureSpec,
+    split: &str,
+    tick: &mut dyn FnMut(&str),
+) -> Result<Split> {
+    let plan = Plan { trunk: 0, selector: Some(union), head: None, max_len: config.max_len, keep: QuantType::F32 };
+    let (mut all, mut first) = (Split { features: Vec::new(), classes: Vec::new() }, 0);
+    for t in tasks {
+        tick(&format!("{} {split}", t.name));
+        let (task, rows) = bare(t, split);
+        let p = Prepared::new(engine, &task, &rows, plan, None, &mut |_| {})?;
+        all.features.extend(p.features);
+        all.classes.extend(p.classes.iter().map(|c| first + c));
+        first += classes(t);
+    }
+    Ok(all)
+}
+
+fn best_class(s: &Scores, x: &[f32]) -> usize {
+    let scores = s.weight.chunks_exact(x.len()).zip(&s.bias);
+    let scored = scores.map(|(w, b)| w.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + b).enumerate();
+    scored.reduce(|a, b| if b.1 > a.1 { b } else { a }).map_or(0, |(c, _)| c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::{Goal, Row};
+    use conpet_formats::bundle::manifest::TaskKind;
+
+    fn task(name: &str, words: [&str; 2]) -> Task {
+        let rows = |n: usize| {
+            (0..n)
+                .map(|i| Row {
+                    text: format!("{} the {} {i}", words[i % 2], ["list", "number"][i / 2 % 2]),
+                    goal: Goal::Label(words[i % 2].into()),
+                    chat: Vec::new(),
+                })
+                .collect()
+        };
+        Task {
+            name: name.into(),
+            kind: TaskKind::Classification,
+            labels: words.map(String::from).to_vec(),
+            template: "{input}".into(),
+            max_answer: 0,
+            train: rows(40),
+            valid: rows(12),
+            test: Vec::new(),
+            digest: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_telling_feature_scores_higher_than_a_blind_one() {
+        let e = crate::decoder::tests::engine();
+        let tasks = [task("a", ["show", "open"]), task("b", ["water", "oil"])];
+        let features = ["2:mean", "0:last"].map(String::from);
+        let got = probe(&e, &tasks, &Config::default(), &features, &[0.1, 0.3], &mut |_| {}).unwrap();
+        assert_eq!(got.len(), 4);
+        assert_eq!((got[0].feature.as_str(), got[0].dim, got[3].shrinkage), ("2:mean", e.base.spec.hidden, 0.3));
+        // The last token is a number and says nothing of the task.
+        assert!(got[0].routing > 0.9 && got[2].routing < 0.8, "{got:?}");
+    }
+}
