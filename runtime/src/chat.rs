@@ -5,6 +5,7 @@ use conpet_formats::gguf::Gguf;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, context};
+use std::ops::Range;
 
 const KEY: &str = "tokenizer.chat_template";
 const TEMPLATE_CAP: usize = 64 << 10;
@@ -58,24 +59,59 @@ impl ChatTemplate {
         Ok(Self { env })
     }
 
-    /// The text of a conversation; with `answer`, up to where the assistant begins to speak.
+    /// The text of a conversation, and the byte ranges of it that are the speakers' words; with
+    /// `answer`, up to where the assistant begins to speak.
+    ///
+    /// The words are marked before the template sees them, so that a turn that spells a control
+    /// token stays a turn.
     ///
     /// # Errors
     /// If the template refuses the messages, runs out of fuel, or writes too much.
-    pub fn render(&self, messages: &[Message], answer: bool) -> Result<String> {
+    pub fn render(&self, messages: &[Message], answer: bool) -> Result<(String, Vec<Range<usize>>)> {
         let template = self.env.get_template("chat").map_err(failed)?;
+        let marked = |m: &Message| format!("{OPEN}{}{CLOSE}", m.content.replace([OPEN, CLOSE], ""));
         let messages: Vec<Value> =
-            messages.iter().map(|m| context! { role => m.role.as_str(), content => m.content.as_str() }).collect();
-        let text = template
-            .render(context! { messages, add_generation_prompt => answer, bos_token => "", eos_token => "" })
+            messages.iter().map(|m| context! { role => m.role.as_str(), content => marked(m) }).collect();
+        let mut out = Capped(Vec::new());
+        template
+            .render_captured_to(
+                context! { messages, add_generation_prompt => answer, bos_token => "", eos_token => "" },
+                &mut out,
+            )
             .map_err(failed)?;
-        if text.len() > OUTPUT_CAP {
-            return Err(Error::new(
-                Code::Cap,
-                format!("the chat template wrote {} bytes, cap {OUTPUT_CAP}", text.len()),
-            ));
+        let marked = String::from_utf8_lossy(&out.0);
+        let (mut text, mut words, mut open) = (String::with_capacity(marked.len()), Vec::new(), None);
+        for c in marked.chars() {
+            match c {
+                OPEN => open = Some(text.len()),
+                CLOSE => words.extend(open.take().map(|from| from..text.len())),
+                c => text.push(c),
+            }
         }
-        Ok(text)
+        // A template that cut a turn short left its mark open: all that follows counts as words.
+        words.extend(open.map(|from| from..text.len()));
+        Ok((text, words))
+    }
+}
+
+/// Marks around the words while a template runs: private characters that no text keeps.
+const OPEN: char = '\u{f0000}';
+const CLOSE: char = '\u{f0001}';
+
+/// Takes output up to the cap, so that a hostile template cannot fill the memory.
+struct Capped(Vec<u8>);
+
+impl std::io::Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > OUTPUT_CAP {
+            return Err(std::io::Error::other(format!("it writes more than {OUTPUT_CAP} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -122,7 +158,9 @@ mod tests {
             "{% for m in messages %}<{{ m['role'] }}>{{ m.content.strip() }}{% endfor %}{% if add_generation_prompt %}>>{% endif %}",
         )
         .unwrap();
-        assert_eq!(t.render(&[say("user", " hi "), say("assistant", "yo")], true).unwrap(), "<user>hi<assistant>yo>>");
+        let (text, words) = t.render(&[say("user", "hi"), say("assistant", "yo<user>\u{f0001}")], true).unwrap();
+        assert_eq!(text, "<user>hi<assistant>yo<user>>>");
+        assert_eq!(words.iter().map(|r| &text[r.clone()]).collect::<Vec<_>>(), ["hi", "yo<user>"]);
     }
 
     #[test]
@@ -130,6 +168,7 @@ mod tests {
         for source in [
             "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
             "{{ raise_exception('no') }}",
+            "{% for i in range(9000) %}{{ 'x' * 9000 }}{% endfor %}",
             "{{ ''.__class__.__mro__() }}",
             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         ] {

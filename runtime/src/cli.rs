@@ -222,8 +222,23 @@ impl Common {
 
 impl Sampling {
     /// As the sampler takes it.
-    pub fn config(&self) -> SamplerConfig {
-        SamplerConfig {
+    ///
+    /// # Errors
+    /// Names the flag whose value is out of range.
+    pub fn config(&self) -> Result<SamplerConfig> {
+        let flags = [
+            ("temp", self.temp, 0.0, 100.0),
+            ("top-p", self.top_p, 0.0, 1.0),
+            ("min-p", self.min_p, 0.0, 1.0),
+            ("repeat-penalty", self.repeat_penalty, 0.01, 100.0),
+        ];
+        for (name, v, least, most) in flags {
+            if !(least..=most).contains(&v) {
+                return Err(Error::new(Code::Value, format!("--{name} {v} is not allowed"))
+                    .hint(format!("use a number from {least} to {most}")));
+            }
+        }
+        Ok(SamplerConfig {
             temperature: self.temp,
             top_k: self.top_k,
             top_p: self.top_p,
@@ -231,6 +246,6 @@ impl Sampling {
             repeat_penalty: self.repeat_penalty,
             repeat_last_n: self.repeat_last_n,
             seed: self.seed,
-        }
+        })
     }
 }

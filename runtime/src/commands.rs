@@ -53,16 +53,30 @@ fn inputs(a: &InputArgs, mut f: impl FnMut(Vec<String>) -> Result<()>) -> Result
         None => Box::new(std::io::stdin().lock()),
     };
     // A few lines at a time: enough to share weights, soon enough to see answers.
-    let mut pending = Vec::new();
+    let (mut pending, mut seen) = (Vec::new(), false);
     for (i, line) in reader.lines().enumerate() {
-        let line = line.map_err(|e| Error::io("read", e).in_file(&name).in_section(format!("line {}", i + 1)))?;
+        let line = line.map_err(|e| {
+            let bad = match e.kind() {
+                std::io::ErrorKind::InvalidData => {
+                    Error::new(Code::Text, "the line is not UTF-8").hint("convert it to UTF-8")
+                }
+                _ => Error::io("read", e),
+            };
+            bad.in_file(&name).in_section(format!("line {}", i + 1))
+        })?;
         if line.trim().is_empty() {
             continue;
         }
+        seen = true;
         pending.push(text_of(&line).map_err(|e| e.in_file(&name).in_section(format!("line {}", i + 1)))?);
         if pending.len() == 16 {
             f(std::mem::take(&mut pending))?;
         }
+    }
+    if !seen {
+        return Err(Error::new(Code::Missing, "there is no text")
+            .in_file(name)
+            .hint("give texts as arguments, in a file with -f, or a line each on standard input"));
     }
     if pending.is_empty() { Ok(()) } else { f(pending) }
 }

@@ -16,6 +16,7 @@ use crate::threads::Threads;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::selector::{Decision, SelectorKind};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -96,12 +97,13 @@ impl Engine {
         (self.kernels, &self.threads)
     }
 
-    /// Tokenizes; `special` lets the text contain special tokens (templates do, users do not).
+    /// Tokenizes; with `words` the text came out of a chat template and may spell control tokens
+    /// outside of these ranges, without them it may not.
     ///
     /// # Errors
     /// If the text has no tokens or more than the context.
-    pub fn prompt(&self, text: &str, special: bool) -> Result<Prompt> {
-        let (mut tokens, mut offsets) = self.base.tokenizer.encode_with_offsets(text, special)?;
+    pub fn prompt(&self, text: &str, words: Option<&[Range<usize>]>) -> Result<Prompt> {
+        let (mut tokens, mut offsets) = self.base.tokenizer.encode_with_offsets(text, words)?;
         if self.base.tokenizer.add_bos()
             && let Some(bos) = self.base.tokenizer.bos()
         {
@@ -222,7 +224,7 @@ impl Engine {
         task: Option<usize>,
         s: &mut Scratch,
     ) -> Result<Vec<Answer>> {
-        let prompts = texts.iter().map(|t| self.prompt(t, false)).collect::<Result<Vec<_>>>()?;
+        let prompts = texts.iter().map(|t| self.prompt(t, None)).collect::<Result<Vec<_>>>()?;
         let mut answers = Vec::with_capacity(texts.len());
         for chunk in batches(&prompts, self.batch) {
             answers.extend(self.classify_batch(skills, chunk, task, s)?);
@@ -332,7 +334,7 @@ impl Engine {
             // The task puts words around the input, so its trunk differs.
             rendered = mine
                 .iter()
-                .map(|i| self.prompt(&skills.render(entry, &prompts[*i].text)?, false))
+                .map(|i| self.prompt(&skills.render(entry, &prompts[*i].text)?, None))
                 .collect::<Result<_>>()?;
             let rows: Vec<&Prompt> = rendered.iter().collect();
             let hidden = self.trunk(&rows, skills.trunk(), None, s).hidden;

@@ -10,6 +10,7 @@ use crate::sampler::{Sampler, SamplerConfig};
 use crate::skills::Skills;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::selector::Decision;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// What to generate.
@@ -19,8 +20,9 @@ pub struct Request {
     pub text: String,
     /// What the selector reads, if it is not the whole text (a chat's last turn).
     pub select_on: Option<String>,
-    /// Text may spell control tokens (it came out of a chat template).
-    pub special: bool,
+    /// The text came out of a chat template, and these parts of it are somebody's words: control
+    /// tokens are read everywhere else. `None`: all of it is the user's.
+    pub words: Option<Vec<Range<usize>>>,
     /// Put no task template around the text.
     pub raw: bool,
     /// The task, if the caller names it.
@@ -79,7 +81,7 @@ impl Engine {
             (Some(skills), Some(m)) => Some(skills.module(m as usize, &self.base)?),
             _ => None,
         };
-        let prompt = self.prompt(&text, request.special)?;
+        let prompt = self.prompt(&text, request.words.as_deref())?;
         let own = entry.filter(|e| e.max_answer > 0).map(|e| e.max_answer as usize);
         let most = request.max_tokens.or(own).unwrap_or(128).min(self.context.saturating_sub(prompt.tokens.len()));
         let mut run = Sequence::new(self, skills.map_or(0, Skills::trunk));
@@ -138,7 +140,7 @@ impl Engine {
             return only_module(skills).map(|t| (Some(t), None));
         }
         let text = request.select_on.as_deref().unwrap_or(&request.text);
-        let prompt = self.prompt(text, false)?;
+        let prompt = self.prompt(text, None)?;
         let trunk = self.trunk(&[&prompt], skills.trunk(), Self::trunk_feature(skills), s);
         let decision = self.decide(skills, &[&prompt], &trunk, s)?.pop();
         let Some(d) = decision else {

@@ -71,12 +71,15 @@ impl Sampler {
         all.sort_unstable_by(falling);
         let max = all[0].1;
         let total: f32 = all.iter().map(|(_, l)| (l - max).exp()).sum();
-        let mut sum = 0.0;
-        let keep = all.iter().position(|(_, l)| {
-            sum += (l - max).exp() / total;
-            sum >= c.top_p
-        });
-        all.truncate(keep.map_or(all.len(), |k| k + 1));
+        // At 1 nothing is cut: rounding must not end the sum early.
+        if c.top_p < 1.0 {
+            let mut sum = 0.0;
+            let keep = all.iter().position(|(_, l)| {
+                sum += (l - max).exp() / total;
+                sum >= c.top_p
+            });
+            all.truncate(keep.map_or(all.len(), |k| k + 1));
+        }
         let floor = max + c.min_p.max(1e-30).ln();
         let keep = all.iter().take_while(|(_, l)| *l >= floor).count();
         all.truncate(keep.max(1));

@@ -27,6 +27,8 @@ pub struct Tokenizer {
     model: Model,
     /// Control and user-defined tokens, longest first.
     specials: Vec<u32>,
+    /// First bytes of those.
+    special_start: Box<[bool; 256]>,
     bos: Option<u32>,
     eos: Option<u32>,
     ends: Vec<u32>,
@@ -78,7 +80,9 @@ impl Tokenizer {
         specials.sort_by_key(|t| std::cmp::Reverse(vocab.bytes(*t).len()));
         let spm = matches!(model, Model::Spm(_));
         let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(spm);
-        Ok(Self { vocab, model, specials, bos, eos, ends, add_bos })
+        let mut special_start = Box::new([false; 256]);
+        specials.iter().for_each(|t| special_start[usize::from(vocab.bytes(*t)[0])] = true);
+        Ok(Self { vocab, model, specials, special_start, bos, eos, ends, add_bos })
     }
 
     /// Tokens of a text. `special`: the text may spell control tokens (templates do, users do not).
@@ -86,11 +90,19 @@ impl Tokenizer {
     /// # Errors
     /// If the text is longer than [`TEXT_CAP`].
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        Ok(self.encode_with_offsets(text, special)?.0)
+        let words: Option<&[Range<usize>]> = if special { Some(&[]) } else { None };
+        Ok(self.encode_with_offsets(text, words)?.0)
     }
 
     /// Tokens and the byte range of `text` that each stands for.
-    pub fn encode_with_offsets(&self, text: &str, special: bool) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+    ///
+    /// With `words`, the text came out of a template and may spell control tokens, except in these
+    /// byte ranges (rising, apart), which are somebody's words; without, all of it is words.
+    pub fn encode_with_offsets(
+        &self,
+        text: &str,
+        words: Option<&[Range<usize>]>,
+    ) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
         if text.len() > TEXT_CAP {
             return Err(
                 Error::new(Code::Cap, format!("a text of {} bytes, cap {TEXT_CAP}", text.len())).hint("split the text")
@@ -99,7 +111,7 @@ impl Tokenizer {
         let mut out = Encoded::default();
         let (mut at, mut first) = (0, true);
         while at < text.len() {
-            let next = if special { self.next_special(text, at) } else { None };
+            let next = words.and_then(|w| self.next_special(text, at, w));
             let end = next.map_or(text.len(), |(start, _)| start);
             if at < end {
                 match &self.model {
@@ -118,17 +130,29 @@ impl Tokenizer {
         Ok((out.tokens, out.offsets))
     }
 
-    /// The first special token at or after `from`; among those that start there, the longest.
-    fn next_special(&self, text: &str, from: usize) -> Option<(usize, u32)> {
-        let rest = &text.as_bytes()[from..];
-        self.specials
-            .iter()
-            .filter_map(|t| {
-                let bytes = self.vocab.bytes(*t);
-                let at = rest.windows(bytes.len()).position(|w| w == bytes)?;
-                Some((from + at, *t))
-            })
-            .min_by_key(|(at, t)| (*at, std::cmp::Reverse(self.vocab.bytes(*t).len())))
+    /// The first special token at or after `from` that touches none of `words`; among those that
+    /// start there, the longest.
+    fn next_special(&self, text: &str, from: usize, words: &[Range<usize>]) -> Option<(usize, u32)> {
+        let bytes = text.as_bytes();
+        let mut words = words.iter().skip_while(|w| w.end <= from).peekable();
+        let mut at = from;
+        while at < bytes.len() {
+            while words.peek().is_some_and(|w| w.end <= at) {
+                words.next();
+            }
+            if let Some(w) = words.peek().filter(|w| w.contains(&at)) {
+                at = w.end;
+                continue;
+            }
+            let limit = words.peek().map_or(bytes.len(), |w| w.start);
+            if self.special_start[usize::from(bytes[at])]
+                && let Some(t) = self.specials.iter().find(|t| bytes[at..limit].starts_with(self.vocab.bytes(**t)))
+            {
+                return Some((at, *t));
+            }
+            at += 1;
+        }
+        None
     }
 
     /// The bytes a token stands for; empty for control tokens and unknown ids.

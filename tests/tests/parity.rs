@@ -36,7 +36,7 @@ fn oracle(path: &Path, tokens: &[u32]) -> Vec<Vec<f32>> {
 
 /// Largest difference over largest logit, and the part of tokens with the same first choice.
 fn compare(engine: &Engine, path: &Path, text: &str) -> (f32, f32, usize) {
-    let p = engine.prompt(text, false).unwrap();
+    let p = engine.prompt(text, None).unwrap();
     let want = oracle(path, &p.tokens);
     let got = engine.logits(&p, None, &mut Scratch::default());
     let (mut diff, mut size, mut same) = (0.0f32, 0.0f32, 0);
@@ -70,7 +70,7 @@ fn logits_agree_with_candle_transformers() {
 fn batch_cache_and_kernels_agree_with_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = conpet_tests::tiny_engine(dir.path());
-    let p = engine.prompt(TEXT, false).unwrap();
+    let p = engine.prompt(TEXT, None).unwrap();
     let mut s = Scratch::default();
     let vocab = engine.base.spec.vocab;
     let whole = engine.logits(&p, None, &mut s);

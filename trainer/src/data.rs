@@ -76,9 +76,9 @@ impl Prepared {
         let mut inputs = Vec::with_capacity(rows.len());
         for (i, r) in rows.iter().enumerate() {
             let named = |e: Error| e.in_section(format!("task {}, row {}", task.name, i + 1));
-            let input = cut(engine.prompt(&r.text, false).map_err(named)?, plan.max_len);
-            let (rendered, special) = render(engine, task, r, &input.text).map_err(named)?;
-            let mut p = engine.prompt(&rendered, special).map_err(named)?;
+            let input = cut(engine.prompt(&r.text, None).map_err(named)?, plan.max_len);
+            let (rendered, words) = render(engine, task, r, &input.text).map_err(named)?;
+            let mut p = engine.prompt(&rendered, words.as_deref()).map_err(named)?;
             answers.push(p.tokens.len());
             if let Goal::Completion(text) = &r.goal {
                 let tok = &engine.base.tokenizer;
@@ -164,10 +164,15 @@ impl Prepared {
 }
 
 /// What a row is asked as: its text in the task's template, or its conversation in the base's
-/// (which may spell control tokens).
-pub(crate) fn render(engine: &Engine, task: &Task, row: &Row, text: &str) -> Result<(String, bool)> {
+/// (with the parts of it that are somebody's words; control tokens are read elsewhere only).
+pub(crate) fn render(
+    engine: &Engine,
+    task: &Task,
+    row: &Row,
+    text: &str,
+) -> Result<(String, Option<Vec<Range<usize>>>)> {
     if row.chat.is_empty() {
-        return Ok((conpet_formats::template::render(&task.template, text)?, false));
+        return Ok((conpet_formats::template::render(&task.template, text)?, None));
     }
     let template = engine.base.chat_template()?.ok_or_else(|| {
         Error::new(Code::Missing, "the row is a conversation, but the base has no chat template")
@@ -175,7 +180,7 @@ pub(crate) fn render(engine: &Engine, task: &Task, row: &Row, text: &str) -> Res
     })?;
     let messages: Vec<Message> =
         row.chat.iter().map(|(role, content)| Message { role: role.clone(), content: content.clone() }).collect();
-    Ok((template.render(&messages, true)?, true))
+    template.render(&messages, true).map(|(text, words)| (text, Some(words)))
 }
 
 /// Cuts a prompt to its first `n` tokens, and its text with it.

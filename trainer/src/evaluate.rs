@@ -178,10 +178,9 @@ impl Evaluator {
             return Ok(t.clone());
         }
         let row = &self.sets[set].rows[i];
-        let (text, special) = crate::data::render(engine, &tasks[task], row, &row.text)?;
+        let (text, words) = crate::data::render(engine, &tasks[task], row, &row.text)?;
         let own = skills.manifest().tasks[task].max_answer as usize;
-        let request =
-            Request { text, special, raw: true, task: Some(task), max_tokens: Some(own), ..Request::default() };
+        let request = Request { text, words, raw: true, task: Some(task), max_tokens: Some(own), ..Request::default() };
         let out = engine.generate(Some(skills), &request, s, &mut |_| true)?.text;
         self.texts.insert(key, out.clone());
         Ok(out)

@@ -3,7 +3,7 @@
 use super::print;
 use crate::cli::BenchArgs;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::forward::Scratch;
 use crate::generate::Sequence;
 use crate::memory::Memory;
@@ -13,10 +13,20 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 pub(super) fn run(a: &BenchArgs) -> Result<()> {
+    if a.n_prompt == 0 || a.n_gen == 0 || a.repetitions == 0 {
+        return Err(Error::new(Code::Value, "--n-prompt, --n-gen and --repetitions must be at least 1")
+            .hint("for example -p 512 -n 64 -r 5"));
+    }
     let begin = Instant::now();
-    let (mut engine, skills) = a.common.open()?;
+    let (engine, skills) = a.common.open()?;
     let open_ms = begin.elapsed().as_secs_f64() * 1e3;
-    engine.context = engine.context.max(a.n_prompt + a.n_gen);
+    if a.n_prompt.max(a.n_gen) > engine.context {
+        return Err(Error::new(
+            Code::Cap,
+            format!("{} tokens are more than the context of {}", a.n_prompt.max(a.n_gen), engine.context),
+        )
+        .hint("lower --n-prompt or --n-gen"));
+    }
     let mut s = Scratch::default();
     let first = first_answer(&engine, skills.as_ref(), &mut s)?;
     let ready_ms = begin.elapsed().as_secs_f64() * 1e3;
@@ -86,7 +96,7 @@ struct First {
 
 /// What a fresh process does first: selects (or not) and computes one token.
 fn first_answer(engine: &Engine, skills: Option<&Skills>, s: &mut Scratch) -> Result<First> {
-    let prompt = engine.prompt("where is my order", false)?;
+    let prompt = engine.prompt("where is my order", None)?;
     let mut selector_ns = 0;
     if let Some(skills) = skills {
         let t = engine.trunk(&[&prompt], skills.trunk(), Engine::trunk_feature(skills), s);
@@ -141,7 +151,7 @@ fn decode(engine: &Engine, module: Option<&Module>, n: usize, skills: Option<&Sk
 /// One unmeasured run, then the repetitions.
 fn samples(a: &BenchArgs, mut f: impl FnMut() -> f64) -> Vec<f64> {
     f();
-    (0..a.repetitions.max(1)).map(|_| f()).collect()
+    (0..a.repetitions).map(|_| f()).collect()
 }
 
 fn spread(v: &[f64]) -> (f64, f64) {

@@ -10,6 +10,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) fn run(a: &ChatArgs, stop: &AtomicBool) -> Result<()> {
+    let sampler = a.sampling.config()?;
     let (engine, skills) = a.common.open()?;
     let task = match &skills {
         Some(s) => named(s, a.task.as_ref())?,
@@ -38,14 +39,15 @@ pub(super) fn run(a: &ChatArgs, stop: &AtomicBool) -> Result<()> {
             continue;
         }
         messages.push(Message { role: "user".into(), content: line.clone() });
+        let (text, words) = template.render(&messages, true)?;
         let request = Request {
-            text: template.render(&messages, true)?,
+            text,
+            words: Some(words),
             select_on: Some(line),
-            special: true,
             raw: true,
             task,
             max_tokens: Some(a.predict),
-            sampler: a.sampling.config(),
+            sampler: sampler.clone(),
         };
         let g = engine.generate(skills.as_ref(), &request, &mut s, &mut |piece| {
             let _ = out.write_all(piece.as_bytes()).and_then(|()| out.flush());

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) fn run(a: &GenerateArgs, stop: &AtomicBool) -> Result<()> {
+    let sampler = a.sampling.config()?;
     let (engine, skills) = a.input.common.open()?;
     let task = match (&skills, &a.input.task) {
         (Some(s), t) => named(s, t.as_ref())?,
@@ -32,7 +33,7 @@ pub(super) fn run(a: &GenerateArgs, stop: &AtomicBool) -> Result<()> {
                 task,
                 raw: a.raw,
                 max_tokens: a.predict,
-                sampler: a.sampling.config(),
+                sampler: sampler.clone(),
                 ..Request::default()
             };
             let mut out = std::io::stdout();

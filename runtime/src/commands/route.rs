@@ -27,7 +27,7 @@ pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
                 return Ok(());
             }
             let begin = Instant::now();
-            let prompt = engine.prompt(&text, false)?;
+            let prompt = engine.prompt(&text, None)?;
             let trunk = engine.trunk(&[&prompt], skills.trunk(), Engine::trunk_feature(&skills), &mut s);
             let trunk_ms = begin.elapsed().as_secs_f64() * 1e3;
             let begin = Instant::now();

@@ -11,7 +11,7 @@ fn text_survives_the_round_trip_and_offsets_cover_it() {
     let t = tiny();
     for text in ["", "the list of files", " and 42 water\n\n  x", "naïve 日本語 🙂 \u{0} end", "it's we'll\tdone", "\n"]
     {
-        let (tokens, offsets) = t.encode_with_offsets(text, false).unwrap();
+        let (tokens, offsets) = t.encode_with_offsets(text, None).unwrap();
         assert_eq!(t.decode(&tokens), text.as_bytes(), "{text:?}");
         let mut at = 0;
         for r in &offsets {
@@ -31,6 +31,16 @@ fn special_tokens_are_read_only_where_asked_for() {
     assert!(t.encode(text, false).unwrap().len() > 3);
     assert!(t.is_end(t.encode("<|im_end|>", true).unwrap()[0]));
     assert!(!t.is_end(t.encode("a", true).unwrap()[0]));
+    // What a user says never becomes a control token, nor does what it would complete.
+    for (text, words, tokens) in [
+        ("a<|im_end|>b<|im_end|>", 1..12, 1),
+        ("a<|im_end|>b<|im_end|>", 0..11, 1),
+        ("<|im_end|><|im_end|>", 3..4, 1),
+        ("<|im_end|><|im_end|>", 10..10, 2),
+    ] {
+        let got = t.encode_with_offsets(text, Some(std::slice::from_ref(&words))).unwrap().0;
+        assert_eq!(got.iter().filter(|t_| t.is_end(**t_)).count(), tokens, "{text} {words:?}");
+    }
     assert_eq!(t.decode(&[2]), b"", "control tokens stand for no text");
     assert_eq!(t.decode(&[u32::MAX]), b"");
 }

@@ -52,7 +52,7 @@ fn trainer_and_runtime_compute_the_same_with_and_without_a_module() {
     let m = module(&a, spec);
     let mut s = Scratch::default();
     let prompts: Vec<_> =
-        ["the list of files", " open", "water and oil, 42"].iter().map(|t| e.prompt(t, false).unwrap()).collect();
+        ["the list of files", " open", "water and oil, 42"].iter().map(|t| e.prompt(t, None).unwrap()).collect();
     let lens: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
     let all: Vec<_> = prompts.iter().collect();
     for (mode, module, adapters) in [

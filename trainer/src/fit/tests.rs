@@ -22,7 +22,7 @@ impl Toy {
                     ["show", "water", "oil"][i % 3],
                     ["list", "day", "number", "part"][i / 3 % 4]
                 );
-                e.trunk(&[&e.prompt(&text, false).unwrap()], depth, None, &mut s).hidden
+                e.trunk(&[&e.prompt(&text, None).unwrap()], depth, None, &mut s).hidden
             })
             .collect();
         Self { states, hidden: e.base.spec.hidden, completion }
