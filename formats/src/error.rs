@@ -70,6 +70,35 @@ codes! {
     Unsupported = "E_UNSUPPORTED",
 }
 
+impl Code {
+    /// The exit code a program ends with: 2 another kind of file or unsupported, 3 another base,
+    /// 4 the system refused, else 1.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Magic | Self::Unsupported | Self::Version | Self::Requires => 2,
+            Self::BaseMismatch => 3,
+            Self::Io | Self::Space | Self::Locked => 4,
+            _ => 1,
+        }
+    }
+
+    /// What usually helps.
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Io | Self::Space => "check the path, its permissions and the free space",
+            Self::Magic => "give a file of the right kind",
+            Self::Version | Self::Requires | Self::Unsupported => "use a newer conpet, or another file",
+            Self::BaseMismatch => "give the base that the bundle names",
+            Self::Locked => "wait for the other program to finish",
+            Self::Truncated => "the file is cut short; download or copy it again",
+            Self::Duplicate | Self::Missing | Self::Value | Self::Text => {
+                "correct the value named; in a file made by a program, the file is damaged: make or copy it again"
+            }
+            _ => "the file is damaged or not what it should be; restore it from a copy or make it again",
+        }
+    }
+}
+
 /// What went wrong, where, and what to do next.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
@@ -140,15 +169,9 @@ impl Error {
         self
     }
 
-    /// The exit code every program of this project ends with on this error: 2 unsupported,
-    /// 3 another base, 4 the system refused, else 1.
+    /// The exit code every program of this project ends with on this error.
     pub fn exit_code(&self) -> u8 {
-        match self.0.code {
-            Code::Unsupported | Code::Version | Code::Requires => 2,
-            Code::BaseMismatch => 3,
-            Code::Io | Code::Space | Code::Locked => 4,
-            _ => 1,
-        }
+        self.0.code.exit_code()
     }
 
     /// Which rule broke.
@@ -171,9 +194,9 @@ impl Error {
     pub fn offset(&self) -> Option<u64> {
         self.0.offset
     }
-    /// The remedy, if one is known.
-    pub fn remedy(&self) -> Option<&str> {
-        self.0.hint.as_deref()
+    /// The remedy: the one given, or what usually helps with such an error.
+    pub fn remedy(&self) -> &str {
+        self.0.hint.as_deref().unwrap_or_else(|| self.0.code.remedy())
     }
 }
 
@@ -190,11 +213,7 @@ impl fmt::Display for Error {
         if let Some(o) = i.offset {
             write!(f, " at byte {o}")?;
         }
-        f.write_str("]")?;
-        if let Some(h) = &i.hint {
-            write!(f, "\nhint: {h}")?;
-        }
-        Ok(())
+        write!(f, "]\nhint: {}", self.remedy())
     }
 }
 

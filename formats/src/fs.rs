@@ -56,6 +56,32 @@ fn replace(
     result
 }
 
+/// Reads a whole file, which must be a regular one: a pipe might never end.
+///
+/// # Errors
+/// Names the file.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let io = |what: &'static str| move |e| Error::io(what, e).in_file(path);
+    let meta = std::fs::metadata(path).map_err(io("read"))?;
+    if !meta.is_file() {
+        return Err(Error::new(Code::Io, "it is not a regular file").in_file(path).hint("check the path"));
+    }
+    std::fs::read(path).map_err(io("read"))
+}
+
+/// As [`read`], for text.
+///
+/// # Errors
+/// Also if it is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    String::from_utf8(read(path)?).map_err(|e| {
+        Error::new(Code::Text, "the file is not UTF-8")
+            .in_file(path)
+            .at(e.utf8_error().valid_up_to() as u64)
+            .hint("convert it to UTF-8")
+    })
+}
+
 /// Makes a directory entry durable (fsync(2): syncing the file does not).
 pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync the directory", e).in_file(dir))

@@ -47,7 +47,7 @@ fn inputs(a: &InputArgs, mut f: impl FnMut(Vec<String>) -> Result<()>) -> Result
     let name = a.file.as_ref().map_or_else(|| "standard input".into(), |p| p.display().to_string());
     let reader: Box<dyn BufRead> = match &a.file {
         Some(p) => {
-            let file = std::fs::File::open(p).map_err(|e| Error::io("open", e).in_file(p).hint("check the path"))?;
+            let file = std::fs::File::open(p).map_err(|e| Error::io("open", e).in_file(p))?;
             Box::new(std::io::BufReader::new(file))
         }
         None => Box::new(std::io::stdin().lock()),
@@ -98,7 +98,7 @@ fn text_of(line: &str) -> Result<String> {
 /// The bundle that a command cannot do without.
 fn need(skills: Option<Skills>) -> Result<Skills> {
     skills.ok_or_else(|| {
-        Error::new(Code::Missing, "a bundle is needed").hint("give one with -b; conpet-train makes them")
+        Error::new(Code::Missing, "a bundle is needed").hint("give one with --bundle; conpet-train makes them")
     })
 }
 

@@ -39,7 +39,7 @@ impl Skills {
     pub fn new(bundle: Bundle, base: &Base) -> Result<Self> {
         let m = bundle.manifest();
         fingerprint::check_base(&m.base, &base.gguf()?, base.map(), CheckDepth::Quick)
-            .map_err(|e| e.in_file(base.path()))?;
+            .map_err(|e| e.in_file(base.path()).in_section(format!("bundle {}", bundle.path().display())))?;
         let payload = match m.selector.section {
             Some(s) => Some(bundle.section_map(s)?),
             None => None,

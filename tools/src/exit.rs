@@ -36,11 +36,11 @@ impl From<ExitStatus> for ExitCode {
 
 impl From<Code> for ExitStatus {
     fn from(code: Code) -> Self {
-        match code {
-            Code::Io | Code::Locked | Code::Space => Self::Io,
-            Code::BaseMismatch => Self::BaseMismatch,
+        match code.exit_code() {
+            4 => Self::Io,
+            3 => Self::BaseMismatch,
             // Another kind of file altogether is a mistyped command, not a damaged file.
-            Code::Magic | Code::Version | Code::Requires | Code::Unsupported => Self::Usage,
+            2 => Self::Usage,
             _ => Self::Damaged,
         }
     }
@@ -63,14 +63,7 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(e: Error) -> Self {
-        let status = ExitStatus::from(e.code());
-        let hint = e.remedy().unwrap_or(match status {
-            ExitStatus::Io => "check the path, its permissions and the free space",
-            ExitStatus::BaseMismatch => "give the base that the bundle names",
-            ExitStatus::Usage => "use a newer conpet, or another file",
-            _ => "the file is damaged or not what it should be; restore it from a copy or make it again",
-        });
-        Self { status, message: describe(&e), hint: hint.to_owned() }
+        Self { status: ExitStatus::from(e.code()), message: describe(&e), hint: e.remedy().to_owned() }
     }
 }
 

@@ -133,7 +133,7 @@ fn write_report(r: &Report, dir: &Path) -> Result<()> {
 fn join(a: &ReportArgs) -> Result<()> {
     let mut all: Vec<Report> = Vec::new();
     for path in &a.reports {
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", e).in_file(path))?;
+        let bytes = fs::read(path)?;
         all.push(serde_json::from_slice(&bytes).map_err(|e| {
             Error::new(Code::Value, e.to_string()).in_file(path).hint("give report.json files written by conpet-train")
         })?);

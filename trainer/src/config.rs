@@ -101,7 +101,7 @@ impl Config {
     /// If the file cannot be read, is not TOML, or has a key that is no setting.
     pub fn load(file: Option<&Path>) -> Result<Self> {
         let Some(path) = file else { return Ok(Self::default()) };
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", e).in_file(path))?;
+        let text = conpet_formats::fs::read_text(path)?;
         toml::from_str(&text).map_err(|e| {
             Error::new(Code::Value, e.to_string().trim_end().to_owned())
                 .in_file(path)
@@ -135,6 +135,11 @@ impl Config {
         }
         if !["auto", "dense", "quant"].contains(&self.weights.as_str()) {
             return bad("weights", &self.weights, "auto, dense or quant");
+        }
+        for (name, v) in [("weight-decay", self.weight_decay), ("clip", self.clip)] {
+            if !(0.0..1e6).contains(&v) {
+                return bad(name, &v, "0 or a positive number");
+            }
         }
         for (name, v) in [("lr", self.lr), ("alpha", self.alpha), ("head-lr", self.head_lr)] {
             if !(v > 0.0 && v < 1e6) {

@@ -417,7 +417,7 @@ fn save(job: &Job<'_>, path: &std::path::Path, optim: &AdamW, tokens: u64, losse
 }
 
 fn load(job: &Job<'_>, path: &std::path::Path, optim: &mut AdamW) -> Result<(u64, Vec<f32>)> {
-    let file = std::fs::read(path).map_err(|e| Error::io("read", e).in_file(path))?;
+    let file = conpet_formats::fs::read(path)?;
     let damaged = || {
         Error::new(Code::Digest, "the checkpoint is damaged")
             .in_file(path)

@@ -58,8 +58,10 @@ struct TaskMeta {
 /// Names the file, the line, the value and the remedy.
 pub fn open(path: &Path) -> Result<Vec<Task>> {
     let metas = order(path)?;
+    let file = path.join("stream.json");
     if metas.is_empty() {
-        return Err(Error::new(Code::Missing, "the stream has no tasks").in_file(path).hint(
+        let place = if file.exists() { &file } else { path };
+        return Err(Error::new(Code::Missing, "the stream has no tasks").in_file(place).hint(
             "a stream is a folder with one folder for each task, holding train.jsonl, valid.jsonl and test.jsonl",
         ));
     }
@@ -69,8 +71,10 @@ pub fn open(path: &Path) -> Result<Vec<Task>> {
         .map(|m| {
             if !seen.insert(m.name.clone()) {
                 return Err(Error::new(Code::Duplicate, format!("task {:?} is listed twice", m.name))
-                    .in_file(path.join("stream.json")));
+                    .in_file(&file)
+                    .hint("list each task once"));
             }
+            m.check().map_err(|e| e.in_file(&file))?;
             task(&path.join(&m.name), m)
         })
         .collect()
@@ -82,6 +86,7 @@ pub fn open_task(path: &Path) -> Result<Task> {
     // A task of a stream keeps what the stream says of it.
     let known = path.parent().map(order).and_then(Result::ok).unwrap_or_default();
     let meta = known.into_iter().find(|m| m.name == name).unwrap_or(TaskMeta { name, ..TaskMeta::default() });
+    meta.check().map_err(|e| e.in_file(path.with_file_name("stream.json")))?;
     task(path, meta)
 }
 
@@ -102,7 +107,7 @@ fn order(path: &Path) -> Result<Vec<TaskMeta>> {
         names.sort();
         return Ok(names.into_iter().map(|name| TaskMeta { name, ..TaskMeta::default() }).collect());
     }
-    let text = std::fs::read_to_string(&file).map_err(|e| Error::io("read", e).in_file(&file))?;
+    let text = conpet_formats::fs::read_text(&file)?;
     let bad = |e: String| {
         Error::new(Code::Value, e)
             .in_file(&file)
@@ -124,13 +129,28 @@ fn order(path: &Path) -> Result<Vec<TaskMeta>> {
         .collect()
 }
 
+impl TaskMeta {
+    /// Checks what `stream.json` says of a task, before any row is read.
+    fn check(&self) -> Result<()> {
+        let named = |e: Error| e.in_section(format!("task {}", self.name));
+        if let Some(t) = &self.template {
+            conpet_formats::template::check(t).map_err(named)?;
+        }
+        let mut seen = BTreeSet::new();
+        match self.labels.iter().flatten().find(|l| l.is_empty() || !seen.insert(l.as_str())) {
+            Some(l) => Err(named(Error::new(Code::Duplicate, format!("label {l:?} is empty or listed twice")))
+                .hint("list each label once")),
+            None => Ok(()),
+        }
+    }
+}
+
 fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
     let mut hasher = Vec::new();
     let mut read = |split: &str| -> Result<Vec<Row>> {
         let file = dir.join(format!("{split}.jsonl"));
-        let bytes = std::fs::read(&file).map_err(|e| {
-            Error::io("read", e).in_file(&file).hint("each task needs train.jsonl, valid.jsonl and test.jsonl")
-        })?;
+        let bytes = conpet_formats::fs::read(&file)
+            .map_err(|e| e.hint("each task needs train.jsonl, valid.jsonl and test.jsonl"))?;
         hasher.extend(conpet_formats::fingerprint::file_digest(&bytes).into_bytes());
         let rows = row::read(&bytes, &file)?;
         if rows.is_empty() {
@@ -172,7 +192,6 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
         }
     }
     let template = meta.template.unwrap_or_else(|| "{input}".into());
-    conpet_formats::template::check(&template).map_err(|e| e.in_section(format!("task {}", meta.name)))?;
     let max_answer = if generation { meta.max_answer.unwrap_or(64) } else { 0 };
     let digest = conpet_formats::fingerprint::file_digest(&hasher);
     Ok(Task { name: meta.name, kind, labels, template, max_answer, train, valid, test, digest })

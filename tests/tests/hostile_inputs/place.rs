@@ -196,8 +196,11 @@ fn check(c: &Case) -> Result<(), String> {
     demand(code.is_some(), "it was killed by a signal")?;
     demand(code != Some(0), "it succeeded")?;
     demand(c.code.is_none_or(|want| code == Some(want)), "another exit code than documented")?;
-    demand(stderr.contains("error: "), "no line begins with error:")?;
-    demand(stderr.contains("hint: "), "no hint")?;
+    let clap = stderr.contains("Usage: ");
+    demand(stderr.contains("error: ") || clap, "no line begins with error:")?;
+    // What clap refuses it explains in its own words.
+    let remedy = ["hint: ", "try '--help'", "Usage: "].iter().any(|s| stderr.contains(s));
+    demand(remedy, "no remedy")?;
     for say in &c.says {
         demand(say.split('|').any(|s| stderr.contains(s)), &format!("the message does not say {say:?}"))?;
     }

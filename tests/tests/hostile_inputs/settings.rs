@@ -50,7 +50,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("configuration: a missing file", format!("{learn} --config @/c.toml"), &["c.toml"], |_| {}),
         case("configuration: a pipe", format!("{learn} --config @/c.toml"), &["c.toml"], |p| p.pipe("c.toml")),
         case("no base", "conpet-train stream @/stream -b @/out.cpb", &["--model"], |_| {}),
-        case("no command", "conpet-train", &["hint"], |_| {}),
+        case("no command", "conpet-train", &["Usage"], |_| {}),
         case("report: a missing file", "conpet-train report @/r.json -o @/joined", &["r.json"], |_| {}),
         case("report: another JSON", "conpet-train report @/r.json -o @/joined", &["r.json"], |p| {
             p.write("r.json", b"{}")
