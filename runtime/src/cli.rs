@@ -62,7 +62,7 @@ pub struct Common {
     /// What the KV cache stores: f16 or f32.
     #[arg(long = "cache-type", default_value = "f16")]
     pub cache_type: String,
-    /// Instruction set: naive, avx2, neon; the fastest there is by default.
+    /// Instruction set: naive, avx2, avx512, neon; the fastest there is by default.
     #[arg(long)]
     pub kernels: Option<String>,
 }

@@ -14,6 +14,8 @@ pub mod naive;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
@@ -62,6 +64,8 @@ enum Isa {
     Naive,
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
 }
@@ -73,6 +77,8 @@ macro_rules! dispatch {
             Isa::Naive => naive::Naive.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(isa) => isa.$name($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(isa) => isa.$name($($arg),*),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon(isa) => isa.$name($($arg),*),
         }
@@ -103,6 +109,8 @@ impl Kernels {
         let mut all = vec![Self::naive()];
         #[cfg(target_arch = "x86_64")]
         all.extend(avx2::Avx2::detect().map(|t| Self(Isa::Avx2(t))));
+        #[cfg(target_arch = "x86_64")]
+        all.extend(avx512::Avx512::detect().map(|t| Self(Isa::Avx512(t))));
         #[cfg(target_arch = "aarch64")]
         all.extend(neon::Neon::detect().map(|t| Self(Isa::Neon(t))));
         all
@@ -113,12 +121,14 @@ impl Kernels {
         Self::all().into_iter().find(|k| k.name() == name)
     }
 
-    /// Its name: `naive`, `avx2`, `neon`.
+    /// Its name: `naive`, `avx2`, `avx512`, `neon`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Isa::Naive => "naive",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) => "avx512",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon(_) => "neon",
         }
@@ -208,34 +218,6 @@ impl Kernels {
                 unsafe { out.write(start, rows, prod, add) };
                 start += rows;
             }
-        });
-    }
-
-    /// `dx [n, cols] = dy [n, rows] · w`: the input gradient of a frozen linear.
-    pub fn matmul_t(self, threads: &Threads, w: MatrixRef<'_>, dy: &[f32], dx: &mut [f32], n: usize) {
-        assert!(dy.len() == n * w.rows && dx.len() == n * w.cols);
-        dx.fill(0.0);
-        // Over tokens: each thread owns its rows of `dx`, and adds weight rows in order.
-        threads.split_mut(dx, w.cols, |first, dx| {
-            let n = dx.len() / w.cols;
-            let dy = &dy[first * w.rows..(first + n) * w.rows];
-            TILE_SCRATCH.with_borrow_mut(|(tile, _)| {
-                if tile.len() < TILE * w.cols {
-                    tile.resize(TILE * w.cols, 0.0);
-                }
-                let mut start = 0;
-                while start < w.rows {
-                    let rows = TILE.min(w.rows - start);
-                    let tile = &mut tile[..rows * w.cols];
-                    dispatch!(self, dequantize(w.ty, w.rows(start..start + rows), tile));
-                    for (dx, dy) in dx.chunks_exact_mut(w.cols).zip(dy.chunks_exact(w.rows)) {
-                        for (row, g) in tile.chunks_exact(w.cols).zip(&dy[start..start + rows]) {
-                            dispatch!(self, axpy_f32(dx, *g, row));
-                        }
-                    }
-                    start += rows;
-                }
-            });
         });
     }
 

@@ -1,7 +1,7 @@
 //! Linear discriminant analysis: Gaussian classes with one shared covariance (Fisher 1936).
 //!
-//! `score[c] = μ_cᵀ Σ⁻¹ x - ½ μ_cᵀ Σ⁻¹ μ_c`, equal priors; `Σ = (1 - γ) S + γ tr(S)/d · I` with the
-//! pooled within-class covariance `S` (shrinkage as Ledoit & Wolf 2004, γ given).
+//! `score[c] = μ_cᵀ Σ⁻¹ x - ½ μ_cᵀ Σ⁻¹ μ_c`, equal priors; `Σ = (1 - γ) S + γ diag(S)` with the
+//! pooled within-class covariance `S` (shrinkage towards "target D" of Schäfer & Strimmer 2005, γ given).
 
 use super::solve::Cholesky;
 use super::{Scores, Stats};
@@ -28,9 +28,12 @@ pub fn fit(s: &Stats, shrinkage: f64) -> Result<Scores> {
     }
     cov.iter_mut().for_each(|v| *v /= free);
     let diagonal = |i: usize| i * (i + 1) / 2 + i;
-    let ridge = shrinkage * (0..d).map(|i| cov[diagonal(i)]).sum::<f64>() / d as f64 + 1e-9;
+    // States have a few directions of huge variance: a target that keeps each direction's own
+    // variance does not drown the others, as a multiple of the identity would.
+    let floor = 1e-6 * (0..d).map(|i| cov[diagonal(i)]).sum::<f64>() / d as f64 + 1e-12;
+    let keep: Vec<f64> = (0..d).map(|i| cov[diagonal(i)] + floor).collect();
     cov.iter_mut().for_each(|v| *v *= 1.0 - shrinkage);
-    (0..d).for_each(|i| cov[diagonal(i)] += ridge);
+    keep.iter().enumerate().for_each(|(i, v)| cov[diagonal(i)] = *v);
     let factor = Cholesky::new(cov, d)?;
     let rows: Vec<(Vec<f32>, f32)> = means
         .par_chunks_exact(d)
