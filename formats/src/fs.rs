@@ -26,8 +26,16 @@ pub fn create_new(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) 
     if path.symlink_metadata().is_ok() {
         return Err(refuse());
     }
-    // A link, unlike a rename, fails if the name was taken meanwhile.
-    replace(path, fill, |tmp, path| std::fs::hard_link(tmp, path).and_then(|()| std::fs::remove_file(tmp)))
+    replace(path, fill, |tmp, path| {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, tmp, CWD, path, RenameFlags::NOREPLACE) {
+            // A file system without that: a link, too, fails if the name was taken meanwhile.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                std::fs::hard_link(tmp, path).and_then(|()| std::fs::remove_file(tmp))
+            }
+            other => other.map_err(Into::into),
+        }
+    })
 }
 
 fn replace(

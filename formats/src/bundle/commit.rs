@@ -4,7 +4,7 @@ use super::{FIRST, MANIFEST_CAP, PAGE, SECTION_CAP};
 use crate::bytes::Cursor;
 use crate::{Code, Error, Result};
 
-const MAGIC: [u8; 8] = *b"CPBCMT01";
+pub(super) const MAGIC: [u8; 8] = *b"CPBCMT01";
 const HEADER: usize = 144;
 const RECORD: usize = 96;
 const IGNORABLE: u16 = 0x8000;

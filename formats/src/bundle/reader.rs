@@ -56,22 +56,24 @@ impl Bundle {
         Self::open_map(Mapped::from_vec(bytes), path).map_err(|e| e.in_file(path))
     }
 
-    /// Opens an older stage of the current chain.
+    /// Opens any stage of the file: of the current chain, or left behind by a rollback.
     ///
     /// # Errors
-    /// If the chain has no such generation.
+    /// If the file has no such generation.
     pub fn open_generation(path: &Path, generation: u64) -> Result<Self> {
-        let now = Self::open(path)?;
-        let stages = now.history()?;
-        let Some(stage) = stages.iter().find(|s| s.generation == generation) else {
-            let known: Vec<_> = stages.iter().map(|s| s.generation.to_string()).collect();
+        Self::generation_of(map(path)?, path, generation).map_err(|e| e.in_file(path))
+    }
+
+    pub(super) fn generation_of(map: Mapped, path: &Path, generation: u64) -> Result<Self> {
+        let (slot, warnings) = current(&map)?;
+        let stages = commits(&map, slot.end)?;
+        let Some((at, _)) = stages.iter().find(|(_, c)| c.generation == generation) else {
+            let known: Vec<_> = stages.iter().rev().map(|(_, c)| c.generation.to_string()).collect();
             return Err(Error::new(Code::Missing, format!("no stage {generation}"))
-                .in_file(path)
                 .hint(format!("this bundle has the stages {}", known.join(", "))));
         };
-        let len = commit_len(&now.map, stage.offset).map_err(|e| e.in_file(path))?;
-        let slot = Superblock { commit_off: stage.offset, commit_len: len, ..now.slot };
-        Self::at(now.map.clone(), path, slot, now.warnings.clone(), false).map_err(|e| e.in_file(path))
+        let slot = Superblock { commit_off: *at, commit_len: commit_len(&map, *at)?, ..slot };
+        Self::at(map, path, slot, warnings, false)
     }
 
     fn open_map(map: Mapped, path: &Path) -> Result<Self> {
@@ -205,6 +207,42 @@ impl Bundle {
         out.reverse();
         Ok(out)
     }
+}
+
+/// Every commit of the file with its place, newest first, whatever branch it is on.
+///
+/// The newest is the one that ends the file; each names the one before it.
+///
+/// # Errors
+/// If one of them is damaged, or their generations do not fall.
+pub(super) fn commits(file: &[u8], end: u64) -> Result<Vec<(u64, Commit)>> {
+    let mut out: Vec<(u64, Commit)> = Vec::new();
+    let mut at = newest(file, end)?;
+    while at != 0 {
+        let len = commit_len(file, at)?;
+        let commit = Commit::decode(&file[at as usize..][..len as usize], at)?;
+        if out.last().is_some_and(|(_, later)| commit.generation >= later.generation) {
+            return Err(Error::new(Code::Layout, "generations do not rise along the file").at(at));
+        }
+        // Decoding proved that the one before lies before this one, so this ends.
+        let before = commit.previous_off;
+        out.push((at, commit));
+        at = before;
+    }
+    Ok(out)
+}
+
+/// Where the commit that ends at `end` begins.
+pub(super) fn newest(file: &[u8], end: u64) -> Result<u64> {
+    let mut at = end.saturating_sub(PAGE);
+    while at >= FIRST && end - at <= super::COMMIT_CAP + PAGE {
+        let begins = file.get(at as usize..).is_some_and(|b| b.starts_with(&super::commit::MAGIC));
+        if begins && commit_len(file, at).is_ok_and(|len| (at + u64::from(len)).next_multiple_of(PAGE) == end) {
+            return Ok(at);
+        }
+        at -= PAGE;
+    }
+    Err(Error::new(Code::Layout, "no commit ends where the file's last one should").at(end))
 }
 
 /// Compares a section's bytes with its recorded digest.

@@ -7,11 +7,14 @@ use crate::{Code, Error, Result};
 /// Magic in the manner of PNG: a text-mode copy or a 7-bit channel breaks it visibly.
 pub(super) const MAGIC: [u8; 8] = [0x89, b'C', b'P', b'B', 0x0d, 0x0a, 0x1a, 0x0a];
 const MAJOR: u16 = 1;
-const MINOR: u16 = 0;
+/// What this release writes into a new file.
+pub(super) const MINOR: u16 = 0;
 
 /// One decoded slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Superblock {
+    /// Kept as it was found: an older program must not take a newer one's mark away.
+    pub minor: u16,
     pub file_id: [u8; 16],
     pub seq: u64,
     pub commit_off: u64,
@@ -28,7 +31,7 @@ impl Superblock {
         let mut b = [0; PAGE as usize];
         b[..8].copy_from_slice(&MAGIC);
         b[8..10].copy_from_slice(&MAJOR.to_le_bytes());
-        b[10..12].copy_from_slice(&MINOR.to_le_bytes());
+        b[10..12].copy_from_slice(&self.minor.to_le_bytes());
         b[16..32].copy_from_slice(&self.file_id);
         b[32..40].copy_from_slice(&self.seq.to_le_bytes());
         b[40..48].copy_from_slice(&self.commit_off.to_le_bytes());
@@ -54,7 +57,7 @@ impl Superblock {
             });
         }
         let crc = crc32c::crc32c(&page[..124]);
-        let (major, _minor) = (c.u16()?, c.u16()?);
+        let (major, minor) = (c.u16()?, c.u16()?);
         let flags = c.u32()?;
         let mut file_id = [0; 16];
         file_id.copy_from_slice(c.take(16)?);
@@ -84,6 +87,6 @@ impl Superblock {
         if u64::from(commit_len) > super::COMMIT_CAP {
             return Err(Error::new(Code::Cap, format!("a commit of {commit_len} bytes")).at(48));
         }
-        Ok(Self { file_id, seq, commit_off, commit_len, end, commit_hash, max_generation })
+        Ok(Self { minor, file_id, seq, commit_off, commit_len, end, commit_hash, max_generation })
     }
 }

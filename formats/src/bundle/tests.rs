@@ -105,6 +105,16 @@ fn rollback_repoints_and_never_reuses_numbers() {
     assert_eq!(b.history().unwrap().iter().map(|s| s.generation).collect::<Vec<_>>(), [1, 3]);
     let now = std::fs::read(&path).unwrap();
     assert_eq!(&now[FIRST as usize..two.len()], &two[FIRST as usize..], "stage 2 is still there");
+    // And can be returned to, and grown from.
+    assert_eq!(Bundle::open_generation(&path, 2).unwrap().manifest().tasks[1].name, "two");
+    rollback(&path, 2).unwrap();
+    let b = Bundle::open(&path).unwrap();
+    assert_eq!((b.generation(), b.manifest().tasks.len()), (2, 2));
+    with_task(Draft::from_bundle(&b), "four").append(&path).unwrap();
+    let b = Bundle::open(&path).unwrap();
+    assert_eq!(b.history().unwrap().iter().map(|s| s.generation).collect::<Vec<_>>(), [1, 2, 4]);
+    rollback(&path, 3).unwrap();
+    assert_eq!(Bundle::open(&path).unwrap().manifest().tasks[1].name, "other");
     assert_eq!(verify(&path, true).unwrap(), []);
 }
 
@@ -278,6 +288,11 @@ fn hostile_manifests_are_refused_by_name() {
         ("C09 upper-case digest", Box::new(replace("abab", "ABab")), Code::Value),
         ("C10 path as digest", Box::new(replace(&"ab".repeat(32).leak()[..64], "../../etc/passwd")), Code::Value),
         ("X02 template", Box::new(replace("\"template\":\"{input}\"", "\"template\":\"{config}\"")), Code::Value),
+        ("M-J14 margin", Box::new(replace("\"margin\":\"0\"", "\"margin\":\"2\"")), Code::Value),
+        ("M-J14 threshold", Box::new(replace("\"threshold\":\"0\"", "\"threshold\":\"-1\"")), Code::Value),
+        ("M-J15 trunk", Box::new(replace("\"trunk\":1", "\"trunk\":4000000000")), Code::Cap),
+        ("M-J15 control character in the quant", Box::new(replace("\"Q8_0\"", "\"\u{7f}\"")), Code::Text),
+        ("M-J05 2^53", Box::new(replace("\"trunk\":1", "\"trunk\":9007199254740992")), Code::Value),
         ("generation", Box::new(replace("\"generation\":1", "\"generation\":2")), Code::Value),
         ("trailing data", Box::new(|s| s + " "), Code::NonCanonical),
     ];
@@ -329,6 +344,9 @@ fn hostile_superblocks_are_refused() {
         assert_eq!(outcome(bytes), Err(code), "{name}");
     }
     assert_eq!(outcome(raw(10, 9)), Ok((2, false)), "B05 a newer minor version is read");
+    std::fs::write(&path, raw(10, 9)).unwrap();
+    with_task(Draft::from_bundle(&Bundle::open(&path).unwrap()), "three").append(&path).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap()[10], 9, "and kept by an older writer");
     let mut b = good.clone();
     b[124] ^= 1;
     assert_eq!(outcome(b), Ok((2, true)), "B07 one bad checksum: the other slot, with a warning");

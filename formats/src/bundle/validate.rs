@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 const TASK_CAP: usize = 4096;
 const LABEL_CAP: usize = 10_000;
 const TEXT_CAP: usize = 256;
+/// As many layers as a base may have.
+const TRUNK_CAP: u32 = 512;
 
 /// Features of a manifest that this release understands.
 pub(super) const KNOWN: [&str; 6] =
@@ -117,7 +119,7 @@ fn inner(m: &Manifest, sections: &[SectionRecord]) -> Result<()> {
         if h.tasks.iter().any(|t| *t as usize >= m.tasks.len()) || labels != h.classes as usize || labels == 0 {
             return Err(value(format!("{who}: {} classes for tasks {:?} with {labels} labels", h.classes, h.tasks)));
         }
-        if h.temperature.to_f64() <= 0.0 || h.blend.to_f64() < 0.0 {
+        if h.temperature.to_f64() <= 0.0 || !(0.0..=100.0).contains(&h.blend.to_f64()) {
             return Err(value(format!("{who}: temperature {} or blend {}", h.temperature.as_str(), h.blend.as_str())));
         }
         claim(h.section, SectionKind::Head, &who)?;
@@ -127,8 +129,12 @@ fn inner(m: &Manifest, sections: &[SectionRecord]) -> Result<()> {
         return Err(value(format!("nothing refers to section {i}, a {}", sections[i].kind.name())));
     }
     m.ext.iter().try_for_each(|(k, v)| text("ext", k).and_then(|()| text("ext", v)))?;
-    text("method", &m.method)?;
-    text("base.name", &m.base.name)
+    if m.trunk > TRUNK_CAP {
+        return Err(Error::new(Code::Cap, format!("a trunk of {} layers, cap {TRUNK_CAP}", m.trunk)));
+    }
+    let words = [("method", &m.method), ("base.name", &m.base.name), ("base.arch", &m.base.arch)];
+    words.into_iter().try_for_each(|(who, s)| text(who, s))?;
+    text("base.quant", &m.base.quant)
 }
 
 fn tasks(m: &Manifest) -> Result<()> {
@@ -193,6 +199,13 @@ fn selector(m: &Manifest, claim: &mut impl FnMut(u32, SectionKind, &str) -> Resu
     }
     if s.temperature.to_f64() <= 0.0 || s.top_k == 0 {
         return Err(value(format!("selector temperature {} or top_k {}", s.temperature.as_str(), s.top_k)));
+    }
+    if [s.margin.to_f64(), s.threshold.to_f64()].iter().any(|v| !(0.0..=1.0).contains(v)) {
+        return Err(value(format!(
+            "selector margin {} or threshold {} is not from 0 to 1",
+            s.margin.as_str(),
+            s.threshold.as_str()
+        )));
     }
     if let Some(i) = s.section {
         claim(i, SectionKind::Selector, "the selector")?;

@@ -1,8 +1,8 @@
 //! Checks everything a bundle promises about its bytes.
 
-use super::commit::{Commit, SectionKind};
-use super::reader::{Bundle, check_section, commit_len, current, map};
-use super::{FIRST, PAGE};
+use super::FIRST;
+use super::commit::SectionKind;
+use super::reader::{Bundle, check_section, commit_len, commits, current, map};
 use crate::tensors::Tensors;
 use crate::{Code, Error, Result};
 use std::path::Path;
@@ -71,26 +71,18 @@ pub fn verify(path: &Path, full: bool) -> Result<Vec<Finding>> {
     Ok(out)
 }
 
-/// Walks every page of `[FIRST, end)`: each starts a commit or a known section, or pads one.
-///
-/// Commits are found by scanning, not only along the chain, so that stages left behind by a
-/// rollback account for their bytes too.
+/// Accounts for every byte of `[FIRST, end)`: it belongs to a commit, to a section of one, or is
+/// zero padding. Commits are followed from the newest back, so that stages left behind by a rollback
+/// account for their bytes too, and a commit that nothing names does not.
 fn account(map: &[u8], bundle: &Bundle) -> Result<()> {
     let end = bundle.end();
     let mut ranges = vec![(0, FIRST)];
-    let mut at = FIRST;
-    while at + PAGE <= end {
-        if map[at as usize..].starts_with(b"CPBCMT01")
-            && let Ok(len) = commit_len(map, at)
-            && let Ok(c) = Commit::decode(&map[at as usize..][..len as usize], at)
-        {
-            ranges.push((at, at + u64::from(len)));
-            for (i, s) in c.sections.iter().enumerate() {
-                check_section(map, i, s).map_err(|e| e.in_section(format!("stage {}", c.generation)))?;
-                ranges.push((s.offset, s.offset + s.len));
-            }
+    for (at, c) in commits(map, end)? {
+        ranges.push((at, at + u64::from(commit_len(map, at)?)));
+        for (i, s) in c.sections.iter().enumerate() {
+            check_section(map, i, s).map_err(|e| e.in_section(format!("stage {}", c.generation)))?;
+            ranges.push((s.offset, s.offset + s.len));
         }
-        at += PAGE;
     }
     ranges.sort_unstable();
     ranges.dedup();

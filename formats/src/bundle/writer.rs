@@ -3,15 +3,16 @@
 
 use super::commit::{Commit, SectionKind, SectionRecord};
 use super::manifest::{BaseRef, FORMAT, Manifest, SelectorEntry};
-use super::reader::{Bundle, current, map};
-use super::superblock::Superblock;
+use super::reader::{Bundle, current, newest};
+use super::superblock::{MINOR, Superblock};
 use super::{FIRST, PAGE, canonical, validate};
 use crate::decimal::Decimal;
+use crate::mmap::Mapped;
 use crate::selector::SelectorKind;
 use crate::{Code, Error, Result, fs};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A stage being prepared: edit [`Draft::manifest`], add sections, then create or append.
@@ -107,6 +108,7 @@ impl Draft {
             FIRST,
             &Superblock {
                 // Two runs with the same seed must give the same file, so the id comes from the content.
+                minor: MINOR,
                 file_id: [0; 16],
                 seq: 0,
                 commit_off: 0,
@@ -115,6 +117,7 @@ impl Draft {
                 commit_hash: [0; 32],
                 max_generation: 0,
             },
+            0,
         )?;
         let mut slot = slot;
         let id = blake3::derive_key("conpet 2026 bundle file id v1", &slot.commit_hash);
@@ -142,8 +145,7 @@ impl Draft {
             return Err(Error::new(Code::Value, "the file has used up all generation numbers").in_file(path));
         }
         self.prune();
-        let file = open_locked(path)?;
-        let map = map(path)?;
+        let (file, map) = open_locked(path)?;
         let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
         if slot.commit_hash != parent.hash || slot.max_generation != parent.max_generation {
             return Err(Error::new(Code::Layout, "the bundle has changed since this stage was begun")
@@ -152,8 +154,8 @@ impl Draft {
         }
         repair(&file, &map, &slot, path)?;
         let start = slot.end.next_multiple_of(PAGE);
-        let (tail, mut new) = self.layout(start, &slot)?;
-        new.file_id = slot.file_id;
+        let previous = newest(&map, slot.end).map_err(|e| e.in_file(path))?;
+        let (tail, new) = self.layout(start, &slot, previous)?;
         fs::reserve(&file, start, tail.len() as u64, path)?;
         let io = |what: &'static str| move |e| Error::io(what, e).in_file(path);
         file.write_all_at(&tail, start).map_err(io("append to"))?;
@@ -181,8 +183,9 @@ impl Draft {
         self.manifest.for_each_section(|s| *s = number.get(*s as usize).copied().unwrap_or(u32::MAX));
     }
 
-    /// The bytes from `start` on, and the superblock that publishes them.
-    fn layout(mut self, start: u64, slot: &Superblock) -> Result<(Vec<u8>, Superblock)> {
+    /// The bytes from `start` on, and the superblock that publishes them; `previous` is the
+    /// newest commit of the file, of whatever branch.
+    fn layout(mut self, start: u64, slot: &Superblock, previous: u64) -> Result<(Vec<u8>, Superblock)> {
         self.manifest.requires = validate::requires(&self.manifest);
         let mut tail = Vec::new();
         let mut records = Vec::with_capacity(self.sections.len());
@@ -207,7 +210,7 @@ impl Draft {
             generation: self.manifest.generation,
             parent_off: slot.commit_off,
             parent_hash: slot.commit_hash,
-            previous_off: slot.commit_off,
+            previous_off: previous,
             sections: records,
             manifest: canonical::write(&self.manifest)?,
         };
@@ -219,6 +222,7 @@ impl Draft {
         tail.extend(&bytes);
         tail.resize(tail.len().next_multiple_of(PAGE as usize), 0);
         let new = Superblock {
+            minor: slot.minor,
             file_id: slot.file_id,
             seq: slot.seq.checked_add(1).ok_or_else(|| Error::new(Code::Value, "the sequence number is used up"))?,
             commit_off,
@@ -241,15 +245,14 @@ impl Manifest {
     }
 }
 
-/// Makes an older stage of the chain the current one. Nothing is erased: later stages can be
-/// returned to by their commit, and their numbers are never used again.
+/// Makes another stage of the file the current one: an older one, or one that an earlier call left
+/// behind. Nothing is erased, and no number is used twice.
 ///
 /// # Errors
 /// If there is no such stage, or the file cannot be written.
 pub fn rollback(path: &Path, generation: u64) -> Result<()> {
-    let file = open_locked(path)?;
-    let target = Bundle::open_generation(path, generation)?;
-    let map = map(path)?;
+    let (file, map) = open_locked(path)?;
+    let target = Bundle::generation_of(map.clone(), path, generation).map_err(|e| e.in_file(path))?;
     let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
     repair(&file, &map, &slot, path)?;
     let new = Superblock {
@@ -265,14 +268,24 @@ pub fn rollback(path: &Path, generation: u64) -> Result<()> {
     publish(&file, &new, path)
 }
 
-fn open_locked(path: &Path) -> Result<File> {
+/// Opens and locks the file, then maps it through the same handle: what is read is what is locked,
+/// whatever happens to the name meanwhile.
+fn open_locked(path: &Path) -> Result<(File, Mapped)> {
+    let meta = std::fs::symlink_metadata(path).map_err(|e| Error::io("open", e).in_file(path))?;
+    if !meta.is_file() {
+        return Err(
+            Error::new(Code::Io, "a bundle must be a regular file, not a link, directory or device").in_file(path)
+        );
+    }
     let file = OpenOptions::new()
         .read(true)
         .write(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
         .open(path)
         .map_err(|e| Error::io("open for writing", e).in_file(path))?;
     fs::lock(&file, path)?;
-    Ok(file)
+    let map = Mapped::of(&file).map_err(|e| e.in_file(path))?;
+    Ok((file, map))
 }
 
 /// Makes both slots equal before anything else, or a torn write later could lose a durable stage.
