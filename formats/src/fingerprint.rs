@@ -1,7 +1,7 @@
 //! The base fingerprint: a module must never meet another base.
 //!
 //! Four digests (BLAKE3, lower-case hex): the *structure* (hyper-parameters, tensor names, types
-//! and shapes), the *tokenizer* (tokens, merges, types, special ids, pre-tokenizer), a *sample* of
+//! and shapes), the *tokenizer* (tokens, merges, types, special ids, pre-tokenizer, chat template), a *sample* of
 //! the file (64 blocks of 4 KiB spread evenly: tells models of equal shape apart without touching
 //! the whole file), and the whole *file*. An edge box checks the first three at every start
 //! ([`CheckDepth::Quick`]: about 256 KiB read); installation and `verify` check all four.
@@ -90,7 +90,7 @@ fn sample(file: &[u8]) -> String {
     let len = file.len() as u64;
     for i in 0..SAMPLE_BLOCKS {
         // The last block ends with the file; small files are simply hashed more than once.
-        let start = (len.saturating_sub(SAMPLE_BYTES) / (SAMPLE_BLOCKS - 1)) * i;
+        let start = len.saturating_sub(SAMPLE_BYTES) * i / (SAMPLE_BLOCKS - 1);
         let end = (start + SAMPLE_BYTES).min(len);
         h.update(&file[start as usize..end as usize]);
     }
@@ -129,7 +129,7 @@ fn structure(gguf: &Gguf<'_>) -> Result<String> {
 
 fn tokenizer(gguf: &Gguf<'_>) -> Result<String> {
     let mut h = blake3::Hasher::new_derive_key("conpet 2026 base tokenizer v1");
-    let mut keys: Vec<_> = gguf.metadata().filter(|(k, _)| k.starts_with("tokenizer.ggml.")).collect();
+    let mut keys: Vec<_> = gguf.metadata().filter(|(k, _)| k.starts_with("tokenizer.")).collect();
     keys.sort_by_key(|(k, _)| *k);
     for (key, value) in keys {
         h.update(key.as_bytes());
@@ -157,4 +157,50 @@ fn tokenizer(gguf: &Gguf<'_>) -> Result<String> {
 /// A name fit for a manifest: no control characters, at most 128 of them.
 fn clean(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiny::{self, TinyConfig};
+
+    fn check(want: &BaseRef, bytes: &[u8], depth: CheckDepth) -> Result<()> {
+        check_base(want, &Gguf::parse(bytes)?, bytes, depth)
+    }
+
+    /// The base with the bytes behind the first `what` changed in place.
+    fn edited(base: &[u8], what: &str, skip: usize, to: &[u8]) -> Vec<u8> {
+        let at = base.windows(what.len()).position(|w| w == what.as_bytes()).unwrap() + what.len() + skip;
+        let mut out = base.to_vec();
+        out[at..at + to.len()].copy_from_slice(to);
+        out
+    }
+
+    #[test]
+    fn each_part_of_a_base_is_held() {
+        let base = tiny::base(&TinyConfig::default()).unwrap();
+        let want = base_ref(&Gguf::parse(&base).unwrap(), &base).unwrap();
+        check(&want, &base, CheckDepth::Full).unwrap();
+        let differs = |bytes: &[u8], depth, part: &str| {
+            let e = check(&want, bytes, depth).unwrap_err();
+            assert!(e.code() == Code::BaseMismatch && e.message().contains(part), "{part}: {e}");
+        };
+        // A key's value lies behind its name and its type (u32).
+        differs(&edited(&base, "rope.freq_base", 4, &77f32.to_le_bytes()), CheckDepth::Quick, "structure");
+        differs(&edited(&base, "eos_token_id", 4, &3u32.to_le_bytes()), CheckDepth::Quick, "tokenizer");
+        let other = tiny::base(&TinyConfig { seed: 9, ..TinyConfig::default() }).unwrap();
+        differs(&other, CheckDepth::Quick, "weight sample");
+        // One bit between two sampled blocks: only the whole digest sees it.
+        let spread = (base.len() as u64 - SAMPLE_BYTES) / (SAMPLE_BLOCKS - 1);
+        if spread > SAMPLE_BYTES + 64 {
+            let mut bytes = base.clone();
+            bytes[(spread * 40 + SAMPLE_BYTES + 64) as usize] ^= 1;
+            check(&want, &bytes, CheckDepth::Quick).unwrap();
+            differs(&bytes, CheckDepth::Full, "file digest");
+        }
+        let mut bytes = base.clone();
+        let last = base.len() - 1;
+        bytes[last] ^= 1;
+        differs(&bytes, CheckDepth::Quick, "weight sample");
+    }
 }

@@ -52,7 +52,7 @@ pub fn tiny_stream(dir: &Path) -> PathBuf {
     }
     std::fs::write(
         root.join("stream.json"),
-        r#"{"tasks":["colour","size",{"name":"echo","template":"{input} =","max_answer":4}]}"#,
+        r#"{"tasks":["colour",{"name":"size","template":"I ask: {input}"},{"name":"echo","template":"{input} =","max_answer":4}]}"#,
     )
     .expect("the stream can be written");
     root

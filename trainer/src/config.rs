@@ -90,8 +90,8 @@ settings! {
     checkpoint_every: u64 = 50;
     /// Batches in an epoch of the conpet selector's replay (its step budget is epochs * 0.8 * this).
     replay_limit: u64 = 100;
-    /// Record tasks without scoring test rows after each stage, only after the last.
-    final_only: bool = false;
+    /// When test rows are scored: stages (after each), last.
+    score: String = "stages".into();
 }
 
 impl Config {
@@ -132,6 +132,9 @@ impl Config {
         }
         if !["cosine", "constant"].contains(&self.schedule.as_str()) {
             return bad("schedule", &self.schedule, "cosine or constant");
+        }
+        if !["stages", "last"].contains(&self.score.as_str()) {
+            return bad("score", &self.score, "stages or last");
         }
         if !["auto", "dense", "quant"].contains(&self.weights.as_str()) {
             return bad("weights", &self.weights, "auto, dense or quant");

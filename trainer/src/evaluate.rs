@@ -144,8 +144,19 @@ impl Evaluator {
         let key = digest(skills, task);
         let missing: Vec<usize> =
             rows.iter().copied().filter(|i| !self.logits.contains_key(&(set, *i, key.clone()))).collect();
-        for batch in row_batches(&self.sets[set].data, &missing, engine.batch) {
-            let (prompts, mut hidden) = gather(&self.sets[set].data, &batch);
+        let data = &self.sets[set].data;
+        for batch in row_batches(data, &missing, engine.batch) {
+            let rendered: Vec<Prompt>;
+            let (prompts, mut hidden) = if entry.template == "{input}" {
+                gather(data, &batch)
+            } else {
+                // The task puts words around the input, so its trunk differs.
+                let prompt = |i: &usize| engine.prompt(&skills.render(entry, &data.prompts[*i].text)?, None);
+                rendered = batch.iter().map(prompt).collect::<Result<_>>()?;
+                let all: Vec<&Prompt> = rendered.iter().collect();
+                let hidden = engine.trunk(&all, skills.trunk(), None, s).hidden;
+                (all, hidden)
+            };
             let f = engine.branch(&prompts, skills.trunk(), &mut hidden, module, &head.feature, s);
             let logits = head.logits((engine.kernels, &engine.threads), &f);
             for (i, row) in batch.iter().zip(logits.chunks_exact(head.classes.len())) {

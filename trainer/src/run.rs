@@ -103,6 +103,9 @@ impl<'a> Run<'a> {
         if config.subset > 0 {
             tasks.iter_mut().for_each(|t| t.subset(config.subset));
         }
+        if config.method != "dynamic" {
+            one_template(&mut tasks)?;
+        }
         let work = out.with_extension("work");
         std::fs::create_dir_all(&work).map_err(|e| Error::io("create", e).in_file(&work))?;
         let mode = match config.weights.as_str() {
@@ -147,6 +150,10 @@ impl<'a> Run<'a> {
                 evaluator.add(set);
             }
             let kept = self.work.join(format!("scores-{}.json", t + 1));
+            let wanted = self.config.score == "stages" || t + 1 == stages;
+            if t < done && !wanted {
+                continue;
+            }
             if t < done {
                 if let Ok(s) =
                     std::fs::read(&kept).map_err(|_| ()).and_then(|b| serde_json::from_slice(&b).map_err(|_| ()))
@@ -161,8 +168,7 @@ impl<'a> Run<'a> {
             }
             let Some(draft) = (method.learn)(self, Stage { task: t, draft: self.draft()? })? else { return Ok(None) };
             self.write(draft, t)?;
-            let last = t + 1 == stages;
-            if self.config.final_only && !last {
+            if !wanted {
                 continue;
             }
             let bundle = Bundle::open(&self.out)?;
@@ -467,7 +473,9 @@ impl<'a> Run<'a> {
     /// # Errors
     /// If the draft's own payloads cannot be used.
     pub fn calibrate_head(&self, draft: &mut Draft, t: usize) -> Result<()> {
-        let valid = self.prepare_plain(t, "valid")?;
+        // In the task's template, as the head meets them; the selector's features are of the bare input.
+        let task = self.tasks[t].clone();
+        let valid = self.prepared(&task, &task.valid, t, QuantType::F32, &format!("{} valid", task.name))?;
         // The stage as it will be, in a file of its own: calibration runs what will serve.
         let trial = self.work.join("calibrate.cpb");
         let _ = std::fs::remove_file(&trial);
@@ -579,6 +587,17 @@ impl<'a> Run<'a> {
         self.usage.bundle_bytes = std::fs::metadata(&self.out).map_or(0, |m| m.len());
         MethodReport::new(&self.config, &self.tasks, scores, self.usage.clone())
     }
+}
+
+/// One shared module is asked without knowing the task, so no task's own words can be around the
+/// input: labels are learned from bare inputs, and texts need one template for all.
+fn one_template(tasks: &mut [Task]) -> Result<()> {
+    if let Some(t) = tasks.iter().find(|t| t.kind == TaskKind::Generation && t.template != tasks[0].template) {
+        return Err(Error::new(Code::Unsupported, format!("task {} has another template than the first", t.name))
+            .hint("one shared module is asked without knowing the task: give all tasks one template, or use --method dynamic"));
+    }
+    tasks.iter_mut().filter(|t| t.kind == TaskKind::Classification).for_each(|t| t.template = "{input}".into());
+    Ok(())
 }
 
 /// A task and a split of it as bare inputs.
