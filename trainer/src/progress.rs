@@ -1,15 +1,21 @@
-//! Progress on stderr: a bar on a terminal, a line for each task elsewhere.
+//! Progress on stderr: a bar on a terminal; elsewhere a line as a task begins and ends, and now and then.
 
 use crate::run::Event;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 /// Shows what a run is doing.
 #[derive(Debug)]
 pub struct Bar {
     bar: Option<ProgressBar>,
     name: String,
+    /// When the last line was written.
+    said: Instant,
 }
+
+/// How long a log may stay silent.
+const SILENCE: Duration = Duration::from_secs(30);
 
 impl Default for Bar {
     fn default() -> Self {
@@ -24,7 +30,7 @@ impl Bar {
             let style = ProgressStyle::with_template("{prefix:20!} {wide_bar} {pos}/{len} {msg} eta {eta}");
             ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Self { bar, name: String::new() }
+        Self { bar, name: String::new(), said: Instant::now() }
     }
 
     /// Shows an event.
@@ -45,9 +51,8 @@ impl Bar {
             (Some(b), Event::Stage(t, s)) => b.println(stage(*t, s)),
             (None, Event::Stage(t, s)) => line(stage(*t, s)),
             (None, Event::Step(name, p)) => {
-                // One line when a task begins and one when it is done.
-                if self.name != *name || p.step == p.steps {
-                    self.name = (*name).to_owned();
+                if self.name != *name || p.step == p.steps || self.said.elapsed() > SILENCE {
+                    (self.name, self.said) = ((*name).to_owned(), Instant::now());
                     line(format!("{name}: step {}/{}, loss {:.3}, {:.0} tokens/s", p.step, p.steps, p.loss, p.rate));
                 }
             }

@@ -4,36 +4,31 @@
 //! bundle and scored; a run that was stopped goes on from the last stage and, within a task, from
 //! the last checkpoint.
 
+mod calibrate;
+mod entries;
+
 use crate::config::Config;
 use crate::data::{Plan, Prepared};
 use crate::decoder::{Decoder, WeightMode};
 use crate::evaluate::{Evaluator, TestSet};
 use crate::fit::{Batches, Epochs, Examples, Hyper, Job, Outcome, Progress, Trained, fit};
-use crate::method::{self, Method, dynamic::best_temperature};
+use crate::method::{self, Method};
 use crate::metrics::StageScores;
 use crate::optim::{AdamWConfig, Schedule};
 use crate::report::{MethodReport, Usage};
 use crate::stream::{Goal, Row, Task};
-use conpet_formats::bundle::manifest::{HeadEntry, ModuleEntry, TaskEntry, TaskKind};
-use conpet_formats::bundle::{Bundle, Draft, SectionKind};
-use conpet_formats::decimal::Decimal;
+use conpet_formats::bundle::manifest::TaskKind;
+use conpet_formats::bundle::{Bundle, Draft};
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::fingerprint;
-use conpet_formats::head as head_format;
-use conpet_formats::mmap::Mapped;
+use conpet_formats::pet::Lora;
 use conpet_formats::pet::lora::Scaling;
-use conpet_formats::pet::{Lora, PetKind};
 use conpet_formats::quant::QuantType;
-use conpet_formats::tensors::{Tensors, TensorsWriter};
 use conpet_formats::{Code, Error, Result};
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::Scratch;
-use conpet_runtime::head::join;
 use conpet_runtime::memory::Memory;
-use conpet_runtime::module::Module;
 use conpet_runtime::skills::Skills;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -365,220 +360,11 @@ impl<'a> Run<'a> {
         Lora { rank: self.config.rank, alpha: self.config.alpha, scaling: Scaling::AlphaOverRank }
     }
 
-    fn module_entry(
-        &self,
-        draft: &mut Draft,
-        trained: &Trained,
-        sites: &[String],
-        data: &str,
-        index: usize,
-    ) -> Result<ModuleEntry> {
-        let mut w = TensorsWriter::new();
-        for (name, (shape, v)) in trained.tensors.iter().filter(|(n, _)| !n.starts_with("head.")) {
-            w.add_f16(name, shape, v)?;
-        }
-        let section = draft.add_section(SectionKind::Module, w.finish()?);
-        let targets = match draft.manifest.target_sets.iter().find(|(_, s)| *s == sites) {
-            Some((k, _)) => k.clone(),
-            None => {
-                let key = format!("t{}", draft.manifest.target_sets.len());
-                draft.manifest.target_sets.insert(key.clone(), sites.to_vec());
-                key
-            }
-        };
-        let lora = self.lora();
-        let train = [
-            ("data", data.to_owned()),
-            ("epochs", self.config.epochs.to_string()),
-            ("loss", format!("{:.4}", trained.loss)),
-            ("seed", self.config.seed.to_string()),
-            ("tokens", trained.tokens.to_string()),
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-        ];
-        Ok(ModuleEntry {
-            alpha: Decimal::from_f64(lora.alpha),
-            dtype: "F16".into(),
-            id: format!("m{index:04}"),
-            kind: PetKind::Lora,
-            rank: lora.rank as u32,
-            scale: Decimal::from_f64(lora.scale()),
-            scaling: lora.scaling,
-            section,
-            site_count: sites.len() as u32,
-            targets,
-            train: train.map(|(k, v)| (k.to_owned(), v)).into(),
-        })
-    }
-
-    /// Adds a module's payload and entry; returns its number.
-    pub fn add_module(&self, draft: &mut Draft, trained: &Trained, sites: &[String], data: &str) -> Result<u32> {
-        let index = draft.manifest.modules.len();
-        let entry = self.module_entry(draft, trained, sites, data, index)?;
-        draft.manifest.modules.push(entry);
-        Ok(index as u32)
-    }
-
-    /// Gives an existing module a new payload; its old bytes stay in the file.
-    pub fn replace_module(&self, draft: &mut Draft, index: u32, trained: &Trained, data: &str) -> Result<u32> {
-        let entry = self.module_entry(draft, trained, &self.sites, data, index as usize)?;
-        draft.manifest.modules[index as usize] = entry;
-        Ok(index)
-    }
-
-    /// Adds (or with `replace`, renews) the head over the labels of `tasks`.
-    pub fn add_head(&self, draft: &mut Draft, trained: &Trained, tasks: Vec<u32>, replace: Option<u32>) -> Result<u32> {
-        let dim = self.head_feature.dim(self.engine.base.spec.hidden);
-        let (weight, bias) = (&trained.tensors["head.weight"].1, &trained.tensors["head.bias"].1);
-        let mut w = TensorsWriter::new();
-        w.add_f32(head_format::WEIGHT, &[bias.len(), dim], weight)?;
-        w.add_f32(head_format::BIAS, &[bias.len()], bias)?;
-        let section = draft.add_section(SectionKind::Head, w.finish()?);
-        let index = replace.unwrap_or(draft.manifest.heads.len() as u32);
-        let entry = HeadEntry {
-            blend: Decimal::from_f64(0.0),
-            classes: bias.len() as u32,
-            feature: self.head_feature.clone(),
-            id: format!("h{index:04}"),
-            section,
-            tasks,
-            temperature: Decimal::from_f64(1.0),
-        };
-        match replace {
-            Some(i) => draft.manifest.heads[i as usize] = entry,
-            None => draft.manifest.heads.push(entry),
-        }
-        Ok(index)
-    }
-
-    /// Enters a task of the stream into the manifest.
-    pub fn add_task(&self, draft: &mut Draft, t: usize, module: Option<u32>, head: Option<u32>) {
-        let task = &self.tasks[t];
-        let stage = draft.generation();
-        draft.manifest.tasks.push(TaskEntry {
-            head,
-            id: t as u32,
-            kind: task.kind,
-            labels: task.labels.clone(),
-            max_answer: task.max_answer,
-            module,
-            name: task.name.clone(),
-            stage,
-            template: task.template.clone(),
-        });
-    }
-
-    /// Fits the newest head's temperature, and how much of the selector's own class posterior to
-    /// join in, on the task's validation rows. Written into the draft.
-    ///
-    /// # Errors
-    /// If the draft's own payloads cannot be used.
-    pub fn calibrate_head(&self, draft: &mut Draft, t: usize) -> Result<()> {
-        // In the task's template, as the head meets them; the selector's features are of the bare input.
-        let task = self.tasks[t].clone();
-        let valid = self.prepared(&task, &task.valid, t, QuantType::F32, &format!("{} valid", task.name))?;
-        // The stage as it will be, in a file of its own: calibration runs what will serve.
-        let trial = self.work.join("calibrate.cpb");
-        let _ = std::fs::remove_file(&trial);
-        let copy = self.trial(draft)?;
-        copy.create(&trial)?;
-        let skills = Skills::new(Bundle::open(&trial)?, &self.engine.base)?;
-        let entry = &skills.manifest().tasks[0];
-        let head = skills.head(entry.head.unwrap_or(0) as usize, &self.engine.base)?;
-        let module: Option<&Module> = entry.module.map(|m| skills.module(m as usize, &self.engine.base)).transpose()?;
-        let mut s = Scratch::default();
-        let mut logits = Vec::new();
-        let device = (self.engine.kernels, &self.engine.threads);
-        let all: Vec<usize> = (0..valid.len()).collect();
-        for rows in all.chunks(16) {
-            let mut hidden = Vec::new();
-            rows.iter().for_each(|i| valid.states(*i, &mut hidden));
-            let prompts: Vec<_> = rows.iter().map(|i| &valid.prompts[*i]).collect();
-            let f = self.engine.branch(&prompts, self.decoder.first, &mut hidden, module, &head.feature, &mut s);
-            logits.extend(head.logits(device, &f).chunks_exact(head.classes.len()).map(<[f32]>::to_vec));
-        }
-        let temperature = best_temperature(&logits, &valid.classes);
-        let mut blend = 0.0;
-        if let Some((selector, first)) = self.draft_selector(draft)? {
-            let decisions = selector.decide(device, &valid.features);
-            let known: Vec<Option<usize>> = (0..head.classes.len()).map(|c| Some(first + c)).collect();
-            let cost = |b: f32| -> f64 {
-                (0..valid.len())
-                    .map(|i| {
-                        -f64::from(join(&logits[i], temperature, b, Some(&decisions[i]), &known)[valid.classes[i]])
-                    })
-                    .sum()
-            };
-            let grid = [0.0f32, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0];
-            blend = grid.into_iter().min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(0.0);
-        }
-        let _ = std::fs::remove_file(&trial);
-        if let Some(h) = draft.manifest.heads.last_mut() {
-            h.temperature = Decimal::from_f64(f64::from(temperature));
-            h.blend = Decimal::from_f64(f64::from(blend));
-        }
-        Ok(())
-    }
-
-    /// A bundle of the newest task alone.
-    fn trial(&self, draft: &Draft) -> Result<Draft> {
-        let m = &draft.manifest;
-        let mut out = Draft::new(m.base.clone(), &m.method, m.trunk);
-        let missing = || Error::new(Code::Missing, "the stage has no task to calibrate");
-        let mut task = m.tasks.last().ok_or_else(missing)?.clone();
-        let mut head = m.heads.last().ok_or_else(missing)?.clone();
-        head.section =
-            out.add_section(SectionKind::Head, draft.new_section(head.section).ok_or_else(missing)?.to_vec());
-        (head.id, head.tasks) = ("h0000".into(), vec![0]);
-        if let Some(i) = task.module {
-            let mut module = m.modules[i as usize].clone();
-            let bytes = draft.new_section(module.section).ok_or_else(missing)?.to_vec();
-            module.section = out.add_section(SectionKind::Module, bytes);
-            module.id = "m0000".into();
-            out.manifest.target_sets.insert(module.targets.clone(), m.target_sets[&module.targets].clone());
-            out.manifest.modules.push(module);
-        }
-        (task.id, task.stage, task.head) = (0, 1, Some(0));
-        task.module = task.module.map(|_| 0);
-        out.manifest.heads.push(head);
-        out.manifest.tasks.push(task);
-        Ok(out)
-    }
-
-    /// The draft's class-scoring selector and the first class of its newest task.
-    fn draft_selector(&self, draft: &Draft) -> Result<Option<(conpet_runtime::select::Selector, usize)>> {
-        let m = &draft.manifest;
-        let Some(bytes) = m.selector.section.filter(|_| m.selector.stats.is_some()).and_then(|s| draft.new_section(s))
-        else {
-            return Ok(None);
-        };
-        let map = Mapped::from_vec(bytes.to_vec());
-        let range = 0..map.len();
-        let hidden = self.engine.base.spec.hidden;
-        let selector = conpet_runtime::select::Selector::load(&m.selector, Some((map, range)), m.tasks.len(), hidden)?;
-        let first = selector.class_task().iter().position(|t| *t + 1 == m.tasks.len()).unwrap_or(0);
-        Ok(Some((selector, first)))
-    }
-
     /// Adds what training cost to the run's account.
     pub fn account(&mut self, t: &Trained) {
         self.usage.trained_tokens += t.tokens;
         self.usage.training_seconds += t.seconds;
         self.usage.trainable = self.usage.trainable.max(t.trainable as u64);
-    }
-
-    /// A module of the bundle and the weight and bias beside it (a head or a selector), to go on
-    /// training from: always as stored, so that a resumed run starts from the same numbers.
-    pub fn stored(&self, module: u32, head: u32) -> Option<Trained> {
-        let b = self.bundle.as_ref()?;
-        let mut tensors = BTreeMap::new();
-        for (section, prefix) in [(b.manifest().modules.get(module as usize)?.section, ""), (head, "head.")] {
-            let t = Tensors::parse(b.section(section).ok()?).ok()?;
-            for n in t.names() {
-                let x = t.get(n)?;
-                tensors.insert(format!("{prefix}{n}"), (x.shape.clone(), x.to_f32()));
-            }
-        }
-        Some(Trained { tensors, ..Trained::default() })
     }
 
     fn report(&mut self, scores: &[StageScores]) -> MethodReport {

@@ -1,0 +1,131 @@
+//! What a stage writes: payloads and manifest entries of modules, heads and tasks.
+
+use super::Run;
+use crate::fit::Trained;
+use conpet_formats::Result;
+use conpet_formats::bundle::manifest::{HeadEntry, ModuleEntry, TaskEntry};
+use conpet_formats::bundle::{Draft, SectionKind};
+use conpet_formats::decimal::Decimal;
+use conpet_formats::head as head_format;
+use conpet_formats::pet::PetKind;
+use conpet_formats::tensors::{Tensors, TensorsWriter};
+use std::collections::BTreeMap;
+
+impl Run<'_> {
+    fn module_entry(
+        &self,
+        draft: &mut Draft,
+        trained: &Trained,
+        sites: &[String],
+        data: &str,
+        index: usize,
+    ) -> Result<ModuleEntry> {
+        let mut w = TensorsWriter::new();
+        for (name, (shape, v)) in trained.tensors.iter().filter(|(n, _)| !n.starts_with("head.")) {
+            w.add_f16(name, shape, v)?;
+        }
+        let section = draft.add_section(SectionKind::Module, w.finish()?);
+        let targets = match draft.manifest.target_sets.iter().find(|(_, s)| *s == sites) {
+            Some((k, _)) => k.clone(),
+            None => {
+                let key = format!("t{}", draft.manifest.target_sets.len());
+                draft.manifest.target_sets.insert(key.clone(), sites.to_vec());
+                key
+            }
+        };
+        let lora = self.lora();
+        let train = [
+            ("data", data.to_owned()),
+            ("epochs", self.config.epochs.to_string()),
+            ("loss", format!("{:.4}", trained.loss)),
+            ("seed", self.config.seed.to_string()),
+            ("tokens", trained.tokens.to_string()),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        Ok(ModuleEntry {
+            alpha: Decimal::from_f64(lora.alpha),
+            dtype: "F16".into(),
+            id: format!("m{index:04}"),
+            kind: PetKind::Lora,
+            rank: lora.rank as u32,
+            scale: Decimal::from_f64(lora.scale()),
+            scaling: lora.scaling,
+            section,
+            site_count: sites.len() as u32,
+            targets,
+            train: train.map(|(k, v)| (k.to_owned(), v)).into(),
+        })
+    }
+
+    /// Adds a module's payload and entry; returns its number.
+    pub fn add_module(&self, draft: &mut Draft, trained: &Trained, sites: &[String], data: &str) -> Result<u32> {
+        let index = draft.manifest.modules.len();
+        let entry = self.module_entry(draft, trained, sites, data, index)?;
+        draft.manifest.modules.push(entry);
+        Ok(index as u32)
+    }
+
+    /// Gives an existing module a new payload; its old bytes stay in the file.
+    pub fn replace_module(&self, draft: &mut Draft, index: u32, trained: &Trained, data: &str) -> Result<u32> {
+        let entry = self.module_entry(draft, trained, &self.sites, data, index as usize)?;
+        draft.manifest.modules[index as usize] = entry;
+        Ok(index)
+    }
+
+    /// Adds (or with `replace`, renews) the head over the labels of `tasks`.
+    pub fn add_head(&self, draft: &mut Draft, trained: &Trained, tasks: Vec<u32>, replace: Option<u32>) -> Result<u32> {
+        let dim = self.head_feature.dim(self.engine.base.spec.hidden);
+        let (weight, bias) = (&trained.tensors["head.weight"].1, &trained.tensors["head.bias"].1);
+        let mut w = TensorsWriter::new();
+        w.add_f32(head_format::WEIGHT, &[bias.len(), dim], weight)?;
+        w.add_f32(head_format::BIAS, &[bias.len()], bias)?;
+        let section = draft.add_section(SectionKind::Head, w.finish()?);
+        let index = replace.unwrap_or(draft.manifest.heads.len() as u32);
+        let entry = HeadEntry {
+            blend: Decimal::from_f64(0.0),
+            classes: bias.len() as u32,
+            feature: self.head_feature.clone(),
+            id: format!("h{index:04}"),
+            section,
+            tasks,
+            temperature: Decimal::from_f64(1.0),
+        };
+        match replace {
+            Some(i) => draft.manifest.heads[i as usize] = entry,
+            None => draft.manifest.heads.push(entry),
+        }
+        Ok(index)
+    }
+
+    /// Enters a task of the stream into the manifest.
+    pub fn add_task(&self, draft: &mut Draft, t: usize, module: Option<u32>, head: Option<u32>) {
+        let task = &self.tasks[t];
+        let stage = draft.generation();
+        draft.manifest.tasks.push(TaskEntry {
+            head,
+            id: t as u32,
+            kind: task.kind,
+            labels: task.labels.clone(),
+            max_answer: task.max_answer,
+            module,
+            name: task.name.clone(),
+            stage,
+            template: task.template.clone(),
+        });
+    }
+
+    /// A module of the bundle and the weight and bias beside it (a head or a selector), to go on
+    /// training from: always as stored, so that a resumed run starts from the same numbers.
+    pub fn stored(&self, module: u32, head: u32) -> Option<Trained> {
+        let b = self.bundle.as_ref()?;
+        let mut tensors = BTreeMap::new();
+        for (section, prefix) in [(b.manifest().modules.get(module as usize)?.section, ""), (head, "head.")] {
+            let t = Tensors::parse(b.section(section).ok()?).ok()?;
+            for n in t.names() {
+                let x = t.get(n)?;
+                tensors.insert(format!("{prefix}{n}"), (x.shape.clone(), x.to_f32()));
+            }
+        }
+        Some(Trained { tensors, ..Trained::default() })
+    }
+}
