@@ -42,7 +42,8 @@ pub struct Decoder {
     output_norm: Arc<Vec<f32>>,
     output: Arc<FrozenWeight>,
     kernels: Kernels,
-    threads: usize,
+    /// Threads there are.
+    pub threads: usize,
 }
 
 /// LoRA factors being trained, by site.
@@ -76,13 +77,21 @@ impl Adapters {
 }
 
 /// How a pass is run while training.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Training {
+    /// Threads that multiply.
+    pub threads: usize,
     /// Bytes that layers may keep for the backward pass; the lower ones that do not fit compute
     /// again. `None` keeps all.
     pub activation_bytes: Option<usize>,
     /// Dropout of the LoRA's inputs.
     pub dropout: Option<Dropout>,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self { threads: 1, activation_bytes: None, dropout: None }
+    }
 }
 
 impl Decoder {
@@ -96,10 +105,10 @@ impl Decoder {
             WeightMode::Quant => false,
             WeightMode::Auto(most) => numbers * 4 <= most,
         };
-        let (kernels, threads) = (engine.kernels, engine.threads.n());
+        let kernels = engine.kernels;
         let frozen = |parts: &[MatrixRef<'_>], dense: bool| {
             let parts_ = parts.iter().map(|m| located(base, *m)).collect();
-            let w = FrozenWeight::quantized(parts[0].cols, parts_, kernels, threads);
+            let w = FrozenWeight::quantized(parts[0].cols, parts_, kernels);
             if dense { w.into_dense() } else { w }
         };
         let norm = |w: &[f32]| RmsNorm { weight: Arc::new(w.to_vec()), eps: spec.norm_eps, kernels };
@@ -123,7 +132,7 @@ impl Decoder {
             output: Arc::new(frozen(&[base.output()], false)),
             spec,
             kernels,
-            threads,
+            threads: engine.threads.n(),
         }
     }
 
@@ -138,7 +147,7 @@ impl Decoder {
             batch: batch.clone(),
             dropout: how.dropout.clone(),
             kernels: self.kernels,
-            threads: self.threads,
+            threads: how.threads,
         });
         let mut x = hidden.clone();
         for (i, frozen) in self.layers.iter().enumerate() {
@@ -165,7 +174,7 @@ impl Decoder {
 
     /// Next-token logits `[n, vocab]` of normed states.
     pub fn logits(&self, normed: &Tensor) -> Result<Tensor> {
-        normed.apply_op1(FrozenLinear(self.output.clone()))
+        normed.apply_op1(FrozenLinear { weight: self.output.clone(), threads: self.threads })
     }
 }
 

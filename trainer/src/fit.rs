@@ -17,6 +17,7 @@ use conpet_formats::feature::{FeatureSpec, StateNorm};
 use conpet_formats::pet::{Lora, lora};
 use conpet_formats::tensors::{Tensors, TensorsWriter};
 use conpet_formats::{Code, Error, Result};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -52,7 +53,7 @@ pub trait Examples: Sync {
 }
 
 /// Which rows each step sees.
-pub trait Batches {
+pub trait Batches: Sync {
     /// Steps in all.
     fn steps(&self) -> u64;
     /// Rows of a step; the same for the same step, always.
@@ -122,6 +123,8 @@ pub struct Hyper {
 pub struct Job<'a> {
     /// The frozen branch.
     pub decoder: &'a Decoder,
+    /// Who computes.
+    pub pool: &'a rayon::ThreadPool,
     /// The rows.
     pub examples: &'a dyn Examples,
     /// Their order.
@@ -297,35 +300,85 @@ fn adapters(job: &Job<'_>, optim: &AdamW) -> Adapters {
     Adapters { scale: job.lora.scale(), sites }
 }
 
+/// Fewest tokens of a shard: below, a matrix product spends its time on arranging the weights.
+const SHARD_TOKENS: usize = 64;
+
 /// Loss and gradients of one batch.
-fn gradients(job: &Job<'_>, rows: &[usize], optim: &AdamW) -> candle_core::Result<(f32, BTreeMap<String, Tensor>)> {
+///
+/// The batch is cut into shards that are computed side by side, each on one thread: threads then
+/// meet once a step, not at every product. How it is cut depends on the batch alone, and sums are
+/// taken in order, so the result does not depend on the number of threads.
+fn gradients(job: &Job<'_>, rows: &[usize], optim: &AdamW) -> candle_core::Result<(f32, BTreeMap<String, Vec<f32>>)> {
+    let tokens: usize = rows.iter().map(|i| job.examples.tokens(*i)).sum();
+    let most = (tokens / SHARD_TOKENS).clamp(1, 64).min(rows.len());
+    // A power of two divides evenly over the usual numbers of processors.
+    let shards: Vec<&[usize]> = rows.chunks(rows.len().div_ceil(1 << most.ilog2())).collect();
+    let all = weight(job, rows);
+    let one = |(i, rows): (usize, &&[usize])| shard(job, rows, weight(job, rows) / all, (i, shards.len()), optim);
+    let parts: Vec<_> = job.pool.install(|| shards.par_iter().enumerate().map(one).collect());
+    let mut parts = parts.into_iter();
+    let (mut loss, mut grads) = parts.next().unwrap_or_else(|| candle_core::bail!("a batch without rows"))?;
+    for part in parts {
+        let (l, g) = part?;
+        loss += l;
+        for (sum, g) in grads.values_mut().zip(g.values()) {
+            sum.iter_mut().zip(g).for_each(|(s, g)| *s += g);
+        }
+    }
+    Ok((loss, grads))
+}
+
+/// How much rows count in a batch's mean: each class once, each answer token once.
+fn weight(job: &Job<'_>, rows: &[usize]) -> f64 {
+    let targets = |i: &usize| match job.examples.target(*i) {
+        Target::Class(_) => 1,
+        Target::Completion(t) => t.len(),
+    };
+    rows.iter().map(targets).sum::<usize>() as f64
+}
+
+/// Loss and gradients of the `i`-th of `n` shards, times its part of the batch.
+fn shard(
+    job: &Job<'_>,
+    rows: &[usize],
+    part: f64,
+    (i, n): (usize, usize),
+    optim: &AdamW,
+) -> candle_core::Result<(f32, BTreeMap<String, Vec<f32>>)> {
     let d = job.decoder;
     let h = d.spec.hidden;
     let lens: Vec<usize> = rows.iter().map(|i| job.examples.tokens(*i)).collect();
-    let n: usize = lens.iter().sum();
-    let mut states = Vec::with_capacity(n * h);
+    let tokens: usize = lens.iter().sum();
+    let mut states = Vec::with_capacity(tokens * h);
     rows.iter().for_each(|i| job.examples.states(*i, &mut states));
-    let hidden = Tensor::from_vec(states, (n, h), &Device::Cpu)?;
+    let hidden = Tensor::from_vec(states, (tokens, h), &Device::Cpu)?;
     let batch = Ragged::new(&d.spec, &lens);
-    let head: Vec<&Var> =
-        [HEAD_WEIGHT, HEAD_BIAS].iter().filter_map(|n| optim.params.get(*n)).map(|p| &p.var).collect();
-    let loss = |y: &Tensor| match job.head {
-        Some((feature, _)) => class_loss(job, feature, rows, &batch, y, &head),
-        None => completion_loss(job, rows, &batch, y),
-    };
     let how = Training {
-        activation_bytes: Some(job.hyper.activation_bytes),
+        threads: if n == 1 { d.threads } else { 1 },
+        activation_bytes: Some(job.hyper.activation_bytes / n.min(d.threads)),
         dropout: (job.hyper.dropout > 0.0).then(|| Dropout {
             p: job.hyper.dropout,
             seed: job.seed,
-            name: job.name.to_owned(),
+            name: format!("{}/{i}", job.name),
             step: optim.step,
         }),
     };
-    let loss = loss(&d.forward(&hidden, &batch, &adapters(job, optim), &how)?)?;
+    let y = d.forward(&hidden, &batch, &adapters(job, optim), &how)?;
+    let head: Vec<&Var> =
+        [HEAD_WEIGHT, HEAD_BIAS].iter().filter_map(|n| optim.params.get(*n)).map(|p| &p.var).collect();
+    let loss = match job.head {
+        Some((feature, _)) => class_loss(job, feature, rows, &batch, &y, &head),
+        None => completion_loss(job, rows, &batch, &y, how.threads),
+    };
+    let loss = (loss? * part)?;
     let store = loss.backward()?;
-    let grads = optim.params.iter().filter_map(|(name, p)| Some((name.clone(), store.get(&p.var)?.clone())));
-    Ok((loss.to_scalar()?, grads.collect()))
+    let mut grads = BTreeMap::new();
+    for (name, p) in &optim.params {
+        if let Some(g) = store.get(&p.var) {
+            grads.insert(name.clone(), numbers(g)?);
+        }
+    }
+    Ok((loss.to_scalar()?, grads))
 }
 
 fn class_loss(
@@ -358,7 +411,13 @@ fn class_loss(
     candle_nn::loss::cross_entropy(&logits, &Tensor::from_vec(classes, rows.len(), &Device::Cpu)?)
 }
 
-fn completion_loss(job: &Job<'_>, rows: &[usize], batch: &Ragged, y: &Tensor) -> candle_core::Result<Tensor> {
+fn completion_loss(
+    job: &Job<'_>,
+    rows: &[usize],
+    batch: &Ragged,
+    y: &Tensor,
+    threads: usize,
+) -> candle_core::Result<Tensor> {
     let (mut at, mut targets) = (Vec::new(), Vec::new());
     for (i, r) in rows.iter().zip(batch.rows()) {
         if let Target::Completion(t) = job.examples.target(*i) {
@@ -371,7 +430,7 @@ fn completion_loss(job: &Job<'_>, rows: &[usize], batch: &Ragged, y: &Tensor) ->
     let n = at.len();
     // Only the rows that predict something need the norm and the head.
     let states = y.index_select(&Tensor::from_vec(at, n, &Device::Cpu)?, 0)?;
-    lm_loss(&job.decoder.final_norm(&states)?, job.decoder.output(), targets)
+    lm_loss(&job.decoder.final_norm(&states)?, job.decoder.output(), targets, threads)
 }
 
 /// What a checkpoint must have been made for.

@@ -73,6 +73,7 @@ pub struct Run<'a> {
     /// Sites of new modules.
     pub sites: Vec<String>,
     decoder: Decoder,
+    pool: rayon::ThreadPool,
     out: PathBuf,
     work: PathBuf,
     stop: &'a AtomicBool,
@@ -109,12 +110,17 @@ impl<'a> Run<'a> {
             _ => WeightMode::Auto(DENSE_MOST),
         };
         let decoder = Decoder::new(engine, config.trunk(spec), mode);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(decoder.threads)
+            .build()
+            .map_err(|e| Error::new(Code::Io, format!("cannot start {} threads: {e}", decoder.threads)))?;
         Ok(Self {
             head_feature: config.head_feature(spec)?,
             selector_feature: config.selector_feature(spec)?,
             sites: config.sites(spec)?,
             bundle: None,
             decoder,
+            pool,
             out: out.to_owned(),
             work,
             stop,
@@ -338,6 +344,7 @@ impl<'a> Run<'a> {
         };
         let job = Job {
             decoder: &self.decoder,
+            pool: &self.pool,
             examples: data,
             batches: batches.unwrap_or(&epochs),
             lora: self.lora(),

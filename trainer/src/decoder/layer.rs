@@ -104,7 +104,7 @@ impl LayerOp {
     fn site(&self, g: Group, x: &[f32], lora: Option<&Lora<'_>>) -> (Vec<f32>, Vec<f32>) {
         let w = self.frozen.weight(g);
         let x = View::new(x, w.cols);
-        let mut y = w.forward(x);
+        let mut y = w.forward(x, self.pass.threads);
         let low = lora.map(|l| l.forward(g, x, &mut y)).unwrap_or_default();
         (y, low)
     }
@@ -134,7 +134,7 @@ impl LayerOp {
     ) -> Option<Vec<f32>> {
         let w = self.frozen.weight(g);
         let (x, dy) = (View::new(x, w.cols), View::new(dy, w.rows));
-        let mut dx = wants_input.then(|| w.backward(dy));
+        let mut dx = wants_input.then(|| w.backward(dy, self.pass.threads));
         if let Some(l) = lora {
             l.backward(g, x, low, dy, grad, dx.as_deref_mut());
         }

@@ -113,7 +113,7 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_no
     // Frozen weights are no inputs of the graph; the states it starts from are data.
     assert!(store.get(&x).is_none());
     for bytes in [0, 7 * layer::kept_per_token(spec)] {
-        let (again, parts) = backward(&Training { activation_bytes: Some(bytes), dropout: None });
+        let (again, parts) = backward(&Training { activation_bytes: Some(bytes), ..Training::default() });
         assert_eq!(value, again);
         for (site, var) in &factors {
             let (x, y) = (store.get(*var).unwrap(), parts.get(*var).unwrap());
@@ -123,6 +123,7 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_no
     let dropout = |step| Training {
         dropout: Some(Dropout { p: 0.5, seed: 1, name: "t".into(), step }),
         activation_bytes: Some(0),
+        threads: 2,
     };
     assert_eq!(backward(&dropout(1)).0, backward(&dropout(1)).0);
     assert_ne!(backward(&dropout(1)).0, backward(&dropout(2)).0);
@@ -139,7 +140,7 @@ fn a_layers_gradient_is_exact() {
     let x = Tensor::from_vec(wave(5 * spec.hidden, 0.0), (5, spec.hidden), &Device::Cpu).unwrap();
     let c = Tensor::from_vec(wave(5 * spec.hidden, 3.0), (5, spec.hidden), &Device::Cpu).unwrap();
     for dropout in [None, Some(Dropout { p: 0.3, seed: 1, name: "t".into(), step: 4 })] {
-        let how = Training { dropout, activation_bytes: None };
+        let how = Training { dropout, ..Training::default() };
         let total = |a: &Adapters| {
             let y = d.final_norm(&d.forward(&x, &batch, a, &how).unwrap()).unwrap();
             (y * &c).unwrap().sum_all().unwrap()

@@ -18,7 +18,7 @@ impl Toy {
         let states = (0..48)
             .map(|i| {
                 let text = format!(
-                    "{} the {} now",
+                    "{} the {} now, of all that there are in it",
                     ["show", "water", "oil"][i % 3],
                     ["list", "day", "number", "part"][i / 3 % 4]
                 );
@@ -51,6 +51,11 @@ impl Examples for Toy {
     }
 }
 
+thread_local! {
+    /// Threads of the next run.
+    static THREADS: std::cell::Cell<usize> = const { std::cell::Cell::new(2) };
+}
+
 fn hyper() -> Hyper {
     Hyper {
         lr: 5e-3,
@@ -65,6 +70,16 @@ fn hyper() -> Hyper {
 }
 
 fn run(completion: bool, checkpoint: Option<(PathBuf, u64)>, stop_at: Option<u64>) -> Result<Outcome> {
+    with_job(completion, checkpoint, |job, stop| {
+        fit(job, &mut |p| {
+            if Some(p.step) == stop_at {
+                stop.store(true, Ordering::Relaxed);
+            }
+        })
+    })
+}
+
+fn with_job<T>(completion: bool, checkpoint: Option<(PathBuf, u64)>, f: impl FnOnce(&Job<'_>, &AtomicBool) -> T) -> T {
     let e = crate::decoder::tests::engine();
     let toy = Toy::new(&e, 2, completion);
     let decoder = Decoder::new(&e, 2, WeightMode::Dense);
@@ -74,8 +89,10 @@ fn run(completion: bool, checkpoint: Option<(PathBuf, u64)>, stop_at: Option<u64
     let batches = Epochs::new(&lens, 8, if completion { 40 } else { 5 }, 7, "toy");
     let sites = ["blk.2.attn_q.weight", "blk.3.ffn_down.weight", "blk.3.attn_v.weight"].map(String::from);
     let stop = AtomicBool::new(false);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(THREADS.get()).build().unwrap();
     let job = Job {
         decoder: &decoder,
+        pool: &pool,
         examples: &toy,
         batches: &batches,
         lora: Lora { rank: 4, alpha: 8.0, scaling: Scaling::AlphaOverRank },
@@ -88,11 +105,7 @@ fn run(completion: bool, checkpoint: Option<(PathBuf, u64)>, stop_at: Option<u64
         checkpoint,
         stop: &stop,
     };
-    fit(&job, &mut |p| {
-        if Some(p.step) == stop_at {
-            stop.store(true, Ordering::Relaxed);
-        }
-    })
+    f(&job, &stop)
 }
 
 fn done(o: Result<Outcome>) -> Trained {
@@ -108,6 +121,37 @@ fn learns_separable_classes_and_repeats_bit_for_bit() {
     assert!(a.loss < 0.3, "loss {} after training, chance is {}", a.loss, 3f32.ln());
     assert!(a.tensors["blk.3.ffn_down.weight.lora_b"].1.iter().any(|v| *v != 0.0), "B has moved");
     assert_eq!(a, done(run(false, None, None)));
+}
+
+#[test]
+fn threads_change_no_bit_of_what_is_learned() {
+    let one = THREADS.with(|t| {
+        t.set(1);
+        let one = done(run(false, None, None));
+        t.set(2);
+        one
+    });
+    assert_eq!(one, done(run(false, None, None)));
+}
+
+#[test]
+fn shards_add_up_to_the_batch() {
+    for completion in [false, true] {
+        with_job(completion, None, |job, _| {
+            let optim = parameters(job).unwrap();
+            // A number of rows that shards cannot share evenly.
+            let rows: Vec<usize> = (0..21).collect();
+            let (loss, sum) = gradients(job, &rows, &optim).unwrap();
+            let (whole_loss, whole) = shard(job, &rows, 1.0, (0, 1), &optim).unwrap();
+            // The same terms in another order, in f32.
+            assert!((loss - whole_loss).abs() < 1e-5 * whole_loss, "{loss} for {whole_loss}");
+            for (name, w) in &whole {
+                let size = w.iter().fold(0f32, |m, v| m.max(v.abs()));
+                let off = w.iter().zip(&sum[name]).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+                assert!(off <= 1e-4 * size, "{name}: off by {off} of {size}");
+            }
+        });
+    }
 }
 
 #[test]

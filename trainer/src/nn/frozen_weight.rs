@@ -38,8 +38,6 @@ pub struct FrozenWeight {
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// Threads that multiply.
-    threads: usize,
     form: Form,
 }
 
@@ -59,20 +57,20 @@ impl FrozenWeight {
     ///
     /// # Panics
     /// If they are not whole rows.
-    pub fn dense(cols: usize, numbers: Vec<f32>, threads: usize) -> Self {
+    pub fn dense(cols: usize, numbers: Vec<f32>) -> Self {
         let rows = View::new(&numbers, cols).height();
-        Self { rows, cols, threads, form: Form::Dense(numbers) }
+        Self { rows, cols, form: Form::Dense(numbers) }
     }
 
     /// Quantized matrices of `cols` columns, one above the other.
     ///
     /// # Panics
     /// If a part's bytes do not fill its rows.
-    pub fn quantized(cols: usize, parts: Vec<QuantWeight>, kernels: Kernels, threads: usize) -> Self {
+    pub fn quantized(cols: usize, parts: Vec<QuantWeight>, kernels: Kernels) -> Self {
         for p in &parts {
             assert_eq!(p.ty.row_bytes(cols).map(|b| b * p.rows), Some(p.bytes.len()), "bytes of a frozen weight");
         }
-        Self { rows: parts.iter().map(|p| p.rows).sum(), cols, threads, form: Form::Quant(parts, kernels) }
+        Self { rows: parts.iter().map(|p| p.rows).sum(), cols, form: Form::Quant(parts, kernels) }
     }
 
     /// The same weight, decoded.
@@ -121,28 +119,28 @@ impl FrozenWeight {
         SCRATCH.set(scratch);
     }
 
-    /// `x [n, cols]` to `[n, rows]`.
-    pub fn forward(&self, x: View<'_>) -> Vec<f32> {
+    /// `x [n, cols]` to `[n, rows]`, on this many threads.
+    pub fn forward(&self, x: View<'_>, threads: usize) -> Vec<f32> {
         let mut y = Vec::new();
         self.tiles(|range, w| {
             if range.len() == self.rows {
-                y = matmul(x, w.t(), self.threads);
+                y = matmul(x, w.t(), threads);
             } else {
                 y.resize(x.height() * self.rows, 0.0);
-                matmul_add(&mut y, self.rows, range, x, w.t(), 1.0, self.threads);
+                matmul_add(&mut y, self.rows, range, x, w.t(), 1.0, threads);
             }
         });
         y
     }
 
     /// `dy [n, rows]` to `dx [n, cols]`.
-    pub fn backward(&self, dy: View<'_>) -> Vec<f32> {
+    pub fn backward(&self, dy: View<'_>, threads: usize) -> Vec<f32> {
         let mut dx = Vec::new();
         self.tiles(|range, w| {
             if dx.is_empty() {
-                dx = matmul(dy.columns(range), w, self.threads);
+                dx = matmul(dy.columns(range), w, threads);
             } else {
-                matmul_add(&mut dx, self.cols, 0..self.cols, dy.columns(range), w, 1.0, self.threads);
+                matmul_add(&mut dx, self.cols, 0..self.cols, dy.columns(range), w, 1.0, threads);
             }
         });
         dx
@@ -151,7 +149,12 @@ impl FrozenWeight {
 
 /// The operator `[n, in]` to `[n, out]`.
 #[derive(Debug, Clone)]
-pub struct FrozenLinear(pub Arc<FrozenWeight>);
+pub struct FrozenLinear {
+    /// `W`.
+    pub weight: Arc<FrozenWeight>,
+    /// Threads that multiply.
+    pub threads: usize,
+}
 
 impl CustomOp1 for FrozenLinear {
     fn name(&self) -> &'static str {
@@ -159,15 +162,15 @@ impl CustomOp1 for FrozenLinear {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = View::new(operand(x, l)?, self.0.cols);
-        Ok((CpuStorage::F32(self.0.forward(x)), (x.height(), self.0.rows).into()))
+        let x = View::new(operand(x, l)?, self.weight.cols);
+        Ok((CpuStorage::F32(self.weight.forward(x, self.threads)), (x.height(), self.weight.rows).into()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         if !x.track_op() {
             return Ok(None);
         }
-        let dx = with_numbers(dy, |dy| self.0.backward(View::new(dy, self.0.rows)))?;
+        let dx = with_numbers(dy, |dy| self.weight.backward(View::new(dy, self.weight.rows), self.threads))?;
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
 }
@@ -183,7 +186,7 @@ mod tests {
             let bytes = quant::quantize(*ty, &wave(rows * cols, i as f32)).unwrap();
             QuantWeight { bytes: 0..bytes.len(), map: Mapped::from_vec(bytes), ty: *ty, rows: *rows }
         };
-        FrozenWeight::quantized(cols, parts.iter().enumerate().map(part).collect(), Kernels::detect(), 2)
+        FrozenWeight::quantized(cols, parts.iter().enumerate().map(part).collect(), Kernels::detect())
     }
 
     const STACK: [(QuantType, usize); 3] = [(QuantType::Q8_0, 5), (QuantType::Q4_1, 9), (QuantType::F16, 2)];
@@ -191,7 +194,7 @@ mod tests {
     #[test]
     fn gradients_are_exact_for_dense_and_quantized_weights() {
         for w in [quantized(32, &STACK), quantized(32, &STACK).into_dense()] {
-            let op = FrozenLinear(Arc::new(w));
+            let op = FrozenLinear { weight: Arc::new(w), threads: 2 };
             gradients(&[(wave(3 * 32, 0.0), vec![3, 32])], |t| t[0].apply_op1(op.clone()));
         }
     }
@@ -199,15 +202,16 @@ mod tests {
     #[test]
     fn a_frozen_argument_gets_no_gradient() {
         let x = Tensor::zeros((3, 32), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-        assert!(FrozenLinear(Arc::new(quantized(32, &STACK))).bwd(&x, &x, &x).unwrap().is_none());
+        let op = FrozenLinear { weight: Arc::new(quantized(32, &STACK)), threads: 1 };
+        assert!(op.bwd(&x, &x, &x).unwrap().is_none());
     }
 
     #[test]
     fn quantized_equals_its_decoded_self() {
         let (q, d) = (quantized(32, &STACK), quantized(32, &STACK).into_dense());
         let (x, dy) = (wave(4 * 32, 0.5), wave(4 * 16, 1.5));
-        assert_eq!(q.forward(View::new(&x, 32)), d.forward(View::new(&x, 32)), "same product, same bits");
-        assert_eq!(q.backward(View::new(&dy, 16)), d.backward(View::new(&dy, 16)));
+        assert_eq!(q.forward(View::new(&x, 32), 1), d.forward(View::new(&x, 32), 2), "same product, same bits");
+        assert_eq!(q.backward(View::new(&dy, 16), 1), d.backward(View::new(&dy, 16), 2));
         let mut rows = vec![0.0; 3 * 32];
         q.decode(4..7, &mut rows);
         let Form::Dense(all) = &d.form else { panic!("decoded above") };
@@ -222,7 +226,7 @@ mod tests {
         let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-3 * (1.0 + b.abs()));
         let (x, dy) = (wave(2 * cols, 0.0), wave(2 * rows, 1.0));
         // Sums of 4,096 products of size about 1, cut at other places.
-        assert!(near(&q.forward(View::new(&x, cols)), &d.forward(View::new(&x, cols))));
-        assert!(near(&q.backward(View::new(&dy, rows)), &d.backward(View::new(&dy, rows))));
+        assert!(near(&q.forward(View::new(&x, cols), 2), &d.forward(View::new(&x, cols), 2)));
+        assert!(near(&q.backward(View::new(&dy, rows), 2), &d.backward(View::new(&dy, rows), 2)));
     }
 }

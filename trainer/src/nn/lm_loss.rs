@@ -12,25 +12,26 @@ use std::sync::Arc;
 struct LmLoss {
     output: Arc<FrozenWeight>,
     targets: Vec<u32>,
+    threads: usize,
 }
 
 /// Rows whose logits are held at once.
 const CHUNK: usize = 32;
 
-/// The mean loss over the rows of `h [rows, hidden]` (already normalised).
+/// The mean loss over the rows of `h [rows, hidden]` (already normalised), on this many threads.
 ///
 /// # Panics
 /// If there are no rows, or not as many as targets.
-pub fn lm_loss(h: &Tensor, output: &Arc<FrozenWeight>, targets: Vec<u32>) -> Result<Tensor> {
+pub fn lm_loss(h: &Tensor, output: &Arc<FrozenWeight>, targets: Vec<u32>, threads: usize) -> Result<Tensor> {
     assert!(!targets.is_empty() && h.dims()[0] == targets.len());
-    h.apply_op1(LmLoss { output: output.clone(), targets })?.sum_all()
+    h.apply_op1(LmLoss { output: output.clone(), targets, threads })?.sum_all()
 }
 
 impl LmLoss {
     /// Calls `f(first_row, log-probabilities [rows, vocab])` for each chunk of rows of `h`.
     fn each(&self, h: &[f32], mut f: impl FnMut(usize, Vec<f32>)) {
         for (i, h) in h.chunks(CHUNK * self.output.cols).enumerate() {
-            let mut p = self.output.forward(View::new(h, self.output.cols));
+            let mut p = self.output.forward(View::new(h, self.output.cols), self.threads);
             p.par_chunks_exact_mut(self.output.rows).for_each(|row| conpet_formats::head::log_softmax(row, 1.0));
             f(i * CHUNK, p);
         }
@@ -63,7 +64,7 @@ impl CustomOp1 for LmLoss {
                     row.iter_mut().for_each(|v| *v = v.exp() * g[start + i] / n);
                     row[self.targets[start + i] as usize] -= g[start + i] / n;
                 });
-                dh.extend(self.output.backward(View::new(&p, vocab)));
+                dh.extend(self.output.backward(View::new(&p, vocab), self.threads));
             });
         })?;
         Tensor::from_vec(dh, h.shape(), h.device()).map(Some)
@@ -78,10 +79,10 @@ mod tests {
 
     #[test]
     fn gradient_is_exact_and_the_loss_is_cross_entropy() {
-        let w = Arc::new(FrozenWeight::dense(4, wave(7 * 4, 0.0), 1));
-        gradients(&[(wave(3 * 4, 1.0), vec![3, 4])], |t| lm_loss(&t[0], &w, vec![6, 0, 2]));
+        let w = Arc::new(FrozenWeight::dense(4, wave(7 * 4, 0.0)));
+        gradients(&[(wave(3 * 4, 1.0), vec![3, 4])], |t| lm_loss(&t[0], &w, vec![6, 0, 2], 2));
         let flat = Tensor::zeros((40, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let loss = lm_loss(&flat, &w, vec![1; 40]).unwrap().to_scalar::<f32>().unwrap();
+        let loss = lm_loss(&flat, &w, vec![1; 40], 1).unwrap().to_scalar::<f32>().unwrap();
         assert!((loss - 7f32.ln()).abs() < 1e-5, "uniform logits cost ln(vocab), got {loss}");
     }
 }
