@@ -104,20 +104,24 @@ fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
 
 fn make_report(e: &Engine, methods: Vec<MethodReport>) -> Report {
     let words: Vec<String> = std::env::args().collect();
-    // Only the file name of the program: where it was built is nobody's business.
-    let name = words
-        .first()
-        .and_then(|w| Path::new(w).file_name())
-        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").into(),
         commit: std::env::var("CONPET_COMMIT").ok(),
-        command: std::iter::once(name).chain(words.into_iter().skip(1)).collect::<Vec<_>>().join(" "),
+        command: without_folders(&words.join(" ")),
         machine: Machine::here(e.threads.n(), e.kernels.name()),
         base: format!("{} {}", e.base.spec.name, e.base.quant_name()),
         methods,
     }
+}
+
+/// A command line with the names of its files only: where they lie is nobody's business.
+fn without_folders(command: &str) -> String {
+    let short = |w: &str| match Path::new(w).file_name() {
+        Some(name) if w.starts_with('/') => name.to_string_lossy().into_owned(),
+        _ => w.to_owned(),
+    };
+    command.split(' ').map(short).collect::<Vec<_>>().join(" ")
 }
 
 fn write_report(r: &Report, dir: &Path) -> Result<()> {
@@ -139,7 +143,7 @@ fn join(a: &ReportArgs) -> Result<()> {
         })?);
     }
     let mut out = all[0].clone();
-    out.command = all.iter().map(|r| r.command.as_str()).collect::<Vec<_>>().join(" ; ");
+    out.command = all.iter().map(|r| without_folders(&r.command)).collect::<Vec<_>>().join(" ; ");
     for (r, path) in all[1..].iter().zip(&a.reports[1..]) {
         if r.methods.iter().any(|m| m.tasks != out.methods[0].tasks) {
             return Err(Error::new(Code::Value, "the reports are of different streams")
