@@ -107,7 +107,7 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_no
     let factors: Vec<(&String, &Var)> = a.sites.iter().flat_map(|(s, (x, y))| [(s, x), (s, y)]).collect();
     let size = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     for (site, var) in &factors {
-        assert!(size(store.get(*var).expect(site)) > 0.0, "{site}: the gradient is zero");
+        assert!(size(store.get(var).expect(site)) > 0.0, "{site}: the gradient is zero");
     }
     assert!(store.get(&head).is_some());
     // Frozen weights are no inputs of the graph; the states it starts from are data.
@@ -116,7 +116,7 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_no
         let (again, parts) = backward(&Training { activation_bytes: Some(bytes), ..Training::default() });
         assert_eq!(value, again);
         for (site, var) in &factors {
-            let (x, y) = (store.get(*var).unwrap(), parts.get(*var).unwrap());
+            let (x, y) = (store.get(var).unwrap(), parts.get(var).unwrap());
             assert_eq!(size(&(x - y).unwrap()), 0.0, "{site}: what is computed again is the same");
         }
     }
