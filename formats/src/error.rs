@@ -174,6 +174,20 @@ impl Error {
         self.0.code.exit_code()
     }
 
+    /// Everything but the remedy, on one line: `FILE: SECTION: message [CODE at byte N]`.
+    pub fn brief(&self) -> String {
+        let i = &self.0;
+        let mut out = String::new();
+        for place in [&i.place, &i.section].into_iter().flatten() {
+            out += &format!("{place}: ");
+        }
+        out += &format!("{} [{}", i.message, i.code.as_str());
+        if let Some(at) = i.offset {
+            out += &format!(" at byte {at}");
+        }
+        out + "]"
+    }
+
     /// Which rule broke.
     pub fn code(&self) -> Code {
         self.0.code
@@ -202,18 +216,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let i = &self.0;
-        if let Some(p) = &i.place {
-            write!(f, "{p}: ")?;
-        }
-        if let Some(s) = &i.section {
-            write!(f, "{s}: ")?;
-        }
-        write!(f, "{} [{}", i.message, i.code.as_str())?;
-        if let Some(o) = i.offset {
-            write!(f, " at byte {o}")?;
-        }
-        write!(f, "]\nhint: {}", self.remedy())
+        write!(f, "{}\nhint: {}", self.brief(), self.remedy())
     }
 }
 

@@ -63,19 +63,6 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(e: Error) -> Self {
-        Self { status: ExitStatus::from(e.code()), message: describe(&e), hint: e.remedy().to_owned() }
+        Self { status: ExitStatus::from(e.code()), message: e.brief(), hint: e.remedy().to_owned() }
     }
-}
-
-/// An error without its hint, not yet escaped: `FILE: PLACE: message [CODE at byte N]`.
-pub(crate) fn describe(e: &Error) -> String {
-    let mut out = String::new();
-    for place in [e.file(), e.section()].into_iter().flatten() {
-        out += &format!("{place}: ");
-    }
-    out += &format!("{} [{}", e.message(), e.code().as_str());
-    if let Some(at) = e.offset() {
-        out += &format!(" at byte {at}");
-    }
-    out + "]"
 }

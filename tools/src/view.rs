@@ -1,6 +1,6 @@
 //! One stage of a bundle for reading, from a whole file or from what is left of a damaged one.
 
-use crate::exit::{ExitStatus, Failure, describe};
+use crate::exit::{ExitStatus, Failure};
 use crate::output::Output;
 use conpet_formats::bundle::manifest::Manifest;
 use conpet_formats::bundle::{Bundle, FoundStage, SectionRecord, StageInfo, Survey};
@@ -20,7 +20,7 @@ pub(crate) struct Damage {
 
 impl From<&Error> for Damage {
     fn from(e: &Error) -> Self {
-        Self { code: e.code().as_str(), text: describe(e) }
+        Self { code: e.code().as_str(), text: e.brief() }
     }
 }
 
@@ -65,7 +65,7 @@ impl View {
         let stage = survey.stages().iter().position(|s| std::ptr::eq(s, found)).unwrap_or(0);
         out.warn(&format!(
             "{}; showing stage {}, which is whole; restore the file from a copy before running it",
-            describe(&error),
+            error.brief(),
             found.generation
         ));
         Ok(Self::Salvaged { stage, reason: Damage::from(&error), survey })

@@ -406,14 +406,16 @@ fn verify_refuses_another_base() {
     other[last] ^= 1;
     std::fs::write(p.path("other.gguf"), other).unwrap();
     assert_snapshot!(p.run("verify @/b.cpb --base @/other.gguf").whole(), @r"
-    Success (0)
+    BaseMismatch (3)
     ok: every digest matches
-    base       matches (structure, tokenizer, length, sample): @/other.gguf
+    base       does not match (structure, tokenizer, length, sample): @/other.gguf
 
     stage  commit at  sections  whole  bytes
         1     16,384         2      2    960
         2     28,672         4      4  2,048
     --- stderr
+    error: @/other.gguf: this base's weight sample is [64], the bundle was trained on [64] [E_BASE]
+    hint: give the base the bundle names (conpet-inspect shows it); modules never run on another base
     ");
     assert_eq!(p.run("verify @/b.cpb --base @/b.cpb").status, ExitStatus::Usage, "a bundle is no base");
     assert_eq!(p.run("verify @/b.cpb --base @/absent").status, ExitStatus::Io);
@@ -600,7 +602,7 @@ fn rollback_is_explicit_and_erases_nothing() {
     Usage (2)
     --- stderr
     error: @/b.cpb: no stage 5 [E_MISSING]
-    hint: this bundle has the stages 1
+    hint: this bundle has the stages 1, 2
     ");
     assert_eq!(p.run("rollback @/b.cpb").status, ExitStatus::Usage, "there is no default stage");
 }

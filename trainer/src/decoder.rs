@@ -2,7 +2,7 @@
 //!
 //! It computes what [`conpet_runtime::forward`] computes (a test holds them together), from the
 //! same quantized weights, with gradients for the LoRA factors and nothing else. Each layer is one
-//! operator ([`layer`]). Layers whose activations do not fit the budget compute them again in the
+//! operator (`decoder/layer.rs`). Layers whose activations do not fit the budget compute them again in the
 //! backward pass, from their input alone.
 
 mod layer;

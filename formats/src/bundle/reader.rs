@@ -307,8 +307,8 @@ pub(super) fn current(file: &[u8]) -> Result<(Superblock, Vec<String>)> {
             let newer = if a.seq > b.seq { a } else { b };
             Ok((newer, vec!["the superblocks differ: an append was interrupted; the next append repairs it".into()]))
         }
-        (Ok(s), Err(e)) => Ok((s, vec![format!("superblock B is unusable ({e}); superblock A is used")])),
-        (Err(e), Ok(s)) => Ok((s, vec![format!("superblock A is unusable ({e}); superblock B is used")])),
+        (Ok(s), Err(e)) => Ok((s, vec![format!("superblock B is unusable ({}); superblock A is used", e.brief())])),
+        (Err(e), Ok(s)) => Ok((s, vec![format!("superblock A is unusable ({}); superblock B is used", e.brief())])),
         (Err(a), Err(_)) => Err(name(a, "A")),
     }
 }

@@ -4,7 +4,7 @@ mod cross_check;
 
 use super::count;
 use crate::cli::GgufArgs;
-use crate::exit::{ExitStatus, Failure, describe};
+use crate::exit::{ExitStatus, Failure};
 use crate::output::Output;
 use crate::table::{Table, number};
 use conpet_formats::gguf::{Array, Gguf, TensorInfo, TensorType, Value, ValueType};
@@ -115,7 +115,7 @@ pub(super) fn run(args: &GgufArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
 /// Why this release cannot run the base, if it cannot.
 fn unsupported(gguf: &Gguf<'_>) -> Option<String> {
     if let Err(e) = ModelSpec::from_gguf(gguf) {
-        return Some(describe(&e));
+        return Some(e.brief());
     }
     let t = gguf.tensors().iter().find(|t| matches!(t.ty, TensorType::Unknown(_)))?;
     Some(format!("tensor {} has the type {}, which cannot be run", t.name, tensor_type(t)))

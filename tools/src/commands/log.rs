@@ -36,7 +36,7 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
     let mut status = view.status();
     let history = view.history().unwrap_or_else(|e| {
         // The current stage was opened, so it at least can be shown.
-        out.warn(&format!("{}; only the current stage is shown", crate::exit::describe(&e)));
+        out.warn(&format!("{}; only the current stage is shown", e.brief()));
         damage.push(Damage::from(&e));
         status = ExitStatus::Damaged;
         vec![current(&view)]
