@@ -70,7 +70,8 @@ pub struct Candidate {
     pub task: usize,
     /// The selector's weight for it.
     pub weight: f32,
-    /// Log posterior of each label of the module's head: (task, label index, log p).
+    /// Log score of each label of the module's head (see [`crate::head::Head::log_scores`]):
+    /// (task, label index, score).
     pub labels: Vec<(usize, usize, f32)>,
 }
 
@@ -303,7 +304,7 @@ impl Engine {
         Ok(answers)
     }
 
-    /// Runs one task's module and head for the prompts `mine`; the labels' log posteriors.
+    /// Runs one task's module and head for the prompts `mine`; the labels' log scores.
     fn run_task(
         &self,
         skills: &Skills,
@@ -347,7 +348,7 @@ impl Engine {
             .chunks_exact(head.classes.len())
             .zip(mine)
             .map(|(row, i)| {
-                let lp = head.log_posterior(row, decisions.get(*i), &known);
+                let lp = head.log_scores(row, decisions.get(*i), &known);
                 head.classes.iter().zip(lp).map(|((t, l), p)| (*t, *l, p)).collect()
             })
             .collect())

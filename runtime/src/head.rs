@@ -96,11 +96,14 @@ impl Head {
         out
     }
 
-    /// Log posterior over this head's classes, with the selector's own class posterior joined in:
-    /// `log p(c) = log softmax(logits / T)[c] + blend · log p_selector(c)`, normalised.
+    /// Log scores of this head's classes, joined with the selector's own class posterior:
+    /// `log softmax(logits / T)[c] + blend · log p_selector(c)`.
+    ///
+    /// A product of experts (Hinton 2002), on purpose not normalised within the head: among several
+    /// candidate tasks the one whose module and selector agree on a class gains.
     ///
     /// `selector_classes[c]` is the selector's class that is this head's row `c`, where known.
-    pub fn log_posterior(
+    pub fn log_scores(
         &self,
         logits: &[f32],
         decision: Option<&Decision>,
@@ -110,7 +113,7 @@ impl Head {
     }
 }
 
-/// The formula of [`Head::log_posterior`], free-standing for calibration.
+/// The formula of [`Head::log_scores`], free-standing for calibration.
 pub fn join(
     logits: &[f32],
     temperature: f32,
@@ -127,8 +130,39 @@ pub fn join(
             for (x, c) in lp.iter_mut().zip(selector_classes) {
                 *x += blend * d.class_log_posterior[c.unwrap_or(0)].max(-1e4);
             }
-            log_softmax(&mut lp, 1.0);
         }
     }
     lp
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Candidate, best_label};
+    use conpet_formats::selector::decide;
+
+    /// Two tasks of two classes, equally likely to the selector. The first module is as sure as the
+    /// second, but of a class the selector does not believe in.
+    #[test]
+    fn the_task_whose_experts_agree_wins() {
+        let d = decide(vec![2.0, -2.0, 2.0, -2.0], &[0, 0, 1, 1], 2, 1.0, 0.0);
+        let candidates: Vec<Candidate> = [(0, [0.0, 5.0]), (1, [5.0, 0.0])]
+            .into_iter()
+            .map(|(task, logits)| {
+                let known = [Some(2 * task), Some(2 * task + 1)];
+                let scores = join(&logits, 1.0, 0.5, Some(&d), &known);
+                let labels = scores.into_iter().enumerate().map(|(l, p)| (task, l, p)).collect();
+                Candidate { task, weight: d.task_weight[task], labels }
+            })
+            .collect();
+        assert!((d.task_weight[0] - d.task_weight[1]).abs() < 1e-6);
+        let (p, task, label) = best_label(&candidates).unwrap();
+        assert_eq!((task, label), (1, 0));
+        assert!(p > 0.5 && p < 1.0);
+        // Without the selector's word there is nothing to tell them apart by.
+        assert_eq!(
+            join(&[0.0, 5.0], 1.0, 0.0, Some(&d), &[None, None]),
+            join(&[0.0, 5.0], 1.0, 0.5, None, &[None, None])
+        );
+    }
 }

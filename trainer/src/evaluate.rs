@@ -126,7 +126,7 @@ impl Evaluator {
         }
     }
 
-    /// Log posteriors of a task's head on some rows; empty ones for a generation task.
+    /// Log scores of a task's head on some rows; empty ones for a generation task.
     fn labels(
         &mut self,
         engine: &Engine,
@@ -167,7 +167,7 @@ impl Evaluator {
         Ok(rows
             .iter()
             .map(|i| {
-                let lp = head.log_posterior(&self.logits[&(set, *i, key.clone())], decisions.get(*i), &known);
+                let lp = head.log_scores(&self.logits[&(set, *i, key.clone())], decisions.get(*i), &known);
                 head.classes.iter().zip(lp).map(|((t, l), p)| (*t, *l, p)).collect()
             })
             .collect())

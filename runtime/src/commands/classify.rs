@@ -60,11 +60,12 @@ fn json_line(text: &str, a: &Answer, skills: &Skills, ms: f64) -> Value {
         .iter()
         .map(|c| {
             let best = c.labels.iter().max_by(|x, y| x.2.total_cmp(&y.2));
+            let total = |best: f32| c.labels.iter().map(|(_, _, p)| (p - best).exp()).sum::<f32>();
             json!({
                 "task": tasks[c.task].name,
                 "weight": c.weight,
                 "label": best.and_then(|(t, l, _)| tasks[*t].labels.get(*l)),
-                "probability": best.map(|(_, _, p)| p.exp()),
+                "probability": best.map(|(_, _, p)| 1.0 / total(*p)),
             })
         })
         .collect();

@@ -5,6 +5,7 @@ use crate::fit::Examples;
 use crate::method::dynamic::best_temperature;
 use conpet_formats::bundle::{Bundle, Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
+use conpet_formats::head::log_softmax;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::quant::QuantType;
 use conpet_formats::{Code, Error, Result};
@@ -49,11 +50,12 @@ impl Run<'_> {
             let decisions = selector.decide(device, &valid.features);
             let known: Vec<Option<usize>> = (0..head.classes.len()).map(|c| Some(first + c)).collect();
             let cost = |b: f32| -> f64 {
-                (0..valid.len())
-                    .map(|i| {
-                        -f64::from(join(&logits[i], temperature, b, Some(&decisions[i]), &known)[valid.classes[i]])
-                    })
-                    .sum()
+                let row = |i: usize| {
+                    let mut lp = join(&logits[i], temperature, b, Some(&decisions[i]), &known);
+                    log_softmax(&mut lp, 1.0);
+                    -f64::from(lp[valid.classes[i]])
+                };
+                (0..valid.len()).map(row).sum()
             };
             let grid = [0.0f32, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0];
             blend = grid.into_iter().min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(0.0);
