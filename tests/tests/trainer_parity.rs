@@ -1,0 +1,124 @@
+//! What is trained is what serves: the trainer's differentiable decoder and the runtime give the
+//! same logits, with and without a module, on 500 tokens and more.
+
+#![expect(clippy::print_stdout, reason = "a test that is skipped, or measures, says so")]
+
+use candle_core::{Device, Tensor, Var};
+use conpet_formats::mmap::Mapped;
+use conpet_formats::pet::lora;
+use conpet_formats::tensors::TensorsWriter;
+use conpet_runtime::engine::Engine;
+use conpet_runtime::features::Prompt;
+use conpet_runtime::forward::Scratch;
+use conpet_runtime::module::Module;
+use conpet_runtime::sampler::argmax;
+use conpet_trainer::decoder::{Adapters, Decoder, Training, WeightMode};
+use conpet_trainer::nn::attention::Ragged;
+use std::collections::BTreeMap;
+
+const TEXT: &str = "The number of people who write long letters has gone down each day, and 42 of them say that water, oil \
+and words will be what we use when the list of files is full. What did you find in the house of the two men? ";
+
+/// Uneven numbers of about this size, as f16 holds them.
+fn wave(n: usize, phase: f32, size: f32) -> Vec<f32> {
+    (0..n).map(|i| half::f16::from_f32(size * (i as f32 * 1.7 + phase).sin()).to_f32()).collect()
+}
+
+/// Factors on every linear above the trunk; `size` is large enough to change first choices.
+fn adapters(engine: &Engine, trunk: usize, size: f32) -> Adapters {
+    let spec = &engine.base.spec;
+    let mut sites = BTreeMap::new();
+    for l in trunk..spec.n_layer {
+        for (short, out, input) in spec.linears() {
+            let var = |v: Vec<f32>, s: (usize, usize)| {
+                Var::from_tensor(&Tensor::from_vec(v, s, &Device::Cpu).unwrap()).unwrap()
+            };
+            let a = var(wave(4 * input, l as f32, 0.05), (4, input));
+            let b = var(wave(4 * out, 2.0 + l as f32, size), (out, 4));
+            sites.insert(format!("blk.{l}.{short}.weight"), (a, b));
+        }
+    }
+    Adapters { scale: 1.0, sites }
+}
+
+fn module(a: &Adapters, engine: &Engine) -> Module {
+    let mut w = TensorsWriter::new();
+    for (site, (x, y)) in &a.sites {
+        for (name, t) in [(lora::a_name(site), x), (lora::b_name(site), y)] {
+            w.add_f16(&name, t.dims(), &t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).unwrap();
+        }
+    }
+    let bytes = w.finish().unwrap();
+    let (len, sites): (usize, Vec<String>) = (bytes.len(), a.sites.keys().cloned().collect());
+    Module::from_payload(Mapped::from_vec(bytes), 0..len, &sites, a.scale as f32, &engine.base.spec).unwrap()
+}
+
+/// (largest difference, largest logit, first choices that differ by more than rounding, tokens).
+fn compare(engine: &Engine, trunk: usize, a: &Adapters, mode: WeightMode) -> (f32, f32, usize, usize) {
+    let spec = &engine.base.spec;
+    let module = (!a.sites.is_empty()).then(|| module(a, engine));
+    let mut s = Scratch::default();
+    let mut prompts: Vec<Prompt> = Vec::new();
+    let mut tokens = 0;
+    while tokens < 500 {
+        let p = engine.prompt(&format!("{}. {TEXT}", prompts.len() + 1), None).unwrap();
+        tokens += p.tokens.len();
+        prompts.push(p);
+    }
+    if module.is_some() {
+        let mut choices =
+            |m| -> Vec<u32> { engine.logits(&prompts[0], m, &mut s).chunks_exact(spec.vocab).map(argmax).collect() };
+        assert_ne!(choices(module.as_ref()), choices(None), "the module says nothing");
+    }
+    let all: Vec<&Prompt> = prompts.iter().collect();
+    let lens: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
+    let decoder = Decoder::new(engine, trunk, mode);
+    let states = engine.trunk(&all, trunk, None, &mut s).hidden;
+    let x = Tensor::from_vec(states, (tokens, spec.hidden), &Device::Cpu).unwrap();
+    let y = decoder.forward(&x, &Ragged::new(spec, &lens), a, &Training::default()).unwrap();
+    let got =
+        decoder.logits(&decoder.final_norm(&y).unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let mut got = got.chunks_exact(spec.vocab);
+    let (mut diff, mut size, mut other) = (0f32, 0f32, 0);
+    for p in &prompts {
+        for want in engine.logits(p, module.as_ref(), &mut s).chunks_exact(spec.vocab) {
+            let got = got.next().unwrap();
+            let d = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            (diff, size) = (diff.max(d), want.iter().fold(size, |m, v| m.max(v.abs())));
+            let (g, w) = (argmax(got) as usize, argmax(want) as usize);
+            // A tie within rounding is no disagreement.
+            other += usize::from(g != w && want[w] - want[g] > 2.0 * d);
+        }
+    }
+    (diff, size, other, tokens)
+}
+
+fn check(engine: &Engine, name: &str, trunk: usize, size: f32, tolerance: f32) {
+    for (what, a) in [("bare", Adapters::default()), ("module", adapters(engine, trunk, size))] {
+        for mode in [WeightMode::Dense, WeightMode::Quant] {
+            let (diff, size, other, n) = compare(engine, trunk, &a, mode);
+            println!(
+                "{name}, {what}, {mode:?}: {n} tokens, largest difference {diff} of logits up to {size}, {other} first choices differ"
+            );
+            assert!(n >= 500 && other == 0, "{name}, {what}: {other} of {n} first choices differ");
+            assert!(diff <= tolerance * size, "{name}, {what}: logits up to {size} differ by {diff}");
+        }
+    }
+}
+
+#[test]
+fn tiny_base() {
+    let dir = tempfile::tempdir().unwrap();
+    // The same f32 sums in another order, through at most four layers.
+    check(&conpet_tests::tiny_engine(dir.path()), "tiny", 1, 5.0, 1e-4);
+}
+
+#[test]
+fn smollm2() {
+    let Some(path) = conpet_tests::real_base() else {
+        println!("skipped: no SmolLM2 base here (run examples/first-run.sh, or set CONPET_BASE)");
+        return;
+    };
+    // As above, through 20 layers.
+    check(&Engine::open(&path, 2).unwrap(), "SmolLM2", 10, 0.2, 1e-3);
+}
