@@ -109,6 +109,7 @@ impl Tokenizer {
             );
         }
         let mut out = Encoded::default();
+        // As llama.cpp: a text after a control token begins anew, with SentencePiece's leading space.
         let (mut at, mut first) = (0, true);
         while at < text.len() {
             let next = words.and_then(|w| self.next_special(text, at, w));
@@ -124,7 +125,7 @@ impl Tokenizer {
             if let Some((start, token)) = next {
                 let len = self.vocab.bytes(token).len();
                 out.push(token, start..start + len);
-                at = start + len;
+                (at, first) = (start + len, true);
             }
         }
         Ok((out.tokens, out.offsets))

@@ -23,10 +23,15 @@ pub(super) enum Pattern {
 impl Pattern {
     pub(super) fn from_name(name: &str) -> Result<Self> {
         match name {
-            "gpt-2" | "gpt2" | "default" => Ok(Self::Gpt2),
+            "gpt-2" | "gpt2" => Ok(Self::Gpt2),
             "smollm" => Ok(Self::SmolLm),
             "llama-bpe" | "llama3" | "llama-v3" => Ok(Self::Llama3),
             "qwen2" => Ok(Self::Qwen2),
+            // llama.cpp splits such files by a pattern of its own that no model was trained with.
+            "default" => {
+                Err(Error::new(Code::Missing, "the file does not say how its text is split (tokenizer.ggml.pre)")
+                    .hint("convert the model again with a current llama.cpp"))
+            }
             other => Err(Error::new(Code::Unsupported, format!("pre-tokenizer {other:?} is not supported"))
                 .hint("this release knows gpt-2, smollm, llama-bpe and qwen2")),
         }

@@ -170,6 +170,10 @@ pub(crate) fn cases() -> Vec<Case> {
         let at = behind(b, "tokenizer.ggml.tokens") - 1;
         b[at] = b'x';
     });
+    model(out, "no word on how text is split", &["tokenizer.ggml.pre"], |b| {
+        let at = behind(b, "tokenizer.ggml.pre") - 1;
+        b[at] = b'x';
+    });
     model(out, "an end token that does not exist", &["eos_token_id"], |b| {
         poke(b, "tokenizer.ggml.eos_token_id", 4, 1 << 30);
     });
