@@ -70,7 +70,9 @@ pub struct MethodReport {
     /// Method, with its selector where it has one.
     pub name: String,
     /// Every setting.
-    pub config: Config,
+    ///
+    /// By name: a report of another release may have other settings, and must still be read.
+    pub config: serde_json::Map<String, serde_json::Value>,
     /// Names of the tasks, in order.
     pub tasks: Vec<String>,
     /// Labels of each task.
@@ -90,7 +92,10 @@ impl MethodReport {
             if config.method == "dynamic" { format!("dynamic ({})", config.selector) } else { config.method.clone() };
         Self {
             name,
-            config: config.clone(),
+            config: match serde_json::to_value(config) {
+                Ok(serde_json::Value::Object(settings)) => settings,
+                _ => serde_json::Map::new(),
+            },
             tasks: tasks.iter().map(|t| t.name.clone()).collect(),
             labels: tasks.iter().map(|t| t.labels.len()).collect(),
             stages: stages.to_vec(),

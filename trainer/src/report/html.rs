@@ -93,7 +93,7 @@ fn method(s: &mut String, m: &MethodReport) {
     };
     *s += &heat_map(&rows, &m.tasks, &m.metrics.matrix);
     *s += "</div>";
-    if let Some(last) = m.stages.last().filter(|_| m.config.method == "dynamic") {
+    if let Some(last) = m.stages.last().filter(|_| m.config.get("method").is_some_and(|v| v == "dynamic")) {
         let cells: Vec<Vec<Option<f64>>> = last
             .confusion
             .iter()
@@ -113,7 +113,6 @@ fn method(s: &mut String, m: &MethodReport) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use crate::metrics::{StageScores, metrics};
     use crate::report::{Machine, SCHEMA, Usage};
 
@@ -123,7 +122,7 @@ mod tests {
             StageScores { rows: vec![4], right: vec![3], routed: vec![4], oracle: vec![4], confusion: vec![vec![4]] };
         let m = MethodReport {
             name: "dynamic (lda)".into(),
-            config: Config::default(),
+            config: serde_json::Map::from_iter([("method".to_owned(), "dynamic".into())]),
             tasks: vec!["<script>alert(1)</script>".into()],
             labels: vec![2],
             metrics: metrics(std::slice::from_ref(&stage)),
