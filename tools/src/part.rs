@@ -1,8 +1,13 @@
 //! Names for the sections of a stage: what the user types, and what tables show.
 
 use crate::exit::Failure;
+use crate::output::Output;
+use crate::table::number;
+use crate::view::{Damage, View};
 use conpet_formats::bundle::SectionRecord;
 use conpet_formats::bundle::manifest::Manifest;
+use serde::Serialize;
+use std::path::Path;
 
 /// The name of each section: the id of the module or head it holds, `selector`, `stats`, or
 /// `section N` for a kind this release does not know.
@@ -42,4 +47,38 @@ pub(crate) fn find(m: &Manifest, sections: &[SectionRecord], wanted: &str) -> Re
         n => format!("this stage has {}, or a number from 0 to {}", names.join(", "), n - 1),
     };
     Err(Failure::usage(format!("no section, module, head or task is called {wanted}"), hint))
+}
+
+/// What is said of one part before anything in it: where it lies and what it is.
+#[derive(Debug, Serialize)]
+pub(crate) struct Part {
+    file: String,
+    stage: u64,
+    damage: Vec<Damage>,
+    part: String,
+    section: u32,
+    kind: &'static str,
+    bytes: u64,
+}
+
+impl Part {
+    /// Describes the section `index` of a stage.
+    pub(crate) fn new(file: &Path, view: &View, index: u32) -> Self {
+        let record = &view.sections()[index as usize];
+        Self {
+            file: file.display().to_string(),
+            stage: view.generation(),
+            damage: view.damage(),
+            part: names(view.manifest(), view.sections()).swap_remove(index as usize),
+            section: index,
+            kind: record.kind.name(),
+            bytes: record.len,
+        }
+    }
+
+    /// Prints it as fields.
+    pub(crate) fn fields(&self, out: &mut Output<'_>) {
+        out.field("part", &format!("{}, a {} of stage {}", self.part, self.kind, self.stage));
+        out.field("bytes", &number(self.bytes));
+    }
 }

@@ -107,8 +107,8 @@ impl Decoder {
         };
         let kernels = engine.kernels;
         let frozen = |parts: &[MatrixRef<'_>], dense: bool| {
-            let parts_ = parts.iter().map(|m| located(base, *m)).collect();
-            let w = FrozenWeight::quantized(parts[0].cols, parts_, kernels);
+            let located = parts.iter().map(|m| located(base, *m)).collect();
+            let w = FrozenWeight::quantized(parts[0].cols, located, kernels);
             if dense { w.into_dense() } else { w }
         };
         let norm = |w: &[f32]| RmsNorm { weight: Arc::new(w.to_vec()), eps: spec.norm_eps, kernels };

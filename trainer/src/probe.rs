@@ -6,12 +6,13 @@
 use crate::config::Config;
 use crate::data::{Plan, Prepared};
 use crate::run::bare;
-use crate::selectors::{Scores, Stats, lda};
+use crate::selectors::{Stats, lda};
 use crate::stream::Task;
 use conpet_formats::Result;
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::quant::QuantType;
 use conpet_runtime::engine::Engine;
+use conpet_runtime::sampler::argmax;
 use serde::Serialize;
 
 /// How well one feature does on the validation rows.
@@ -63,7 +64,7 @@ pub fn probe(
     let [train, valid] = ["train", "valid"].map(|split| read(engine, tasks, config, &union, split, tick));
     let (train, valid) = (train?, valid?);
     let class_task: Vec<usize> =
-        tasks.iter().enumerate().flat_map(|(t, task)| std::iter::repeat_n(t, classes(task))).collect();
+        tasks.iter().enumerate().flat_map(|(t, task)| std::iter::repeat_n(t, task.classes())).collect();
     let mut out = Vec::new();
     for (name, feature) in features.iter().zip(&parsed) {
         tick(name);
@@ -82,7 +83,7 @@ pub fn probe(
         let x = take(&valid);
         for shrinkage in shrinkages {
             let scores = lda::fit(&stats, *shrinkage)?;
-            let best: Vec<usize> = x.chunks_exact(dim).map(|x| best_class(&scores, x)).collect();
+            let best: Vec<usize> = x.chunks_exact(dim).map(|x| argmax(&scores.of(x)) as usize).collect();
             let part = |right: &dyn Fn(usize, usize) -> bool| {
                 let n = best.iter().zip(&valid.classes).filter(|(b, c)| right(**b, **c)).count();
                 n as f64 / best.len().max(1) as f64
@@ -97,11 +98,6 @@ pub fn probe(
         }
     }
     Ok(out)
-}
-
-/// Classes a selector counts for a task: its labels, or the task itself if it is answered by text.
-fn classes(task: &Task) -> usize {
-    task.labels.len().max(1)
 }
 
 fn read(
@@ -120,15 +116,9 @@ fn read(
         let p = Prepared::new(engine, &task, &rows, plan, None, &mut |_| {})?;
         all.features.extend(p.features);
         all.classes.extend(p.classes.iter().map(|c| first + c));
-        first += classes(t);
+        first += t.classes();
     }
     Ok(all)
-}
-
-fn best_class(s: &Scores, x: &[f32]) -> usize {
-    let scores = s.weight.chunks_exact(x.len()).zip(&s.bias);
-    let scored = scores.map(|(w, b)| w.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + b).enumerate();
-    scored.reduce(|a, b| if b.1 > a.1 { b } else { a }).map_or(0, |(c, _)| c)
 }
 
 #[cfg(test)]

@@ -302,6 +302,16 @@ impl<'a> Run<'a> {
         self.prepared(&task, &task.train, t, QuantType::F16, &format!("{} train", task.name))
     }
 
+    /// A task's validation rows: as the head meets them, in the task's template, with the selector's
+    /// features of the bare inputs; of a task answered by text those features alone count.
+    pub fn prepare_valid(&self, t: usize) -> Result<Prepared> {
+        if self.tasks[t].kind == TaskKind::Generation {
+            return self.prepare_plain(t, "valid");
+        }
+        let task = self.tasks[t].clone();
+        self.prepared(&task, &task.valid, t, QuantType::F32, &format!("{} valid", task.name))
+    }
+
     /// A task's rows as bare inputs: without template or answer, as the selector meets them.
     pub fn prepare_plain(&self, t: usize, split: &str) -> Result<Prepared> {
         let (task, rows) = bare(&self.tasks[t], split);

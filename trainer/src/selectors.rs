@@ -16,3 +16,11 @@ pub struct Scores {
     /// `[classes]`.
     pub bias: Vec<f32>,
 }
+
+impl Scores {
+    /// The score of each class for a feature `x [dim]`.
+    pub fn of(&self, x: &[f32]) -> Vec<f32> {
+        let rows = self.weight.chunks_exact(x.len()).zip(&self.bias);
+        rows.map(|(w, b)| w.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + b).collect()
+    }
+}

@@ -198,6 +198,11 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
 }
 
 impl Task {
+    /// Classes a selector counts for it: its labels, or the task itself if it is answered by text.
+    pub fn classes(&self) -> usize {
+        self.labels.len().max(1)
+    }
+
     /// The label's number.
     pub fn label(&self, row: &Row) -> Option<usize> {
         row.label().and_then(|l| self.labels.iter().position(|x| x == l))

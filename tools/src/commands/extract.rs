@@ -3,22 +3,16 @@
 use crate::cli::ExtractArgs;
 use crate::exit::{ExitStatus, Failure};
 use crate::output::Output;
-use crate::part;
-use crate::table::number;
-use crate::view::{Damage, View};
+use crate::part::{self, Part};
+use crate::view::View;
 use conpet_formats::{Error, fs};
 use serde::Serialize;
 
 #[derive(Serialize)]
 struct Extract {
     schema: &'static str,
-    file: String,
-    stage: u64,
-    damage: Vec<Damage>,
-    part: String,
-    section: u32,
-    kind: &'static str,
-    bytes: u64,
+    #[serde(flatten)]
+    part: Part,
     blake3: String,
     to: String,
 }
@@ -32,25 +26,17 @@ pub(super) fn run(args: &ExtractArgs, out: &mut Output<'_>) -> Result<ExitStatus
         let failure = Failure::from(e);
         if taken { Failure { status: ExitStatus::Usage, ..failure } } else { failure }
     })?;
-    let record = &view.sections()[index as usize];
     let result = Extract {
         schema: "conpet.inspect.extract/1",
-        file: args.file.display().to_string(),
-        stage: view.generation(),
-        damage: view.damage(),
-        part: part::names(view.manifest(), view.sections()).swap_remove(index as usize),
-        section: index,
-        kind: record.kind.name(),
-        bytes: record.len,
-        blake3: record.hex(),
+        part: Part::new(&args.file, &view, index),
+        blake3: view.sections()[index as usize].hex(),
         to: args.to.display().to_string(),
     };
     if out.json() {
         out.object(&result)?;
     } else {
         out.field("wrote", &result.to);
-        out.field("part", &format!("{}, a {} of stage {}", result.part, result.kind, result.stage));
-        out.field("bytes", &number(result.bytes));
+        result.part.fields(out);
         out.field("blake3", &result.blake3);
     }
     Ok(view.status())

@@ -3,22 +3,17 @@
 use crate::cli::TensorsArgs;
 use crate::exit::{ExitStatus, Failure};
 use crate::output::Output;
-use crate::part;
+use crate::part::{self, Part};
 use crate::table::{Table, number};
-use crate::view::{Damage, View};
+use crate::view::View;
 use conpet_formats::tensors::{Tensor, Tensors};
 use serde::Serialize;
 
 #[derive(Serialize)]
 struct Listing {
     schema: &'static str,
-    file: String,
-    stage: u64,
-    damage: Vec<Damage>,
-    part: String,
-    section: u32,
-    kind: &'static str,
-    bytes: u64,
+    #[serde(flatten)]
+    part: Part,
     numbers: usize,
     tensors: Vec<Summary>,
 }
@@ -44,16 +39,9 @@ pub(super) fn run(args: &TensorsArgs, out: &mut Output<'_>) -> Result<ExitStatus
     let payload = Tensors::parse_unscanned(view.section(index)?)
         .map_err(|e| e.in_section(format!("section {index}")).in_file(&args.file))?;
     let tensors: Vec<Summary> = payload.names().filter_map(|n| payload.get(n).map(|t| summarise(n, &t))).collect();
-    let record = &view.sections()[index as usize];
     let listing = Listing {
         schema: "conpet.inspect.tensors/1",
-        file: args.file.display().to_string(),
-        stage: view.generation(),
-        damage: view.damage(),
-        part: part::names(view.manifest(), view.sections()).swap_remove(index as usize),
-        section: index,
-        kind: record.kind.name(),
-        bytes: record.len,
+        part: Part::new(&args.file, &view, index),
         numbers: tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum(),
         tensors,
     };
@@ -61,8 +49,7 @@ pub(super) fn run(args: &TensorsArgs, out: &mut Output<'_>) -> Result<ExitStatus
         out.object(&listing)?;
         return Ok(view.status());
     }
-    out.field("part", &format!("{}, a {} of stage {}", listing.part, listing.kind, listing.stage));
-    out.field("bytes", &number(listing.bytes));
+    listing.part.fields(out);
     out.field("numbers", &number(listing.numbers as u64));
     let mut t = Table::new(&["tensor", "type", "shape", ">norm", ">min", ">max", ">NaN", ">inf"]);
     for x in &listing.tensors {

@@ -6,7 +6,7 @@
 //! published one (a LoRA and a T-way head on a task-uniform mixture of new and old rows, with a
 //! step budget that does not depend on the number of tasks).
 
-use crate::data::Joined;
+use crate::data::{Joined, Prepared};
 use crate::fit::{Batches, Examples, Outcome, Target};
 use crate::rng::Stream;
 use crate::run::{Run, Stage};
@@ -34,16 +34,17 @@ pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
     let head = if classifies { Some(run.add_head(&mut draft, &trained, vec![t as u32], None)?) } else { None };
     run.add_task(&mut draft, t, Some(module), head);
     run.account(&trained);
+    let valid = run.prepare_valid(t)?;
     let done = match run.config.selector.as_str() {
         "task" => true,
         "conpet" => conpet_selector(run, &mut draft, t)?,
-        kind => closed_form(run, &mut draft, t, kind, &data.features, &data.classes).map(|()| true)?,
+        kind => closed_form(run, &mut draft, t, kind, &data, &valid).map(|()| true)?,
     };
     if !done {
         return Ok(None);
     }
     if classifies {
-        run.calibrate_head(&mut draft, t)?;
+        run.calibrate_head(&mut draft, &valid)?;
     }
     Ok(Some(draft))
 }
@@ -54,8 +55,8 @@ fn closed_form(
     draft: &mut Draft,
     t: usize,
     kind: &str,
-    features: &[f32],
-    classes: &[usize],
+    train: &Prepared,
+    valid: &Prepared,
 ) -> Result<()> {
     let dim = run.selector_feature.dim(run.engine.base.spec.hidden);
     let mut stats = match (draft.manifest.selector.stats, &run.bundle) {
@@ -69,9 +70,9 @@ fn closed_form(
         }
     };
     let first = stats.classes();
-    stats.grow(run.tasks[t].labels.len().max(1));
-    let numbers: Vec<usize> = classes.iter().map(|c| first + c).collect();
-    stats.add(features, &numbers);
+    stats.grow(run.tasks[t].classes());
+    let numbers: Vec<usize> = train.classes.iter().map(|c| first + c).collect();
+    stats.add(&train.features, &numbers);
     let scores = if kind == "ridge" {
         ridge::fit(&stats, run.config.shrinkage)?
     } else {
@@ -91,19 +92,7 @@ fn closed_form(
     let statistics = draft.add_section(SectionKind::Stats, stats.payload()?);
     // Temperature and threshold come from the newest task's validation rows alone, so that adding
     // a task to a bundle needs no older rows.
-    let valid = run.prepare_plain(t, "valid")?;
-    let rows: Vec<Vec<f32>> = valid
-        .features
-        .chunks_exact(dim)
-        .map(|x| {
-            scores
-                .weight
-                .chunks_exact(dim)
-                .zip(&scores.bias)
-                .map(|(w, b)| w.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + b)
-                .collect()
-        })
-        .collect();
+    let rows: Vec<Vec<f32>> = valid.features.chunks_exact(dim).map(|x| scores.of(x)).collect();
     let truth: Vec<usize> = valid.classes.iter().map(|c| first + c).collect();
     let temperature = best_temperature(&rows, &truth);
     let mut best: Vec<f32> = rows

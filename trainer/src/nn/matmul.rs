@@ -1,8 +1,7 @@
 //! The matrix product of training: views into slices, multiplied by the `gemm` crate.
 //!
-//! candle's own product goes through the same crate, but allocates and clears its result, copies
-//! what is not contiguous, asks the system for the number of processors on every call, and cannot
-//! add to what is there. The one unsafe call of the trainer stands here, behind checked bounds.
+//! candle's own product goes through the same crate, but copies what is not contiguous, asks the
+//! system for the number of processors on every call, and cannot add to what is there. The one unsafe call of the trainer stands here, behind checked bounds.
 
 #![expect(unsafe_code, reason = "gemm takes pointers; every bound is checked right before")]
 

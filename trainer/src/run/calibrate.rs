@@ -1,13 +1,13 @@
 //! Calibration of a new head, on the task's validation rows and the bytes that will serve.
 
 use super::Run;
+use crate::data::Prepared;
 use crate::fit::Examples;
 use crate::method::dynamic::best_temperature;
 use conpet_formats::bundle::{Bundle, Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
 use conpet_formats::head::log_softmax;
 use conpet_formats::mmap::Mapped;
-use conpet_formats::quant::QuantType;
 use conpet_formats::{Code, Error, Result};
 use conpet_runtime::forward::Scratch;
 use conpet_runtime::head::join;
@@ -20,10 +20,7 @@ impl Run<'_> {
     ///
     /// # Errors
     /// If the draft's own payloads cannot be used.
-    pub fn calibrate_head(&self, draft: &mut Draft, t: usize) -> Result<()> {
-        // In the task's template, as the head meets them; the selector's features are of the bare input.
-        let task = self.tasks[t].clone();
-        let valid = self.prepared(&task, &task.valid, t, QuantType::F32, &format!("{} valid", task.name))?;
+    pub fn calibrate_head(&self, draft: &mut Draft, valid: &Prepared) -> Result<()> {
         // The stage as it will be, in a file of its own: calibration runs what will serve.
         let trial = self.work.join("calibrate.cpb");
         let _ = std::fs::remove_file(&trial);
