@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 pub enum Pool {
     /// Mean over all tokens.
     Mean,
+    /// The largest value of each column over the tokens after the first, which in causal models
+    /// attends to nothing but itself and mostly marks the beginning (Xiao et al. 2023, "attention sinks").
+    Max,
+    /// The smallest value of each column, over the same tokens.
+    Min,
     /// The last token.
     Last,
     /// The last token that touches the last occurrence of this text, e.g. `[MASK]`.
@@ -24,15 +29,40 @@ pub enum Pool {
     },
 }
 
+/// How the values of a column become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduce {
+    /// Their mean.
+    Mean,
+    /// The largest.
+    Max,
+    /// The smallest.
+    Min,
+}
+
+impl Reduce {
+    /// True if `a` is to be taken rather than `b`; never for a mean, which takes both.
+    #[inline(always)]
+    pub fn prefers(self, a: f32, b: f32) -> bool {
+        match self {
+            Self::Mean => false,
+            Self::Max => a > b,
+            Self::Min => a < b,
+        }
+    }
+}
+
 impl Pool {
-    /// Parses `mean`, `last`, `marker:TEXT`, `span:OPEN:CLOSE`.
+    /// Parses `mean`, `max`, `min`, `last`, `marker:TEXT`, `span:OPEN:CLOSE`.
     pub fn parse(s: &str) -> Result<Self> {
         let bad = || {
             Error::new(Code::Value, format!("unknown pooling {s:?}"))
-                .hint("use mean, last, marker:TEXT or span:OPEN:CLOSE")
+                .hint("use mean, max, min, last, marker:TEXT or span:OPEN:CLOSE")
         };
         match s.split_once(':') {
             None if s == "mean" => Ok(Self::Mean),
+            None if s == "max" => Ok(Self::Max),
+            None if s == "min" => Ok(Self::Min),
             None if s == "last" => Ok(Self::Last),
             Some(("marker", t)) if !t.is_empty() && t.len() <= 64 => Ok(Self::Marker(t.into())),
             Some(("span", rest)) => match rest.split_once(':') {
@@ -45,7 +75,16 @@ impl Pool {
         }
     }
 
-    /// The token range to average over, given each token's byte range in `text`. Falls back to
+    /// What is done with the tokens of [`Pool::tokens`].
+    pub fn reduce(&self) -> Reduce {
+        match self {
+            Self::Max => Reduce::Max,
+            Self::Min => Reduce::Min,
+            _ => Reduce::Mean,
+        }
+    }
+
+    /// The token range to pool over, given each token's byte range in `text`. Falls back to
     /// all tokens where the text lacks the markers, so that any input has a feature.
     ///
     /// Returns an empty range only if there are no tokens.
@@ -62,6 +101,7 @@ impl Pool {
         };
         match self {
             Self::Mean => all,
+            Self::Max | Self::Min => usize::from(n > 1)..n,
             Self::Last => n.saturating_sub(1)..n,
             Self::Marker(m) => match text.rfind(m.as_str()) {
                 Some(at) => touching(at, at + m.len()).map_or(all, |r| r.end - 1..r.end),
@@ -82,6 +122,8 @@ impl std::fmt::Display for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Mean => f.write_str("mean"),
+            Self::Max => f.write_str("max"),
+            Self::Min => f.write_str("min"),
             Self::Last => f.write_str("last"),
             Self::Marker(t) => write!(f, "marker:{t}"),
             Self::Span { open, close } => write!(f, "span:{open}:{close}"),
@@ -193,7 +235,9 @@ mod tests {
         assert_eq!(Pool::Last.tokens(text, &offsets), 5..6);
         assert_eq!(Pool::parse("marker:nope").unwrap().tokens(text, &offsets), 0..6, "falls back");
         assert_eq!(Pool::Last.tokens("", &[]), 0..0);
-        for bad in ["", "max", "span:", "span:a", "marker:", "span:a:b:c"] {
+        assert_eq!((Pool::Max.tokens(text, &offsets), Pool::Min.tokens("a", &offsets[..1])), (1..6, 0..1));
+        assert_eq!(Pool::parse("max").unwrap().to_string(), "max");
+        for bad in ["", "median", "span:", "span:a", "marker:", "span:a:b:c"] {
             assert!(Pool::parse(bad).is_err(), "{bad}");
         }
     }

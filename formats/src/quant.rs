@@ -29,11 +29,17 @@ pub enum QuantType {
     Q5K,
     /// 256 numbers: 16 sub-blocks with 8-bit scales, 6-bit.
     Q6K,
+    /// 256 numbers: 16 sub-blocks with 4-bit scales and minima, 2-bit.
+    Q2K,
+    /// 256 numbers: 16 sub-blocks with 6-bit scales, 3-bit.
+    Q3K,
+    /// 32 numbers: f16 scale, 4-bit places in a table of uneven levels.
+    Iq4Nl,
 }
 
 impl QuantType {
     /// Every type, in the order of the enum.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -45,6 +51,9 @@ impl QuantType {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Iq4Nl,
     ];
 
     /// (ggml type id, name, numbers per block, bytes per block).
@@ -60,6 +69,9 @@ impl QuantType {
             Self::Q4K => (12, "Q4_K", 256, 144),
             Self::Q5K => (13, "Q5_K", 256, 176),
             Self::Q6K => (14, "Q6_K", 256, 210),
+            Self::Q2K => (10, "Q2_K", 256, 84),
+            Self::Q3K => (11, "Q3_K", 256, 110),
+            Self::Iq4Nl => (20, "IQ4_NL", 32, 18),
             Self::BF16 => (30, "BF16", 1, 2),
         }
     }
@@ -98,6 +110,9 @@ impl QuantType {
 }
 
 mod float;
+pub mod iq4_nl;
+pub mod q2_k;
+pub mod q3_k;
 pub mod q4_0;
 pub mod q4_1;
 pub mod q4_k;
@@ -110,12 +125,93 @@ pub mod q8_0;
 use crate::{Code, Error, Result};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// A block of a quantized type, as it lies in a file.
+/// How the half-precision scales of a block become single precision. All ways give the same number;
+/// a processor's own instruction is the faster one.
+pub trait Half {
+    /// A little-endian f16.
+    fn f32(bytes: [u8; 2]) -> f32;
+}
+
+/// [`f16`], on any processor.
+#[derive(Debug, Clone, Copy)]
+pub struct Portable;
+
+impl Half for Portable {
+    #[inline(always)]
+    fn f32(bytes: [u8; 2]) -> f32 {
+        f16(bytes)
+    }
+}
+
+/// A block of a quantized type, as it lies in a file: small unsigned integers, and a scale and a
+/// minimum for each run of them. What a type *is* stands in its [`Block::codes`].
 pub trait Block: FromBytes + Immutable + KnownLayout + Unaligned {
-    /// Numbers in the block.
-    const LEN: usize;
-    /// Writes the block's numbers to `out[..LEN]`.
-    fn dequantize(&self, out: &mut [f32]);
+    /// Which type.
+    const TYPE: QuantType;
+    /// Numbers that share a scale and a minimum: 16 or 32.
+    const RUN: usize;
+    /// Bits of the largest code.
+    const BITS: u32;
+
+    /// Takes the block apart, `H` turning its half-precision scales: number `i` is `scale[i / RUN] · codes[i] + min[i / RUN]`.
+    ///
+    /// # Panics
+    /// If the slices are shorter than the block's numbers and runs.
+    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]);
+
+    /// Writes the block's numbers to `out`.
+    #[inline(always)]
+    fn dequantize<H: Half>(&self, out: &mut [f32]) {
+        let (mut codes, mut scale, mut min) = ([0; 256], [0.0; 16], [0.0; 16]);
+        self.codes::<H>(&mut codes, &mut scale, &mut min);
+        for (i, (out, codes)) in out.chunks_exact_mut(Self::RUN).zip(codes.chunks_exact(Self::RUN)).enumerate() {
+            let (d, m) = (scale[i], min[i]);
+            out.iter_mut().zip(codes).for_each(|(o, c)| *o = d * f32::from(*c) + m);
+        }
+    }
+}
+
+/// Runs `$body` with `$Block` bound to the block struct of a quantized type; `$float` for the
+/// types that are plain floats. The one list from types to their files.
+#[macro_export]
+macro_rules! with_block {
+    ($ty:expr, $Block:ident => $body:expr, float => $float:expr) => {
+        match $ty {
+            $crate::quant::QuantType::F32 | $crate::quant::QuantType::F16 | $crate::quant::QuantType::BF16 => $float,
+            $crate::quant::QuantType::Q8_0 => $crate::with_block!(@ $Block = q8_0::BlockQ8_0, $body),
+            $crate::quant::QuantType::Q4_0 => $crate::with_block!(@ $Block = q4_0::BlockQ4_0, $body),
+            $crate::quant::QuantType::Q4_1 => $crate::with_block!(@ $Block = q4_1::BlockQ4_1, $body),
+            $crate::quant::QuantType::Q5_0 => $crate::with_block!(@ $Block = q5_0::BlockQ5_0, $body),
+            $crate::quant::QuantType::Q5_1 => $crate::with_block!(@ $Block = q5_1::BlockQ5_1, $body),
+            $crate::quant::QuantType::Q4K => $crate::with_block!(@ $Block = q4_k::BlockQ4K, $body),
+            $crate::quant::QuantType::Q5K => $crate::with_block!(@ $Block = q5_k::BlockQ5K, $body),
+            $crate::quant::QuantType::Q6K => $crate::with_block!(@ $Block = q6_k::BlockQ6K, $body),
+            $crate::quant::QuantType::Q2K => $crate::with_block!(@ $Block = q2_k::BlockQ2K, $body),
+            $crate::quant::QuantType::Q3K => $crate::with_block!(@ $Block = q3_k::BlockQ3K, $body),
+            $crate::quant::QuantType::Iq4Nl => $crate::with_block!(@ $Block = iq4_nl::BlockIq4Nl, $body),
+        }
+    };
+    (@ $Block:ident = $file:ident :: $name:ident, $body:expr) => {{
+        type $Block = $crate::quant::$file::$name;
+        $body
+    }};
+}
+
+/// The nibbles of 16 bytes: low ones are numbers 0..16, high ones 16..32.
+#[inline(always)]
+fn nibbles(qs: &[u8; 16], codes: &mut [u8]) {
+    for (i, q) in qs.iter().enumerate() {
+        (codes[i], codes[i + 16]) = (q & 15, q >> 4);
+    }
+}
+
+/// Adds the fifth bits, that of number `i` at bit `i`.
+#[inline(always)]
+fn fifth_bits(qh: [u8; 4], codes: &mut [u8]) {
+    let qh = u32::from_le_bytes(qh);
+    for (i, c) in codes[..32].iter_mut().enumerate() {
+        *c |= ((qh >> i & 1) as u8) << 4;
+    }
 }
 
 /// The blocks in `bytes`; `None` if they are not whole blocks.
@@ -137,25 +233,14 @@ pub fn dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]) {
         out.len(),
         ty.name()
     );
-    match ty {
-        QuantType::F32 => float::f32s(bytes, out),
+    with_block!(ty, B => {
+        let blocks = blocks::<B>(bytes).unwrap_or_default();
+        blocks.iter().zip(out.chunks_exact_mut(ty.block_len())).for_each(|(b, o)| b.dequantize::<Portable>(o));
+    }, float => match ty {
         QuantType::F16 => float::f16s(bytes, out),
         QuantType::BF16 => float::bf16s(bytes, out),
-        QuantType::Q8_0 => each::<q8_0::BlockQ8_0>(bytes, out),
-        QuantType::Q4_0 => each::<q4_0::BlockQ4_0>(bytes, out),
-        QuantType::Q4_1 => each::<q4_1::BlockQ4_1>(bytes, out),
-        QuantType::Q5_0 => each::<q5_0::BlockQ5_0>(bytes, out),
-        QuantType::Q5_1 => each::<q5_1::BlockQ5_1>(bytes, out),
-        QuantType::Q4K => each::<q4_k::BlockQ4K>(bytes, out),
-        QuantType::Q5K => each::<q5_k::BlockQ5K>(bytes, out),
-        QuantType::Q6K => each::<q6_k::BlockQ6K>(bytes, out),
-    }
-}
-
-#[inline(always)]
-fn each<B: Block>(bytes: &[u8], out: &mut [f32]) {
-    let blocks = blocks::<B>(bytes).unwrap_or_default();
-    blocks.iter().zip(out.chunks_exact_mut(B::LEN)).for_each(|(b, o)| b.dequantize(o));
+        _ => float::f32s(bytes, out),
+    });
 }
 
 /// Scalar reference of a dot product: `Σ w[i] · x[i]`, accumulated in `f64`.

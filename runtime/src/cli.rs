@@ -62,9 +62,12 @@ pub struct Common {
     /// What the KV cache stores: f16 or f32.
     #[arg(long = "cache-type", default_value = "f16")]
     pub cache_type: String,
-    /// Instruction set: naive, avx2, avx512, neon; the fastest there is by default.
+    /// Instruction set: naive, avx2, avxvnni, avx512, neon; the fastest there is by default.
     #[arg(long)]
     pub kernels: Option<String>,
+    /// Keep activations in f32 instead of rounding them to 8 bits where weights are quantized; slower.
+    #[arg(long)]
+    pub exact: bool,
 }
 
 /// Arguments of `classify` and `route`.
@@ -185,6 +188,9 @@ impl Common {
                 Error::new(Code::Unsupported, format!("no kernels {name:?} on this processor"))
                     .hint(format!("it has {}", have.join(", ")))
             })?;
+        }
+        if self.exact {
+            e.kernels = e.kernels.exact();
         }
         e.kv_type = KvType::from_name(&self.cache_type).ok_or_else(|| {
             Error::new(Code::Value, format!("--cache-type {:?} is not allowed", self.cache_type)).hint("use f16 or f32")

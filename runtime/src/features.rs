@@ -2,7 +2,7 @@
 
 use crate::base::Base;
 use crate::kernels::Kernels;
-use conpet_formats::feature::{FeatureSpec, StateNorm};
+use conpet_formats::feature::{FeatureSpec, Reduce, StateNorm};
 use std::ops::Range;
 
 /// A tokenized input.
@@ -76,7 +76,15 @@ impl<'a> Pooler<'a> {
                         self.kernels.rms_norm(state, self.base.output_norm(), self.base.spec.norm_eps, &mut self.norm);
                     }
                 }
-                self.kernels.axpy_f32(out, weight, &self.norm);
+                match self.spec.parts[i % parts].pool.reduce() {
+                    Reduce::Mean => self.kernels.axpy_f32(out, weight, &self.norm),
+                    _ if t == range.start => out.copy_from_slice(&self.norm),
+                    reduce => out.iter_mut().zip(&self.norm).for_each(|(o, v)| {
+                        if reduce.prefers(*v, *o) {
+                            *o = *v;
+                        }
+                    }),
+                }
             }
         }
     }

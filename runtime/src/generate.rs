@@ -263,7 +263,7 @@ impl Engine {
         self.embed(prompt.tokens.iter().copied(), &mut hidden);
         let mut rows = [Row { tokens: n, kv: None }];
         forward::layers(self.device(), &self.base, 0..spec.n_layer, &mut rows, &mut hidden, module, s, &mut |_, _| {});
-        forward::normalise(self.kernels, &hidden, self.base.output_norm(), spec, &mut normed);
+        forward::normalise(self.device(), &hidden, self.base.output_norm(), spec, &mut normed);
         let mut out = vec![0.0; n * spec.vocab];
         self.kernels.matmul(&self.threads, self.base.output(), &normed, &mut out, n);
         out

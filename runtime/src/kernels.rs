@@ -2,20 +2,27 @@
 //!
 //! Every operation exists in [`naive`] as plain loops, which are its specification, and in fast
 //! forms behind proof tokens that exist only if the processor was asked. Weights stay quantized in
-//! the map; activations are `f32` throughout. For one token a weight row is decoded and multiplied
-//! in registers; for a batch a tile of rows is decoded once into a small scratch and multiplied
-//! with all tokens. No result depends on the number of threads.
+//! the map. For one token a weight row is taken apart and multiplied in registers; for a batch a
+//! few rows are taken apart once, into a small scratch, and multiplied with all tokens.
+//!
+//! Quantized weights meet activations rounded to 8 bits ([`input`]), as in llama.cpp, and integers
+//! are multiplied; [`Kernels::exact`] keeps activations in `f32`, and so do float weights. No result
+//! depends on the number of threads.
 
 #![expect(unsafe_code, reason = "column-disjoint writes from several threads; vector intrinsics below")]
 
 mod columns;
+mod input;
 mod math;
 pub mod naive;
+mod panel;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod int8_x86;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
@@ -24,6 +31,8 @@ use columns::Columns;
 use conpet_formats::model_spec::RopeKind;
 use conpet_formats::quant::QuantType;
 use half::f16;
+use input::Input;
+use panel::Panel;
 use std::cell::RefCell;
 
 /// A matrix `[rows, cols]` of quantized rows, borrowed from a map.
@@ -55,9 +64,13 @@ impl<'a> MatrixRef<'a> {
     }
 }
 
-/// An instruction set that is known to be there.
+/// An instruction set that is known to be there, and how activations meet quantized weights.
 #[derive(Debug, Clone, Copy)]
-pub struct Kernels(Isa);
+pub struct Kernels {
+    isa: Isa,
+    /// Activations stay `f32`.
+    exact: bool,
+}
 
 #[derive(Debug, Clone, Copy)]
 enum Isa {
@@ -73,7 +86,7 @@ enum Isa {
 /// Calls the same function of whichever instruction set is in force.
 macro_rules! dispatch {
     ($self:expr, $name:ident ( $($arg:expr),* $(,)? )) => {
-        match $self.0 {
+        match $self.isa {
             Isa::Naive => naive::Naive.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(isa) => isa.$name($($arg),*),
@@ -85,12 +98,72 @@ macro_rules! dispatch {
     };
 }
 
-/// Rows decoded at a time for a batch: their `f32` form stays in the second-level cache.
-const TILE: usize = 24;
+/// Rows of float weights taken apart at a time for a batch.
+const TILE: usize = 2 * Gemm::LANES;
+
+/// A small matrix product in `f32`: `c [rows, cols] = a [rows, k] · b [k, cols]`, or added to `c`.
+///
+/// Every sum is taken over `k` in order, one fused multiply-add after another, so that grouping
+/// never changes a result.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gemm<'a> {
+    /// Rows `lda` apart.
+    pub(crate) a: &'a [f32],
+    pub(crate) lda: usize,
+    pub(crate) rows: usize,
+    /// Rows `ldb` apart.
+    pub(crate) b: &'a [f32],
+    pub(crate) ldb: usize,
+    pub(crate) k: usize,
+    /// A multiple of [`Gemm::LANES`].
+    pub(crate) cols: usize,
+    /// Adds to what `c` holds.
+    pub(crate) add: bool,
+}
+
+impl Gemm<'_> {
+    /// Columns come in multiples of this many.
+    pub(crate) const LANES: usize = 16;
+
+    /// # Panics
+    /// If the shapes reach beyond the slices.
+    fn check(&self, c: &[f32], ldc: usize) {
+        let holds = |len: usize, rows: usize, pitch: usize, width: usize| {
+            rows == 0 || width <= pitch && (rows - 1) * pitch + width <= len
+        };
+        assert!(self.cols.is_multiple_of(Self::LANES));
+        assert!(holds(self.a.len(), self.rows, self.lda, self.k));
+        assert!(holds(self.b.len(), self.k, self.ldb, self.cols));
+        assert!(holds(c.len(), self.rows, ldc, self.cols));
+    }
+}
+
+/// A thread's work space; grows once, then stays.
+#[derive(Default)]
+struct Scratch {
+    /// Rows as floats, `[rows, k]`, and turned, `[k, rows]`.
+    tile: Vec<f32>,
+    turned: Vec<f32>,
+    /// Rows as codes.
+    panel: Panel,
+    /// Products with either.
+    products: Vec<f32>,
+}
 
 thread_local! {
-    /// A thread's decoded tile and its products; grows once, then stays.
-    static TILE_SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// Rounded activations; filled by the thread that asks for a product.
+    static INPUT: RefCell<Input> = RefCell::default();
+}
+
+/// What weights are multiplied with.
+#[derive(Clone, Copy)]
+struct Operand<'a> {
+    /// `[n, k]`.
+    x: &'a [f32],
+    n: usize,
+    /// The same rounded, where quantized weights are to meet it so.
+    rounded: Option<input::Rows<'a>>,
 }
 
 impl Kernels {
@@ -101,19 +174,21 @@ impl Kernels {
 
     /// Plain loops.
     pub fn naive() -> Self {
-        Self(Isa::Naive)
+        Self { isa: Isa::Naive, exact: false }
     }
 
     /// Every set this processor has, slowest first.
     pub fn all() -> Vec<Self> {
-        let mut all = vec![Self::naive()];
+        let mut all = vec![Isa::Naive];
         #[cfg(target_arch = "x86_64")]
-        all.extend(avx2::Avx2::detect().map(|t| Self(Isa::Avx2(t))));
-        #[cfg(target_arch = "x86_64")]
-        all.extend(avx512::Avx512::detect().map(|t| Self(Isa::Avx512(t))));
+        {
+            all.extend(avx2::Avx2::detect().map(Isa::Avx2));
+            all.extend(avx2::Avx2::detect_vnni().map(Isa::Avx2));
+            all.extend(avx512::Avx512::detect().map(Isa::Avx512));
+        }
         #[cfg(target_arch = "aarch64")]
-        all.extend(neon::Neon::detect().map(|t| Self(Isa::Neon(t))));
-        all
+        all.extend(neon::Neon::detect().map(Isa::Neon));
+        all.into_iter().map(|isa| Self { isa, exact: false }).collect()
     }
 
     /// The set with this name, if the processor has it.
@@ -121,12 +196,18 @@ impl Kernels {
         Self::all().into_iter().find(|k| k.name() == name)
     }
 
-    /// Its name: `naive`, `avx2`, `avx512`, `neon`.
+    /// The same set with activations left in `f32`: slower, and what a trainer that computes in
+    /// `f32` can be compared with.
+    pub fn exact(self) -> Self {
+        Self { exact: true, ..self }
+    }
+
+    /// Its name: `naive`, `avx2`, `avxvnni`, `avx512`, `neon`.
     pub fn name(self) -> &'static str {
-        match self.0 {
+        match self.isa {
             Isa::Naive => "naive",
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(_) => "avx2",
+            Isa::Avx2(isa) => isa.name(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => "avx512",
             #[cfg(target_arch = "aarch64")]
@@ -139,47 +220,61 @@ impl Kernels {
     /// # Panics
     /// If the lengths do not fit; so do all functions here.
     pub fn matmul(self, threads: &Threads, w: MatrixRef<'_>, x: &[f32], y: &mut [f32], n: usize) {
-        self.matmul_many(threads, &mut [(w, y)], x, n);
+        self.matmul_many(threads, [(w, y)], x, n);
     }
 
     /// `y [n, rows] += scale · x [n, cols] · wᵀ`: the second factor of a LoRA site.
     pub fn matmul_add(self, threads: &Threads, w: MatrixRef<'_>, x: &[f32], y: &mut [f32], n: usize, scale: f32) {
         assert!(x.len() == n * w.cols && y.len() == n * w.rows);
         let out = Columns::new(y, w.rows);
-        self.run(threads, w.rows, w.cols * n, |range| self.product(w, range, x, n, &out, Some(scale)));
+        self.with_operand(threads, x, n, is_blocks(w.ty), |x| {
+            self.run(threads, w.rows, w.cols * n, |range| self.product(w, range, x, &out, Some(scale)));
+        });
     }
 
     /// Several weights on one input, in one parallel region.
-    pub fn matmul_many(self, threads: &Threads, parts: &mut [(MatrixRef<'_>, &mut [f32])], x: &[f32], n: usize) {
-        let outs: Vec<(MatrixRef<'_>, Columns<'_>)> = parts
-            .iter_mut()
-            .map(|(w, y)| {
-                assert!(
-                    x.len() == n * w.cols && y.len() == n * w.rows,
-                    "matmul of {}x{} with {n} rows",
-                    w.rows,
-                    w.cols
-                );
-                (*w, Columns::new(y, w.rows))
-            })
-            .collect();
-        let total: usize = outs.iter().map(|(w, _)| w.rows).sum();
-        let cols = outs.first().map_or(0, |(w, _)| w.cols);
-        self.run(threads, total, cols * n, |range| {
-            let mut start = 0;
-            for (w, out) in &outs {
-                let mine = range.start.max(start)..range.end.min(start + w.rows);
-                if mine.start < mine.end {
-                    self.product(*w, mine.start - start..mine.end - start, x, n, out, None);
+    pub fn matmul_many<const P: usize>(
+        self,
+        threads: &Threads,
+        parts: [(MatrixRef<'_>, &mut [f32]); P],
+        x: &[f32],
+        n: usize,
+    ) {
+        let outs = parts.map(|(w, y)| {
+            let fits = x.len() == n * w.cols && y.len() == n * w.rows;
+            assert!(fits, "matmul of {}x{} with {n} rows", w.rows, w.cols);
+            (w, Columns::new(y, w.rows))
+        });
+        let total: usize = outs.iter().map(|(w, _)| w.rows.next_multiple_of(panel::ROWS)).sum();
+        let any = outs.iter().any(|(w, _)| is_blocks(w.ty));
+        self.with_operand(threads, x, n, any, |x| {
+            self.run(threads, total, x.x.len(), |range| {
+                let mut start = 0;
+                for (w, out) in &outs {
+                    let mine = range.start.max(start)..range.end.min(start + w.rows);
+                    if mine.start < mine.end {
+                        self.product(*w, mine.start - start..mine.end - start, x, out, None);
+                    }
+                    start += w.rows.next_multiple_of(panel::ROWS);
                 }
-                start += w.rows;
-            }
+            });
+        });
+    }
+
+    /// Rounds `x` where quantized weights will meet it, and passes both on.
+    fn with_operand(self, threads: &Threads, x: &[f32], n: usize, blocks: bool, f: impl FnOnce(Operand<'_>)) {
+        if self.exact || !blocks {
+            return f(Operand { x, n, rounded: None });
+        }
+        INPUT.with_borrow_mut(|input| {
+            input.fill(threads, x, n, |x, row| dispatch!(self, quantize(x, row)));
+            f(Operand { x, n, rounded: Some(input.rows(n)) });
         });
     }
 
     /// Splits rows over threads where that is worth a wake-up.
     fn run(self, threads: &Threads, rows: usize, work_per_row: usize, f: impl Fn(std::ops::Range<usize>) + Sync) {
-        if rows * work_per_row < 1 << 16 { f(0..rows) } else { threads.split(rows, 8, f) }
+        if rows * work_per_row < 1 << 16 { f(0..rows) } else { threads.split(rows, panel::ROWS, f) }
     }
 
     /// Rows `range` of a product, written to their columns of `out`.
@@ -187,35 +282,46 @@ impl Kernels {
         self,
         w: MatrixRef<'_>,
         range: std::ops::Range<usize>,
-        x: &[f32],
-        n: usize,
+        x: Operand<'_>,
         out: &Columns<'_>,
         add: Option<f32>,
     ) {
-        TILE_SCRATCH.with_borrow_mut(|(tile, prod)| {
-            let mut start = range.start;
+        SCRATCH.with_borrow_mut(|s| {
+            let (n, mut start) = (x.n, range.start);
+            let rounded = x.rounded.filter(|_| is_blocks(w.ty));
+            let step = if rounded.is_some() && n > 1 { panel::ROWS } else { TILE };
             while start < range.end {
-                let rows = TILE.min(range.end - start);
+                let rows = step.min(range.end - start);
                 let bytes = w.rows(start..start + rows);
-                if prod.len() < n * TILE {
-                    prod.resize(n * TILE, 0.0);
+                if s.products.len() < n * TILE {
+                    s.products.resize(n * TILE, 0.0);
                 }
-                let prod = &mut prod[..n * rows];
-                if n == 1 {
-                    dispatch!(self, gemv(w.ty, bytes, x, prod));
-                } else if let Some(w32) = as_f32(w.ty, bytes) {
-                    dispatch!(self, tile(w32, x, w.cols, prod));
-                } else {
-                    if tile.len() < TILE * w.cols {
-                        tile.resize(TILE * w.cols, 0.0);
+                let mut stride = rows;
+                match rounded {
+                    Some(x) if n == 1 => dispatch!(self, gemv_int8(w.ty, bytes, x, &mut s.products[..rows])),
+                    Some(x) => {
+                        stride = panel::ROWS;
+                        dispatch!(self, unpack(&mut s.panel, w.ty, bytes, rows, w.cols));
+                        dispatch!(self, product(&s.panel, x, &mut s.products[..n * stride]));
                     }
-                    let tile = &mut tile[..rows * w.cols];
-                    dispatch!(self, dequantize(w.ty, bytes, tile));
-                    dispatch!(self, tile(tile, x, w.cols, prod));
+                    None if n == 1 => dispatch!(self, gemv(w.ty, bytes, x.x, &mut s.products[..rows])),
+                    None => {
+                        stride = TILE;
+                        let k = w.cols;
+                        if s.tile.len() < TILE * k {
+                            s.tile.resize(TILE * k, 0.0);
+                            s.turned.resize(TILE * k, 0.0);
+                        }
+                        dispatch!(self, dequantize(w.ty, bytes, &mut s.tile[..rows * k]));
+                        self.transpose(&s.tile, k, rows, k, &mut s.turned, TILE);
+                        let (b, cols) = (&s.turned, rows.next_multiple_of(Gemm::LANES));
+                        let product = Gemm { a: x.x, lda: k, rows: n, b, ldb: TILE, k, cols, add: false };
+                        self.gemm(product, &mut s.products, stride);
+                    }
                 }
                 // SAFETY: `split` hands out disjoint row ranges, so no other thread writes these
                 // columns of `out` while it lives.
-                unsafe { out.write(start, rows, prod, add) };
+                unsafe { out.write(start, rows, &s.products[..n * stride], stride, add) };
                 start += rows;
             }
         });
@@ -240,6 +346,31 @@ impl Kernels {
         x.iter_mut().for_each(|v| *v *= s);
     }
 
+    /// A small product in `f32`; rows of `c` are `ldc` apart.
+    pub(crate) fn gemm(self, g: Gemm<'_>, c: &mut [f32], ldc: usize) {
+        g.check(c, ldc);
+        dispatch!(self, gemm(g, c, ldc));
+    }
+
+    /// `out [cols, rows]` from `x [rows, cols]`; rows of `x` are `ldx` apart, those of `out` `ldo`.
+    pub(crate) fn transpose(self, x: &[f32], ldx: usize, rows: usize, cols: usize, out: &mut [f32], ldo: usize) {
+        assert!(cols <= ldx && rows <= ldo && (rows == 0 || (rows - 1) * ldx + cols <= x.len()));
+        assert!(cols == 0 || (cols - 1) * ldo + rows <= out.len());
+        dispatch!(self, transpose(x, ldx, rows, cols, out, ldo));
+    }
+
+    /// Half precision to single.
+    pub(crate) fn widen(self, x: &[f16], out: &mut [f32]) {
+        assert_eq!(x.len(), out.len());
+        dispatch!(self, widen(x, out));
+    }
+
+    /// One step of a softmax taken block by block: `x = exp(x - m)` with `m` the largest of `x` and
+    /// `max`; returns `m` and the sum of `x`.
+    pub(crate) fn softmax_step(self, x: &mut [f32], max: f32) -> (f32, f32) {
+        dispatch!(self, softmax_step(x, max))
+    }
+
     /// `x = exp(x - max) / Σ`.
     pub fn softmax(self, x: &mut [f32]) {
         dispatch!(self, softmax(x));
@@ -262,22 +393,10 @@ impl Kernels {
         dispatch!(self, dot_f32(a, b))
     }
 
-    /// `Σ a · b`, `b` in half precision.
-    pub fn dot_f16(self, a: &[f32], b: &[f16]) -> f32 {
-        assert_eq!(a.len(), b.len());
-        dispatch!(self, dot_f16(a, b))
-    }
-
     /// `acc += a · v`.
     pub fn axpy_f32(self, acc: &mut [f32], a: f32, v: &[f32]) {
         assert_eq!(acc.len(), v.len());
         dispatch!(self, axpy_f32(acc, a, v));
-    }
-
-    /// `acc += a · v`, `v` in half precision.
-    pub fn axpy_f16(self, acc: &mut [f32], a: f32, v: &[f16]) {
-        assert_eq!(acc.len(), v.len());
-        dispatch!(self, axpy_f16(acc, a, v));
     }
 
     /// Rotates each head of `x [heads * head_dim]` by `table [pairs of cos, sin]` (Su et al. 2021).
@@ -297,10 +416,9 @@ impl Kernels {
     }
 }
 
-/// F32 weights need no decoding where the map happens to align them.
-fn as_f32(ty: QuantType, bytes: &[u8]) -> Option<&[f32]> {
-    use zerocopy::FromBytes;
-    (ty == QuantType::F32).then(|| <[f32]>::ref_from_bytes(bytes).ok()).flatten()
+/// True for the types that are blocks of small integers.
+fn is_blocks(ty: QuantType) -> bool {
+    ty.block_len() > 1
 }
 
 #[cfg(test)]

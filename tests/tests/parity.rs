@@ -72,6 +72,7 @@ fn batch_cache_and_kernels_agree_with_each_other() {
     let mut engine = conpet_tests::tiny_engine(dir.path());
     let p = engine.prompt(TEXT, None).unwrap();
     let mut s = Scratch::default();
+    engine.kernels = engine.kernels.exact();
     let vocab = engine.base.spec.vocab;
     let whole = engine.logits(&p, None, &mut s);
     let close = |a: &[f32], b: &[f32], tolerance: f32, what: &str| {
@@ -89,8 +90,18 @@ fn batch_cache_and_kernels_agree_with_each_other() {
         close(&last, &whole[whole.len() - vocab..], tolerance, &format!("in batches of 7, {kv:?}"));
     }
     for k in Kernels::all() {
-        engine.kernels = k;
+        engine.kernels = k.exact();
         close(&engine.logits(&p, None, &mut s), &whole, 2e-3, k.name());
+    }
+    // Rounded activations: a difference in the last place of a sum can move a number to the next of
+    // 127 steps, so forms differ by more than rounding of sums; less than the rounding itself does.
+    engine.kernels = Kernels::detect();
+    let rounded = engine.logits(&p, None, &mut s);
+    assert!(rounded != whole, "activations were not rounded");
+    close(&rounded, &whole, 0.5, "rounded and not");
+    for k in Kernels::all() {
+        engine.kernels = k;
+        close(&engine.logits(&p, None, &mut s), &rounded, 0.5, k.name());
     }
 }
 
@@ -100,10 +111,22 @@ fn smollm2_agrees_with_candle_transformers_on_500_tokens() {
         println!("skipped: no SmolLM2 base here (run examples/first-run.sh, or set CONPET_BASE)");
         return;
     };
-    let engine = Engine::open(&path, 2).unwrap();
+    let mut engine = Engine::open(&path, 2).unwrap();
     let (diff, same, n) = compare(&engine, &path, &TEXT.repeat(6));
     println!(
         "SmolLM2: {n} tokens, largest logit difference {diff} of the largest logit, {same} of first choices equal"
     );
     assert!(n >= 500 && diff < 0.15 && same > 0.95, "{n} tokens, difference {diff}, same first choice {same}");
+    let p = engine.prompt(&TEXT.repeat(6), None).unwrap();
+    let rounded = engine.logits(&p, None, &mut Scratch::default());
+    engine.kernels = engine.kernels.exact();
+    let exact = engine.logits(&p, None, &mut Scratch::default());
+    let size = exact.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let diff = exact.iter().zip(&rounded).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / size;
+    let rows = exact.chunks_exact(engine.base.spec.vocab).zip(rounded.chunks_exact(engine.base.spec.vocab));
+    let same = rows.filter(|(a, b)| argmax(a) == argmax(b)).count() as f32 / n as f32;
+    println!(
+        "rounding activations: largest logit difference {diff} of the largest logit, {same} of first choices equal"
+    );
+    assert!(diff < 0.15 && same > 0.95, "rounding costs {diff}, same first choice {same}");
 }

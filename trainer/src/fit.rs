@@ -397,7 +397,8 @@ fn class_loss(
     };
     let mut ranges = Vec::with_capacity(rows.len() * feature.parts.len());
     for (i, r) in rows.iter().zip(batch.rows()) {
-        ranges.extend(job.examples.ranges(*i).into_iter().map(|x| r.start + x.start..r.start + x.end));
+        let parts = job.examples.ranges(*i).into_iter().zip(&feature.parts);
+        ranges.extend(parts.map(|(x, part)| (r.start + x.start..r.start + x.end, part.pool.reduce())));
     }
     let f = pool(&x, ranges)?.reshape((rows.len(), feature.dim(d.spec.hidden)))?;
     let logits = f.matmul(&head[0].as_tensor().t()?)?.broadcast_add(head[1].as_tensor())?;

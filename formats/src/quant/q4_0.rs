@@ -1,6 +1,6 @@
 //! Q4_0: 32 numbers as `d · (q - 8)`; low nibbles hold the first 16.
 
-use super::{Block, f16};
+use super::{Block, Half, nibbles};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Q4_0: 32 numbers as `d · (q - 8)`; low nibbles hold the first 16.
@@ -16,15 +16,14 @@ pub struct BlockQ4_0 {
 const _: () = assert!(size_of::<BlockQ4_0>() == super::QuantType::Q4_0.block_bytes());
 
 impl Block for BlockQ4_0 {
-    const LEN: usize = super::QuantType::Q4_0.block_len();
+    const TYPE: super::QuantType = super::QuantType::Q4_0;
+    const RUN: usize = 32;
+    const BITS: u32 = 4;
 
     #[inline(always)]
-    fn dequantize(&self, out: &mut [f32]) {
-        let d = f16(self.d);
-        for (i, q) in self.qs.into_iter().enumerate() {
-            out[i] = d * (f32::from(q & 15) - 8.0);
-            out[i + 16] = d * (f32::from(q >> 4) - 8.0);
-        }
+    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+        (scale[0], min[0]) = (H::f32(self.d), -8.0 * H::f32(self.d));
+        nibbles(&self.qs, codes);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Q4_1: 32 numbers as `d · q + m`; low nibbles hold the first 16.
 
-use super::{Block, f16};
+use super::{Block, Half, nibbles};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Q4_1: 32 numbers as `d · q + m`; low nibbles hold the first 16.
@@ -18,15 +18,14 @@ pub struct BlockQ4_1 {
 const _: () = assert!(size_of::<BlockQ4_1>() == super::QuantType::Q4_1.block_bytes());
 
 impl Block for BlockQ4_1 {
-    const LEN: usize = super::QuantType::Q4_1.block_len();
+    const TYPE: super::QuantType = super::QuantType::Q4_1;
+    const RUN: usize = 32;
+    const BITS: u32 = 4;
 
     #[inline(always)]
-    fn dequantize(&self, out: &mut [f32]) {
-        let (d, m) = (f16(self.d), f16(self.m));
-        for (i, q) in self.qs.into_iter().enumerate() {
-            out[i] = d * f32::from(q & 15) + m;
-            out[i + 16] = d * f32::from(q >> 4) + m;
-        }
+    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+        (scale[0], min[0]) = (H::f32(self.d), H::f32(self.m));
+        nibbles(&self.qs, codes);
     }
 }
 

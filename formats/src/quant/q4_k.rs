@@ -1,6 +1,6 @@
 //! Q4_K: 256 numbers in 8 runs of 32, each `d · scale · q - dmin · min`.
 
-use super::{Block, f16};
+use super::{Block, Half};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Q4_K: 256 numbers in 8 runs of 32, each `d · scale · q - dmin · min`.
@@ -11,7 +11,7 @@ pub struct BlockQ4K {
     pub d: [u8; 2],
     /// Scale of the minima, f16.
     pub dmin: [u8; 2],
-    /// Eight 6-bit scales and minima, packed; see [`scale_min`].
+    /// Eight 6-bit scales and minima, packed.
     pub scales: [u8; 12],
     /// Nibbles: each 32 bytes hold two runs.
     pub qs: [u8; 128],
@@ -20,28 +20,29 @@ pub struct BlockQ4K {
 const _: () = assert!(size_of::<BlockQ4K>() == super::QuantType::Q4K.block_bytes());
 
 impl Block for BlockQ4K {
-    const LEN: usize = super::QuantType::Q4K.block_len();
+    const TYPE: super::QuantType = super::QuantType::Q4K;
+    const RUN: usize = 32;
+    const BITS: u32 = 4;
 
     #[inline(always)]
-    fn dequantize(&self, out: &mut [f32]) {
-        let (d, dmin) = (f16(self.d), f16(self.dmin));
-        for (j, (q, o)) in self.qs.chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate() {
-            let ((s0, m0), (s1, m1)) = (scale_min(&self.scales, 2 * j), scale_min(&self.scales, 2 * j + 1));
+    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+        scales_mins::<H>((self.d, self.dmin), &self.scales, scale, min);
+        for (q, c) in self.qs.chunks_exact(32).zip(codes.chunks_exact_mut(64)) {
             for (i, q) in q.iter().enumerate() {
-                o[i] = d * s0 * f32::from(q & 15) - dmin * m0;
-                o[i + 32] = d * s1 * f32::from(q >> 4) - dmin * m1;
+                (c[i], c[i + 32]) = (q & 15, q >> 4);
             }
         }
     }
 }
 
-/// The scale and minimum of run `j` (0..8), as small integers.
+/// The scales and minima of the eight runs; Q5_K packs them alike.
 #[inline(always)]
-pub fn scale_min(s: &[u8; 12], j: usize) -> (f32, f32) {
-    let (scale, min) = if j < 4 {
-        (s[j] & 63, s[j + 4] & 63)
-    } else {
-        (s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4)
-    };
-    (f32::from(scale), f32::from(min))
+pub(super) fn scales_mins<H: Half>((d, dmin): ([u8; 2], [u8; 2]), s: &[u8; 12], scale: &mut [f32], min: &mut [f32]) {
+    let (d, dmin) = (H::f32(d), H::f32(dmin));
+    for j in 0..4 {
+        scale[j] = d * f32::from(s[j] & 63);
+        min[j] = -dmin * f32::from(s[j + 4] & 63);
+        scale[j + 4] = d * f32::from(s[j + 8] & 15 | s[j] >> 6 << 4);
+        min[j + 4] = -dmin * f32::from(s[j + 8] >> 4 | s[j + 4] >> 6 << 4);
+    }
 }

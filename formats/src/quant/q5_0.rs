@@ -1,6 +1,6 @@
 //! Q5_0: 32 numbers as `d · (q - 16)`; the fifth bits stand apart.
 
-use super::{Block, f16};
+use super::{Block, Half, fifth_bits, nibbles};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Q5_0: 32 numbers as `d · (q - 16)`; the fifth bits stand apart.
@@ -18,15 +18,14 @@ pub struct BlockQ5_0 {
 const _: () = assert!(size_of::<BlockQ5_0>() == super::QuantType::Q5_0.block_bytes());
 
 impl Block for BlockQ5_0 {
-    const LEN: usize = super::QuantType::Q5_0.block_len();
+    const TYPE: super::QuantType = super::QuantType::Q5_0;
+    const RUN: usize = 32;
+    const BITS: u32 = 5;
 
     #[inline(always)]
-    fn dequantize(&self, out: &mut [f32]) {
-        let (d, qh) = (f16(self.d), u32::from_le_bytes(self.qh));
-        for (i, q) in self.qs.into_iter().enumerate() {
-            let (h0, h1) = ((qh >> i & 1) as u8, (qh >> (i + 16) & 1) as u8);
-            out[i] = d * (f32::from(q & 15 | h0 << 4) - 16.0);
-            out[i + 16] = d * (f32::from(q >> 4 | h1 << 4) - 16.0);
-        }
+    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+        (scale[0], min[0]) = (H::f32(self.d), -16.0 * H::f32(self.d));
+        nibbles(&self.qs, codes);
+        fifth_bits(self.qh, codes);
     }
 }

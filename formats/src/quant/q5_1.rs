@@ -1,6 +1,6 @@
 //! Q5_1: 32 numbers as `d · q + m`; the fifth bits stand apart.
 
-use super::{Block, f16};
+use super::{Block, Half, fifth_bits, nibbles};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Q5_1: 32 numbers as `d · q + m`; the fifth bits stand apart.
@@ -20,15 +20,14 @@ pub struct BlockQ5_1 {
 const _: () = assert!(size_of::<BlockQ5_1>() == super::QuantType::Q5_1.block_bytes());
 
 impl Block for BlockQ5_1 {
-    const LEN: usize = super::QuantType::Q5_1.block_len();
+    const TYPE: super::QuantType = super::QuantType::Q5_1;
+    const RUN: usize = 32;
+    const BITS: u32 = 5;
 
     #[inline(always)]
-    fn dequantize(&self, out: &mut [f32]) {
-        let (d, m, qh) = (f16(self.d), f16(self.m), u32::from_le_bytes(self.qh));
-        for (i, q) in self.qs.into_iter().enumerate() {
-            let (h0, h1) = ((qh >> i & 1) as u8, (qh >> (i + 16) & 1) as u8);
-            out[i] = d * f32::from(q & 15 | h0 << 4) + m;
-            out[i + 16] = d * f32::from(q >> 4 | h1 << 4) + m;
-        }
+    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+        (scale[0], min[0]) = (H::f32(self.d), H::f32(self.m));
+        nibbles(&self.qs, codes);
+        fifth_bits(self.qh, codes);
     }
 }

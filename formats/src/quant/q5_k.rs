@@ -1,7 +1,7 @@
 //! Q5_K: as Q4_K with a fifth bit for each number.
 
-use super::q4_k::scale_min;
-use super::{Block, f16};
+use super::q4_k::scales_mins;
+use super::{Block, Half};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Q5_K: as Q4_K with a fifth bit for each number.
@@ -12,7 +12,7 @@ pub struct BlockQ5K {
     pub d: [u8; 2],
     /// Scale of the minima, f16.
     pub dmin: [u8; 2],
-    /// Eight 6-bit scales and minima, packed; see [`scale_min`].
+    /// Eight 6-bit scales and minima, packed.
     pub scales: [u8; 12],
     /// Fifth bits: bit r of byte i belongs to number i of run r.
     pub qh: [u8; 32],
@@ -23,17 +23,17 @@ pub struct BlockQ5K {
 const _: () = assert!(size_of::<BlockQ5K>() == super::QuantType::Q5K.block_bytes());
 
 impl Block for BlockQ5K {
-    const LEN: usize = super::QuantType::Q5K.block_len();
+    const TYPE: super::QuantType = super::QuantType::Q5K;
+    const RUN: usize = 32;
+    const BITS: u32 = 5;
 
     #[inline(always)]
-    fn dequantize(&self, out: &mut [f32]) {
-        let (d, dmin) = (f16(self.d), f16(self.dmin));
-        for (j, (q, o)) in self.qs.chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate() {
-            let ((s0, m0), (s1, m1)) = (scale_min(&self.scales, 2 * j), scale_min(&self.scales, 2 * j + 1));
+    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+        scales_mins::<H>((self.d, self.dmin), &self.scales, scale, min);
+        for (j, (q, c)) in self.qs.chunks_exact(32).zip(codes.chunks_exact_mut(64)).enumerate() {
             for (i, (q, h)) in q.iter().zip(self.qh).enumerate() {
-                let (h0, h1) = (h >> (2 * j) & 1, h >> (2 * j + 1) & 1);
-                o[i] = d * s0 * f32::from(q & 15 | h0 << 4) - dmin * m0;
-                o[i + 32] = d * s1 * f32::from(q >> 4 | h1 << 4) - dmin * m1;
+                c[i] = q & 15 | (h >> (2 * j) & 1) << 4;
+                c[i + 32] = q >> 4 | (h >> (2 * j + 1) & 1) << 4;
             }
         }
     }

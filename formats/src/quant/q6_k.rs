@@ -1,6 +1,6 @@
 //! Q6_K: 256 numbers in 16 runs of 16, each `d · scale · (q - 32)`.
 
-use super::{Block, f16};
+use super::{Block, Half};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Q6_K: 256 numbers in 16 runs of 16, each `d · scale · (q - 32)`.
@@ -20,21 +20,24 @@ pub struct BlockQ6K {
 const _: () = assert!(size_of::<BlockQ6K>() == super::QuantType::Q6K.block_bytes());
 
 impl Block for BlockQ6K {
-    const LEN: usize = super::QuantType::Q6K.block_len();
+    const TYPE: super::QuantType = super::QuantType::Q6K;
+    const RUN: usize = 16;
+    const BITS: u32 = 6;
 
     #[inline(always)]
-    fn dequantize(&self, out: &mut [f32]) {
-        let d = f16(self.d);
-        for (half, o) in out.chunks_exact_mut(128).enumerate() {
-            let (ql, qh) = (&self.ql[64 * half..], &self.qh[32 * half..]);
-            let scale = |run: usize| d * f32::from(self.scales[8 * half + run]);
+    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+        let d = H::f32(self.d);
+        for (i, s) in self.scales.into_iter().enumerate() {
+            (scale[i], min[i]) = (d * f32::from(s), -32.0 * d * f32::from(s));
+        }
+        for (half, c) in codes.chunks_exact_mut(128).enumerate() {
+            let (ql, qh) = (&self.ql[64 * half..][..64], &self.qh[32 * half..][..32]);
             for l in 0..32 {
                 let (lo, hi, h) = (ql[l], ql[l + 32], qh[l]);
-                let six = |nibble: u8, shift: u8| f32::from(nibble | (h >> shift & 3) << 4) - 32.0;
-                o[l] = scale(l / 16) * six(lo & 15, 0);
-                o[l + 32] = scale(l / 16 + 2) * six(hi & 15, 2);
-                o[l + 64] = scale(l / 16 + 4) * six(lo >> 4, 4);
-                o[l + 96] = scale(l / 16 + 6) * six(hi >> 4, 6);
+                c[l] = lo & 15 | (h & 3) << 4;
+                c[l + 32] = hi & 15 | (h >> 2 & 3) << 4;
+                c[l + 64] = lo >> 4 | (h >> 4 & 3) << 4;
+                c[l + 96] = hi >> 4 | (h >> 6) << 4;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Q8_0: 32 numbers as `d · q`, q in -127..=127.
 
-use super::{Block, f16};
+use super::{Block, Half};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Q8_0: 32 numbers as `d · q`, q in -127..=127.
@@ -16,12 +16,14 @@ pub struct BlockQ8_0 {
 const _: () = assert!(size_of::<BlockQ8_0>() == super::QuantType::Q8_0.block_bytes());
 
 impl Block for BlockQ8_0 {
-    const LEN: usize = super::QuantType::Q8_0.block_len();
+    const TYPE: super::QuantType = super::QuantType::Q8_0;
+    const RUN: usize = 32;
+    const BITS: u32 = 8;
 
     #[inline(always)]
-    fn dequantize(&self, out: &mut [f32]) {
-        let d = f16(self.d);
-        out.iter_mut().zip(self.qs).for_each(|(o, q)| *o = d * f32::from(q));
+    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+        (scale[0], min[0]) = (H::f32(self.d), -128.0 * H::f32(self.d));
+        codes.iter_mut().zip(self.qs).for_each(|(c, q)| *c = q as u8 ^ 0x80);
     }
 }
 

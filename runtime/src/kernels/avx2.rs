@@ -1,23 +1,56 @@
-//! AVX2 with FMA and F16C: eight numbers at a time.
+//! AVX2 with FMA and F16C: eight numbers at a time; integer products with AVX-VNNI where it is there.
 
+use super::Gemm;
+use super::input::{RowMut, Rows};
+use super::int8_x86::{self, Pairs, Vnni256};
 use super::math;
+use super::panel::Panel;
 use conpet_formats::quant::{self, Block, QuantType, q4_0, q4_1, q8_0};
 use half::f16;
 use std::arch::x86_64::*;
+use zerocopy::FromBytes;
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx2(());
-
-/// Tokens and rows multiplied together in registers: 12 sums, 3 inputs, 1 weight of 16 registers.
-const TOKENS: usize = 3;
-const ROWS: usize = 4;
+pub(super) struct Avx2 {
+    vnni: bool,
+}
 
 impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
         let there =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        there.then_some(Self(()))
+        there.then_some(Self { vnni: false })
+    }
+
+    /// With AVX-VNNI.
+    pub(super) fn detect_vnni() -> Option<Self> {
+        Self::detect().filter(|_| is_x86_feature_detected!("avxvnni")).map(|_| Self { vnni: true })
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        if self.vnni { "avxvnni" } else { "avx2" }
+    }
+
+    pub(super) fn product(self, p: &Panel, x: Rows<'_>, out: &mut [f32]) {
+        // SAFETY: a value of `Avx2` exists only if `detect` found avx2, fma and f16c, and `vnni` is
+        // set only if it found avxvnni; so below.
+        unsafe { if self.vnni { Vnni256::product(p, x, out) } else { Pairs::product(p, x, out) } }
+    }
+
+    pub(super) fn quantize(self, x: &[f32], row: RowMut<'_>) {
+        // SAFETY: as above.
+        unsafe { int8_x86::quantize(x, row) }
+    }
+
+    pub(super) fn unpack(self, p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+        // SAFETY: as above.
+        unsafe { int8_x86::unpack(p, ty, bytes, rows, k) }
+    }
+
+    pub(super) fn gemv_int8(self, ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { if self.vnni { Vnni256::gemv(ty, bytes, x, y) } else { Pairs::gemv(ty, bytes, x, y) } }
     }
 }
 
@@ -36,18 +69,22 @@ macro_rules! methods {
 methods! {
     dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]);
     gemv(ty: QuantType, bytes: &[u8], x: &[f32], y: &mut [f32]);
-    tile(w: &[f32], x: &[f32], k: usize, prod: &mut [f32]);
+    gemm(g: Gemm<'_>, c: &mut [f32], ldc: usize);
+    transpose(x: &[f32], ldx: usize, rows: usize, cols: usize, out: &mut [f32], ldo: usize);
+    widen(x: &[f16], out: &mut [f32]);
+    softmax_step(x: &mut [f32], max: f32) -> (f32, f32);
     dot_f32(a: &[f32], b: &[f32]) -> f32;
-    dot_f16(a: &[f32], b: &[f16]) -> f32;
     axpy_f32(acc: &mut [f32], a: f32, v: &[f32]);
-    axpy_f16(acc: &mut [f32], a: f32, v: &[f16]);
     softmax(x: &mut [f32]);
     silu_mul(gate: &mut [f32], up: &[f32]);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]) {
-    quant::dequantize(ty, bytes, out);
+    match <[f16]>::ref_from_bytes(bytes) {
+        Ok(halves) if ty == QuantType::F16 => widen(halves, out),
+        _ => quant::dequantize(ty, bytes, out),
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -63,23 +100,6 @@ fn silu_mul(gate: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn axpy_f32(acc: &mut [f32], a: f32, v: &[f32]) {
     acc.iter_mut().zip(v).for_each(|(o, v)| *o = a.mul_add(*v, *o));
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn axpy_f16(acc: &mut [f32], a: f32, v: &[f16]) {
-    let s = _mm256_set1_ps(a);
-    let mut chunks = acc.chunks_exact_mut(8);
-    let mut halves = v.chunks_exact(8);
-    for (o, h) in (&mut chunks).zip(&mut halves) {
-        // SAFETY: `o` is 8 floats and `h` 8 halves long.
-        unsafe {
-            let sum = _mm256_fmadd_ps(s, load_f16(h), _mm256_loadu_ps(o.as_ptr()));
-            _mm256_storeu_ps(o.as_mut_ptr(), sum);
-        }
-    }
-    for (o, h) in chunks.into_remainder().iter_mut().zip(halves.remainder()) {
-        *o = a.mul_add(quant::f16(h.to_le_bytes()), *o);
-    }
 }
 
 /// # Safety
@@ -115,21 +135,6 @@ fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     }
     let sum = hsum(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])));
     a[n..].iter().zip(&b[n..]).fold(sum, |s, (a, b)| a.mul_add(*b, s))
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
-    let mut sums = [_mm256_setzero_ps(); 2];
-    let n = a.len() / 16 * 16;
-    for at in (0..n).step_by(16) {
-        for (j, s) in sums.iter_mut().enumerate() {
-            let at = at + 8 * j;
-            // SAFETY: `at + 8 <= n`, within both slices, which are equally long.
-            *s = unsafe { _mm256_fmadd_ps(_mm256_loadu_ps(a.as_ptr().add(at)), load_f16(&b[at..at + 8]), *s) };
-        }
-    }
-    let sum = hsum(_mm256_add_ps(sums[0], sums[1]));
-    a[n..].iter().zip(&b[n..]).fold(sum, |s, (a, b)| a.mul_add(quant::f16(b.to_le_bytes()), s))
 }
 
 /// `y[r] = row r · x`, decoded in registers for the plain block types.
@@ -255,61 +260,89 @@ fn f32_row(w: &[u8], x: &[f32]) -> f32 {
     })
 }
 
-/// `prod [n, rows] = x [n, k] · w [rows, k]ᵀ`.
+/// Eight tokens' rows of four are multiplied with two vectors of columns in registers.
+const GEMM_ROWS: usize = 6;
+
+/// `c = a · b`, or added to it; shapes were checked by [`Gemm::check`].
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile(w: &[f32], x: &[f32], k: usize, prod: &mut [f32]) {
-    let (rows, n) = (w.len() / k, x.len() / k);
-    let mut t = 0;
-    while t < n {
-        let tokens = TOKENS.min(n - t);
-        let mut r = 0;
-        while r < rows {
-            let many = if rows - r >= ROWS { ROWS } else { 1 };
-            let (w, x) = (&w[r * k..(r + many) * k], &x[t * k..(t + tokens) * k]);
-            let out = &mut prod[t * rows + r..];
-            match (many, tokens) {
-                (ROWS, 3) => micro::<ROWS, 3>(w, x, k, out, rows),
-                (ROWS, 2) => micro::<ROWS, 2>(w, x, k, out, rows),
-                (ROWS, _) => micro::<ROWS, 1>(w, x, k, out, rows),
-                (_, 3) => micro::<1, 3>(w, x, k, out, rows),
-                (_, 2) => micro::<1, 2>(w, x, k, out, rows),
-                (_, _) => micro::<1, 1>(w, x, k, out, rows),
+fn gemm(g: Gemm<'_>, c: &mut [f32], ldc: usize) {
+    for r in (0..g.rows).step_by(GEMM_ROWS) {
+        for j in (0..g.cols).step_by(16) {
+            match (g.rows - r).min(GEMM_ROWS) {
+                6 => gemm_micro::<6>(&g, r, j, c, ldc),
+                5 => gemm_micro::<5>(&g, r, j, c, ldc),
+                4 => gemm_micro::<4>(&g, r, j, c, ldc),
+                3 => gemm_micro::<3>(&g, r, j, c, ldc),
+                2 => gemm_micro::<2>(&g, r, j, c, ldc),
+                _ => gemm_micro::<1>(&g, r, j, c, ldc),
             }
-            r += many;
         }
-        t += tokens;
     }
 }
 
-/// `R` rows times `T` tokens in registers. Each product has one vector sum whatever `R` and `T`
-/// are, so that grouping never changes a result.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn micro<const R: usize, const T: usize>(w: &[f32], x: &[f32], k: usize, out: &mut [f32], stride: usize) {
-    assert!(w.len() == R * k && x.len() == T * k && out.len() >= (T - 1) * stride + R);
-    let mut sums = [[_mm256_setzero_ps(); T]; R];
-    let n = k / 8 * 8;
-    let (wp, xp) = (w.as_ptr(), x.as_ptr());
-    let mut at = 0;
-    while at < n {
-        let mut xs = [_mm256_setzero_ps(); T];
-        for (t, v) in xs.iter_mut().enumerate() {
-            // SAFETY: row `t < T` of `x`, columns `at..at + 8 <= k`.
-            *v = unsafe { _mm256_loadu_ps(xp.add(t * k + at)) };
-        }
-        for r in 0..R {
-            // SAFETY: row `r < R` of `w`, columns `at..at + 8 <= k`.
-            let wv = unsafe { _mm256_loadu_ps(wp.add(r * k + at)) };
-            for t in 0..T {
-                sums[r][t] = _mm256_fmadd_ps(wv, xs[t], sums[r][t]);
+fn gemm_micro<const R: usize>(g: &Gemm<'_>, r: usize, j: usize, c: &mut [f32], ldc: usize) {
+    // SAFETY: rows `r..r + R` of `a` and `c`, columns `j..j + 16` of `b` and `c`, all of `k`: in
+    // bounds by `Gemm::check`, which the caller of `gemm` has run.
+    unsafe {
+        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+        let (a, b, c) = (g.a.as_ptr().add(r * g.lda), g.b.as_ptr().add(j), c.as_mut_ptr().add(r * ldc + j));
+        if g.add {
+            for (i, s) in sums.iter_mut().enumerate() {
+                *s = [_mm256_loadu_ps(c.add(i * ldc)), _mm256_loadu_ps(c.add(i * ldc + 8))];
             }
         }
-        at += 8;
-    }
-    for r in 0..R {
-        for t in 0..T {
-            let tail = w[r * k + n..(r + 1) * k].iter().zip(&x[t * k + n..(t + 1) * k]);
-            out[t * stride + r] = tail.fold(hsum(sums[r][t]), |s, (a, b)| a.mul_add(*b, s));
+        for k in 0..g.k {
+            let (b0, b1) = (_mm256_loadu_ps(b.add(k * g.ldb)), _mm256_loadu_ps(b.add(k * g.ldb + 8)));
+            for (i, s) in sums.iter_mut().enumerate() {
+                let x = _mm256_broadcast_ss(&*a.add(i * g.lda + k));
+                *s = [_mm256_fmadd_ps(x, b0, s[0]), _mm256_fmadd_ps(x, b1, s[1])];
+            }
+        }
+        for (i, s) in sums.into_iter().enumerate() {
+            _mm256_storeu_ps(c.add(i * ldc), s[0]);
+            _mm256_storeu_ps(c.add(i * ldc + 8), s[1]);
         }
     }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn transpose(x: &[f32], ldx: usize, rows: usize, cols: usize, out: &mut [f32], ldo: usize) {
+    let (whole_rows, whole_cols) = (rows / 8 * 8, cols / 8 * 8);
+    for r in (0..whole_rows).step_by(8) {
+        for c in (0..whole_cols).step_by(8) {
+            let mut block = [_mm256_setzero_si256(); 8];
+            for (i, v) in block.iter_mut().enumerate() {
+                // SAFETY: row `r + i < rows`, columns `c..c + 8 <= cols`, checked by the caller.
+                *v = unsafe { _mm256_loadu_si256(x.as_ptr().add((r + i) * ldx + c).cast()) };
+            }
+            for (i, v) in int8_x86::transpose(block).into_iter().enumerate() {
+                // SAFETY: row `c + i < cols` of `out`, columns `r..r + 8 <= rows`, checked by the caller.
+                unsafe { _mm256_storeu_si256(out.as_mut_ptr().add((c + i) * ldo + r).cast(), v) };
+            }
+        }
+    }
+    for r in 0..rows {
+        for c in if r < whole_rows { whole_cols } else { 0 }..cols {
+            out[c * ldo + r] = x[r * ldx + c];
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen(x: &[f16], out: &mut [f32]) {
+    let (mut from, mut to) = (x.chunks_exact(8), out.chunks_exact_mut(8));
+    for (h, o) in (&mut from).zip(&mut to) {
+        // SAFETY: eight halves and eight floats.
+        unsafe { _mm256_storeu_ps(o.as_mut_ptr(), load_f16(h)) };
+    }
+    for (h, o) in from.remainder().iter().zip(to.into_remainder()) {
+        *o = quant::f16(h.to_le_bytes());
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn softmax_step(x: &mut [f32], max: f32) -> (f32, f32) {
+    math::softmax_step(x, max)
 }

@@ -1,29 +1,43 @@
-//! AVX-512: sixteen numbers at a time where it pays, in the product of a batch; AVX2 for the rest.
+//! AVX-512 with VNNI: sixteen numbers at a time where it pays, in the products of a batch; 256 bits
+//! for the rest.
 
+use super::Gemm;
 use super::avx2::Avx2;
+use super::input::{RowMut, Rows};
+use super::int8_x86::Vnni512;
+use super::panel::{self, Panel};
 use conpet_formats::quant::QuantType;
 use half::f16;
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX-512F, besides AVX2.
+/// Proof that the processor has AVX-512 F, VL and VNNI, besides AVX2.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx512 {
     narrow: Avx2,
 }
 
-/// Tokens and rows multiplied together in registers: 24 sums, 6 inputs, 1 weight of 32 registers.
-const TOKENS: usize = 6;
-const ROWS: usize = 4;
-
 impl Avx512 {
     pub(super) fn detect() -> Option<Self> {
         let narrow = Avx2::detect()?;
-        is_x86_feature_detected!("avx512f").then_some(Self { narrow })
+        let there = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        there.then_some(Self { narrow })
     }
 
-    pub(super) fn tile(self, w: &[f32], x: &[f32], k: usize, prod: &mut [f32]) {
-        // SAFETY: a value of `Avx512` exists only if `detect` found avx512f.
-        unsafe { tile(w, x, k, prod) }
+    pub(super) fn product(self, p: &Panel, x: Rows<'_>, out: &mut [f32]) {
+        // SAFETY: a value of `Avx512` exists only if `detect` found avx512f and avx512vnni.
+        unsafe { product(p, x, out) }
+    }
+
+    pub(super) fn gemv_int8(self, ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { Vnni512::gemv(ty, bytes, x, y) }
+    }
+
+    pub(super) fn gemm(self, g: Gemm<'_>, c: &mut [f32], ldc: usize) {
+        // SAFETY: as above.
+        unsafe { gemm(g, c, ldc) }
     }
 }
 
@@ -39,76 +53,167 @@ macro_rules! narrow {
 }
 
 narrow! {
+    quantize(x: &[f32], row: RowMut<'_>);
+    unpack(p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k: usize);
     dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]);
     gemv(ty: QuantType, bytes: &[u8], x: &[f32], y: &mut [f32]);
     dot_f32(a: &[f32], b: &[f32]) -> f32;
-    dot_f16(a: &[f32], b: &[f16]) -> f32;
     axpy_f32(acc: &mut [f32], a: f32, v: &[f32]);
-    axpy_f16(acc: &mut [f32], a: f32, v: &[f16]);
+    transpose(x: &[f32], ldx: usize, rows: usize, cols: usize, out: &mut [f32], ldo: usize);
+    widen(x: &[f16], out: &mut [f32]);
+    softmax_step(x: &mut [f32], max: f32) -> (f32, f32);
     softmax(x: &mut [f32]);
     silu_mul(gate: &mut [f32], up: &[f32]);
 }
 
-/// `prod [n, rows] = x [n, k] · w [rows, k]ᵀ`.
+/// Rows multiplied with one or two vectors of columns in registers.
+const GEMM_ROWS: usize = 12;
+
+/// `c = a · b`, or added to it; shapes were checked by [`Gemm::check`].
 #[target_feature(enable = "avx512f")]
-fn tile(w: &[f32], x: &[f32], k: usize, prod: &mut [f32]) {
-    let (rows, n) = (w.len() / k, x.len() / k);
-    let mut t = 0;
-    while t < n {
-        let tokens = TOKENS.min(n - t);
-        let mut r = 0;
-        while r < rows {
-            let many = if rows - r >= ROWS { ROWS } else { 1 };
-            let (w, x) = (&w[r * k..(r + many) * k], &x[t * k..(t + tokens) * k]);
-            let out = &mut prod[t * rows + r..];
-            match (many, tokens) {
-                (ROWS, 6) => micro::<ROWS, 6>(w, x, k, out, rows),
-                (ROWS, 5) => micro::<ROWS, 5>(w, x, k, out, rows),
-                (ROWS, 4) => micro::<ROWS, 4>(w, x, k, out, rows),
-                (ROWS, 3) => micro::<ROWS, 3>(w, x, k, out, rows),
-                (ROWS, 2) => micro::<ROWS, 2>(w, x, k, out, rows),
-                (ROWS, _) => micro::<ROWS, 1>(w, x, k, out, rows),
-                (_, _) => {
-                    for i in 0..tokens {
-                        micro::<1, 1>(w, &x[i * k..(i + 1) * k], k, &mut out[i * rows..], rows);
-                    }
-                }
-            }
-            r += many;
+fn gemm(g: Gemm<'_>, c: &mut [f32], ldc: usize) {
+    for r in (0..g.rows).step_by(GEMM_ROWS) {
+        let rows = (g.rows - r).min(GEMM_ROWS);
+        let mut j = 0;
+        while j + 32 <= g.cols {
+            gemm_rows::<2>(&g, rows, r, j, c, ldc);
+            j += 32;
         }
-        t += tokens;
+        if j < g.cols {
+            gemm_rows::<1>(&g, rows, r, j, c, ldc);
+        }
     }
 }
 
-/// `R` rows times `T` tokens in registers. Each product has one vector sum whatever `R` and `T`
-/// are, so that grouping never changes a result.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn micro<const R: usize, const T: usize>(w: &[f32], x: &[f32], k: usize, out: &mut [f32], stride: usize) {
-    assert!(w.len() == R * k && x.len() == T * k && out.len() >= (T - 1) * stride + R);
-    let mut sums = [[_mm512_setzero_ps(); T]; R];
-    let n = k / 16 * 16;
-    let (wp, xp) = (w.as_ptr(), x.as_ptr());
-    let mut at = 0;
-    while at < n {
-        let mut xs = [_mm512_setzero_ps(); T];
-        for (t, v) in xs.iter_mut().enumerate() {
-            // SAFETY: row `t < T` of `x`, columns `at..at + 16 <= k`.
-            *v = unsafe { _mm512_loadu_ps(xp.add(t * k + at)) };
-        }
-        for r in 0..R {
-            // SAFETY: row `r < R` of `w`, columns `at..at + 16 <= k`.
-            let wv = unsafe { _mm512_loadu_ps(wp.add(r * k + at)) };
-            for t in 0..T {
-                sums[r][t] = _mm512_fmadd_ps(wv, xs[t], sums[r][t]);
+fn gemm_rows<const V: usize>(g: &Gemm<'_>, rows: usize, r: usize, j: usize, c: &mut [f32], ldc: usize) {
+    match rows {
+        12 => gemm_micro::<12, V>(g, r, j, c, ldc),
+        8.. => {
+            gemm_micro::<8, V>(g, r, j, c, ldc);
+            if rows > 8 {
+                gemm_rows::<V>(g, rows - 8, r + 8, j, c, ldc);
             }
         }
-        at += 16;
-    }
-    for r in 0..R {
-        for t in 0..T {
-            let tail = w[r * k + n..(r + 1) * k].iter().zip(&x[t * k + n..(t + 1) * k]);
-            out[t * stride + r] = tail.fold(_mm512_reduce_add_ps(sums[r][t]), |s, (a, b)| a.mul_add(*b, s));
+        4.. => {
+            gemm_micro::<4, V>(g, r, j, c, ldc);
+            if rows > 4 {
+                gemm_rows::<V>(g, rows - 4, r + 4, j, c, ldc);
+            }
         }
+        3 => gemm_micro::<3, V>(g, r, j, c, ldc),
+        2 => gemm_micro::<2, V>(g, r, j, c, ldc),
+        _ => gemm_micro::<1, V>(g, r, j, c, ldc),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn gemm_micro<const R: usize, const V: usize>(g: &Gemm<'_>, r: usize, j: usize, c: &mut [f32], ldc: usize) {
+    // SAFETY: rows `r..r + R` of `a` and `c`, columns `j..j + 16 V` of `b` and `c`, all of `k`: in
+    // bounds by `Gemm::check`, which the caller of `gemm` has run.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); V]; R];
+        let (a, b, c) = (g.a.as_ptr().add(r * g.lda), g.b.as_ptr().add(j), c.as_mut_ptr().add(r * ldc + j));
+        if g.add {
+            for (i, s) in sums.iter_mut().enumerate() {
+                for (v, s) in s.iter_mut().enumerate() {
+                    *s = _mm512_loadu_ps(c.add(i * ldc + 16 * v));
+                }
+            }
+        }
+        for k in 0..g.k {
+            let mut cols = [_mm512_setzero_ps(); V];
+            for (v, b_v) in cols.iter_mut().enumerate() {
+                *b_v = _mm512_loadu_ps(b.add(k * g.ldb + 16 * v));
+            }
+            for (i, s) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*a.add(i * g.lda + k));
+                for (s, b_v) in s.iter_mut().zip(cols) {
+                    *s = _mm512_fmadd_ps(x, b_v, *s);
+                }
+            }
+        }
+        for (i, s) in sums.into_iter().enumerate() {
+            for (v, s) in s.into_iter().enumerate() {
+                _mm512_storeu_ps(c.add(i * ldc + 16 * v), s);
+            }
+        }
+    }
+}
+
+/// Tokens multiplied with a panel in registers: 12 integer and 12 float sums of 32 registers.
+const PANEL_TOKENS: usize = 12;
+
+/// `out [n, 16] = x · panelᵀ`, as [`panel::product`].
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn product(p: &Panel, x: Rows<'_>, out: &mut [f32]) {
+    let n = out.len() / panel::ROWS;
+    for t in (0..n).step_by(PANEL_TOKENS) {
+        match p.run {
+            16 => tokens::<16>(p, x, t, (n - t).min(PANEL_TOKENS), out),
+            _ => tokens::<32>(p, x, t, (n - t).min(PANEL_TOKENS), out),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn tokens<const RUN: usize>(p: &Panel, x: Rows<'_>, t: usize, many: usize, out: &mut [f32]) {
+    match many {
+        12 => int8_micro::<RUN, 12>(p, x, t, out),
+        11 => int8_micro::<RUN, 11>(p, x, t, out),
+        10 => int8_micro::<RUN, 10>(p, x, t, out),
+        9 => int8_micro::<RUN, 9>(p, x, t, out),
+        8 => int8_micro::<RUN, 8>(p, x, t, out),
+        7 => int8_micro::<RUN, 7>(p, x, t, out),
+        6 => int8_micro::<RUN, 6>(p, x, t, out),
+        5 => int8_micro::<RUN, 5>(p, x, t, out),
+        4 => int8_micro::<RUN, 4>(p, x, t, out),
+        3 => int8_micro::<RUN, 3>(p, x, t, out),
+        2 => int8_micro::<RUN, 2>(p, x, t, out),
+        _ => int8_micro::<RUN, 1>(p, x, t, out),
+    }
+}
+
+/// Sixteen rows times `T` tokens; sums are taken run by run, whatever `T` is.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn int8_micro<const RUN: usize, const T: usize>(p: &Panel, x: Rows<'_>, t: usize, out: &mut [f32]) {
+    const ROWS: usize = panel::ROWS;
+    let runs = x.k / RUN;
+    assert!(p.codes.len() >= x.k * ROWS && p.scales.len() >= runs * ROWS && p.mins.len() >= runs * ROWS);
+    assert!(t + T <= x.n() && out.len() >= (t + T) * ROWS);
+    let first = x.row(t);
+    let (codes, scales, xsums) = (first.codes.as_ptr(), first.scales.as_ptr(), first.sums(RUN).as_ptr());
+    let stride = x.stride();
+    let mut sums = [_mm512_setzero_ps(); T];
+    for run in 0..runs {
+        // SAFETY: run `run` of the panel and of rows `t..t + T`, in bounds by the assertions above.
+        unsafe {
+            let mut dots = [_mm512_setzero_si512(); T];
+            let w = p.codes.as_ptr().add(run * RUN * ROWS);
+            let xs = codes.add(run * RUN);
+            for step in 0..RUN / 4 {
+                let w = _mm512_loadu_si512(w.add(step * 4 * ROWS).cast());
+                for i in 0..T {
+                    let four = _mm512_set1_epi32(xs.add(4 * (i * stride + step)).cast::<i32>().read_unaligned());
+                    dots[i] = _mm512_dpbusd_epi32(dots[i], w, four);
+                }
+            }
+            let scale = _mm512_loadu_ps(p.scales.as_ptr().add(run * ROWS));
+            let min = _mm512_loadu_ps(p.mins.as_ptr().add(run * ROWS));
+            for i in 0..T {
+                let xscale = _mm512_set1_ps(*scales.add(i * stride + run * RUN / 32));
+                let xsum = _mm512_set1_ps(*xsums.add(i * stride + run));
+                sums[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[i]), _mm512_mul_ps(scale, xscale), sums[i]);
+                sums[i] = _mm512_fmadd_ps(min, xsum, sums[i]);
+            }
+        }
+    }
+    for (i, s) in sums.into_iter().enumerate() {
+        // SAFETY: the sixteen numbers of token `t + i`.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr().add((t + i) * ROWS), s) };
     }
 }

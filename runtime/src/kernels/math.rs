@@ -44,6 +44,33 @@ pub(super) fn softmax(x: &mut [f32]) {
 }
 
 #[inline(always)]
+pub(super) fn softmax_step(x: &mut [f32], max: f32) -> (f32, f32) {
+    let mut most = [max; 16];
+    let mut chunks = x.chunks_exact(16);
+    for c in &mut chunks {
+        for (v, m) in c.iter().zip(&mut most) {
+            *m = if *v > *m { *v } else { *m };
+        }
+    }
+    let rest = chunks.remainder().iter();
+    let max = most.iter().chain(rest).copied().fold(max, |m, v| if v > m { v } else { m });
+    let mut sums = [0.0f32; 16];
+    let mut chunks = x.chunks_exact_mut(16);
+    for c in &mut chunks {
+        for (v, s) in c.iter_mut().zip(&mut sums) {
+            *v = exp(*v - max);
+            *s += *v;
+        }
+    }
+    let mut sum: f32 = sums.iter().sum();
+    for v in chunks.into_remainder() {
+        *v = exp(*v - max);
+        sum += *v;
+    }
+    (max, sum)
+}
+
+#[inline(always)]
 pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
     gate.iter_mut().zip(up).for_each(|(g, u)| *g = *g / (1.0 + exp(-*g)) * u);
 }

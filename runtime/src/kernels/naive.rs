@@ -1,5 +1,8 @@
 //! Plain loops: the specification of every kernel.
 
+use super::Gemm;
+use super::input::{self, RowMut, Rows};
+use super::panel::{self, Panel};
 use conpet_formats::quant::{self, QuantType};
 use half::f16;
 
@@ -21,14 +24,61 @@ impl Naive {
         }
     }
 
-    /// `prod [n, rows] = x [n, k] · w [rows, k]ᵀ`.
-    pub(super) fn tile(self, w: &[f32], x: &[f32], k: usize, prod: &mut [f32]) {
-        let rows = w.len() / k;
-        for (x, prod) in x.chunks_exact(k).zip(prod.chunks_exact_mut(rows)) {
-            for (w, p) in w.chunks_exact(k).zip(prod) {
-                *p = w.iter().zip(x).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
+    /// Rounds activations.
+    pub(super) fn quantize(self, x: &[f32], row: RowMut<'_>) {
+        input::quantize(x, row);
+    }
+
+    /// Unpacks rows into a panel.
+    pub(super) fn unpack(self, p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+        p.unpack::<quant::Portable>(ty, bytes, rows, k, panel::interleave);
+    }
+
+    /// `out [n, 16] = x · panelᵀ` in integers.
+    pub(super) fn product(self, p: &Panel, x: Rows<'_>, out: &mut [f32]) {
+        panel::product(p, x, out);
+    }
+
+    /// `y[r] = row r · x`, `x` rounded.
+    pub(super) fn gemv_int8(self, ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
+        let (mut w, row, x) = (vec![0.0; x.k], bytes.len() / y.len(), x.row(0));
+        for (y, bytes) in y.iter_mut().zip(bytes.chunks_exact(row)) {
+            quant::dequantize(ty, bytes, &mut w);
+            let x = |i: usize| f64::from(x.scales[i / 32]) * f64::from(x.codes[i] as i8);
+            *y = w.iter().enumerate().map(|(i, w)| f64::from(*w) * x(i)).sum::<f64>() as f32;
+        }
+    }
+
+    /// `c = a · b`, or added to it.
+    pub(super) fn gemm(self, g: Gemm<'_>, c: &mut [f32], ldc: usize) {
+        for r in 0..g.rows {
+            for j in 0..g.cols {
+                let products = (0..g.k).map(|i| f64::from(g.a[r * g.lda + i]) * f64::from(g.b[i * g.ldb + j]));
+                let before = if g.add { f64::from(c[r * ldc + j]) } else { 0.0 };
+                c[r * ldc + j] = (before + products.sum::<f64>()) as f32;
             }
         }
+    }
+
+    /// `out [cols, rows]` from `x [rows, cols]`.
+    pub(super) fn transpose(self, x: &[f32], ldx: usize, rows: usize, cols: usize, out: &mut [f32], ldo: usize) {
+        for r in 0..rows {
+            for c in 0..cols {
+                out[c * ldo + r] = x[r * ldx + c];
+            }
+        }
+    }
+
+    /// Half precision to single.
+    pub(super) fn widen(self, x: &[f16], out: &mut [f32]) {
+        out.iter_mut().zip(x).for_each(|(o, h)| *o = quant::f16(h.to_le_bytes()));
+    }
+
+    /// `x = exp(x - m)`, `m` the largest of `x` and `max`; `m` and the sum.
+    pub(super) fn softmax_step(self, x: &mut [f32], max: f32) -> (f32, f32) {
+        let max = x.iter().copied().fold(max, f32::max);
+        x.iter_mut().for_each(|v| *v = (*v - max).exp());
+        (max, x.iter().map(|v| f64::from(*v)).sum::<f64>() as f32)
     }
 
     /// `Σ a · b`.
@@ -36,19 +86,9 @@ impl Naive {
         a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
     }
 
-    /// `Σ a · b`.
-    pub(super) fn dot_f16(self, a: &[f32], b: &[f16]) -> f32 {
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(quant::f16(b.to_le_bytes()))).sum::<f64>() as f32
-    }
-
     /// `acc += a · v`.
     pub(super) fn axpy_f32(self, acc: &mut [f32], a: f32, v: &[f32]) {
         acc.iter_mut().zip(v).for_each(|(o, v)| *o += a * v);
-    }
-
-    /// `acc += a · v`.
-    pub(super) fn axpy_f16(self, acc: &mut [f32], a: f32, v: &[f16]) {
-        acc.iter_mut().zip(v).for_each(|(o, v)| *o += a * quant::f16(v.to_le_bytes()));
     }
 
     /// `x = exp(x - max) / Σ`.

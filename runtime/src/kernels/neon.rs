@@ -1,6 +1,9 @@
 //! NEON: four numbers at a time, on every 64-bit ARM.
 
+use super::input::{self, RowMut, Rows};
 use super::math;
+use super::naive::Naive;
+use super::panel::{self, Panel};
 use conpet_formats::quant::{self, QuantType};
 use half::f16;
 use std::arch::aarch64::*;
@@ -35,6 +38,22 @@ impl Neon {
                 *y += self.dot_f32(&block[..x.len()], x);
             }
         }
+    }
+
+    pub(super) fn quantize(self, x: &[f32], row: RowMut<'_>) {
+        input::quantize(x, row);
+    }
+
+    pub(super) fn unpack(self, p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+        p.unpack::<quant::Portable>(ty, bytes, rows, k, panel::interleave);
+    }
+
+    pub(super) fn product(self, p: &Panel, x: Rows<'_>, out: &mut [f32]) {
+        panel::product(p, x, out);
+    }
+
+    pub(super) fn gemv_int8(self, ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
+        Naive.gemv_int8(ty, bytes, x, y);
     }
 
     pub(super) fn dot_f32(self, a: &[f32], b: &[f32]) -> f32 {

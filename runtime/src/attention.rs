@@ -1,0 +1,205 @@
+//! Causal grouped-query attention, a block of queries against a block of keys at a time.
+//!
+//! Softmax is taken on the way (Milakov & Gimelshein 2018; Dao et al. 2022): of the scores only a
+//! block exists at any time. A block of keys and values is turned to `f32` once for all queries of
+//! a block and all query heads that share it. Blocks of keys start at multiples of [`KEYS`], so
+//! that how queries are grouped never changes a result.
+
+use crate::forward::Row;
+use crate::kernels::{Gemm, Kernels};
+use crate::kv::Store;
+use crate::threads::Threads;
+use conpet_formats::model_spec::ModelSpec;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Keys in a block.
+const KEYS: usize = 64;
+/// Query tokens in a block.
+const TOKENS: usize = 32;
+/// From so many query rows on, keys are worth transposing.
+const MANY: usize = 8;
+
+/// Work space of one thread.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// Queries of the block, scaled: `[rows, head_dim]`.
+    q: Vec<f32>,
+    /// A block of keys or values, `[KEYS, width]`.
+    block: Vec<f32>,
+    /// Keys transposed, `[head_dim, KEYS]`.
+    keys: Vec<f32>,
+    /// Scores, then weights, `[rows, KEYS]`.
+    scores: Vec<f32>,
+    /// Sums of weighted values, `[rows, width]`.
+    sums: Vec<f32>,
+    /// Largest score and sum of weights of each row.
+    state: Vec<(f32, f32)>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Where one sequence's keys and values lie.
+#[derive(Clone, Copy)]
+enum Memory<'a> {
+    /// In its cache.
+    Cache([&'a Store; 2]),
+    /// In the batch itself, `[tokens, kv_dim]`.
+    Batch([&'a [f32]; 2]),
+}
+
+/// `out [n, q_dim]` from `q [n, q_dim]` and each row's keys and values: its cache of `layer`, which
+/// already holds the new tokens, or `k, v [n, kv_dim]`.
+pub(crate) fn attention(
+    (kernels, threads): (Kernels, &Threads),
+    spec: &ModelSpec,
+    layer: usize,
+    rows: &[Row<'_>],
+    (q, k, v): (&[f32], &[f32], &[f32]),
+    out: &mut [f32],
+) {
+    let (group, kd) = (spec.n_head / spec.n_kv_head, spec.kv_dim());
+    let (heads, width) = (spec.n_kv_head, group * spec.head_dim);
+    // One unit of work is one token and one key/value head, whose query heads lie side by side.
+    let work = |first: usize, out: &mut [f32]| {
+        let units = first..first + out.len() / width;
+        SCRATCH.with_borrow_mut(|s| {
+            for head in 0..heads {
+                let tokens = |unit: usize| (unit + heads - 1 - head) / heads;
+                let mine = tokens(units.start)..tokens(units.end);
+                let mut start = 0;
+                for row in rows {
+                    let end = start + row.tokens;
+                    let cache = row.kv.as_deref();
+                    let past = cache.map_or(0, |kv| kv.len() - row.tokens);
+                    let memory = match cache {
+                        Some(kv) => Memory::Cache(kv.layer(layer)),
+                        None => Memory::Batch([&k[start * kd..end * kd], &v[start * kd..end * kd]]),
+                    };
+                    let (from, to) = (mine.start.max(start), mine.end.min(end));
+                    for t in (from..to).step_by(TOKENS) {
+                        let block = Block { kernels, spec, head, memory, tokens: t..to.min(t + TOKENS), past, start };
+                        block.run(q, s, |t, values| {
+                            let at = (t * heads + head - first) * width;
+                            out[at..at + width].copy_from_slice(values);
+                        });
+                    }
+                    start = end;
+                }
+            }
+        });
+    };
+    // Short work is not worth waking a thread for.
+    let scores: usize = rows.iter().map(|r| r.tokens * r.kv.as_deref().map_or(r.tokens, |kv| kv.len())).sum();
+    if scores * spec.q_dim() < 1 << 16 { work(0, out) } else { threads.split_mut(out, width, work) }
+}
+
+/// Some tokens of one sequence, and one key/value head.
+struct Block<'a> {
+    kernels: Kernels,
+    spec: &'a ModelSpec,
+    head: usize,
+    memory: Memory<'a>,
+    /// Tokens of the batch.
+    tokens: Range<usize>,
+    /// Keys before the sequence's first token in the batch.
+    past: usize,
+    /// The sequence's first token in the batch.
+    start: usize,
+}
+
+impl Block<'_> {
+    /// Computes the heads' outputs `[group · head_dim]` of each token and hands them to `store`.
+    fn run(&self, q: &[f32], s: &mut Scratch, mut store: impl FnMut(usize, &[f32])) {
+        let (spec, hd) = (self.spec, self.spec.head_dim);
+        let (group, wide) = (spec.n_head / spec.n_kv_head, hd.next_multiple_of(Gemm::LANES));
+        let rows = self.tokens.len() * group;
+        let grow = |v: &mut Vec<f32>, len: usize| {
+            if v.len() < len {
+                v.resize(len, 0.0);
+            }
+        };
+        grow(&mut s.q, rows * hd);
+        grow(&mut s.block, KEYS * wide);
+        grow(&mut s.keys, hd * KEYS);
+        grow(&mut s.scores, rows * KEYS);
+        grow(&mut s.sums, rows * wide);
+        let scale = 1.0 / (hd as f32).sqrt();
+        for (t, q_rows) in self.tokens.clone().zip(s.q.chunks_exact_mut(group * hd)) {
+            let at = t * spec.q_dim() + self.head * group * hd;
+            q_rows.iter_mut().zip(&q[at..at + group * hd]).for_each(|(o, v)| *o = scale * v);
+        }
+        s.sums[..rows * wide].fill(0.0);
+        s.state.clear();
+        s.state.resize(rows, (f32::NEG_INFINITY, 0.0));
+        let seen = |t: usize| self.past + t - self.start + 1;
+        let last = seen(self.tokens.end - 1);
+        for from in (0..last).step_by(KEYS) {
+            let keys = KEYS.min(last - from);
+            self.load(0, from..from + keys, hd, &mut s.block);
+            self.scores(s, rows, keys, wide);
+            for (i, (row, state)) in s.scores.chunks_exact_mut(KEYS).zip(&mut s.state).enumerate() {
+                let visible = seen(self.tokens.start + i / group).saturating_sub(from).min(keys);
+                row[visible..].fill(0.0);
+                if visible == 0 {
+                    continue;
+                }
+                let (max, sum) = self.kernels.softmax_step(&mut row[..visible], state.0);
+                let shrink = if state.0 == max { 1.0 } else { (state.0 - max).exp() };
+                if shrink != 1.0 {
+                    s.sums[i * wide..(i + 1) * wide].iter_mut().for_each(|v| *v *= shrink);
+                }
+                *state = (max, state.1 * shrink + sum);
+            }
+            self.load(1, from..from + keys, wide, &mut s.block);
+            let weighted =
+                Gemm { a: &s.scores, lda: KEYS, rows, b: &s.block, ldb: wide, k: keys, cols: wide, add: true };
+            self.kernels.gemm(weighted, &mut s.sums, wide);
+        }
+        for (i, (_, total)) in s.state.iter().enumerate() {
+            let inv = 1.0 / total;
+            let (from, to) = (i * wide, i * hd);
+            for j in 0..hd {
+                s.q[to + j] = s.sums[from + j] * inv;
+            }
+        }
+        for (t, values) in self.tokens.clone().zip(s.q.chunks_exact(group * hd)) {
+            store(t, values);
+        }
+    }
+
+    /// `s.scores [rows, KEYS]` of the keys in `s.block`.
+    fn scores(&self, s: &mut Scratch, rows: usize, keys: usize, wide: usize) {
+        let hd = self.spec.head_dim;
+        let _ = wide;
+        if rows < MANY {
+            for (q, scores) in s.q.chunks_exact(hd).zip(s.scores.chunks_exact_mut(KEYS)).take(rows) {
+                for (key, score) in s.block.chunks_exact(hd).zip(scores).take(keys) {
+                    *score = self.kernels.dot_f32(q, key);
+                }
+            }
+            return;
+        }
+        let cols = keys.next_multiple_of(Gemm::LANES);
+        self.kernels.transpose(&s.block, hd, keys, hd, &mut s.keys, KEYS);
+        let scores = Gemm { a: &s.q, lda: hd, rows, b: &s.keys, ldb: KEYS, k: hd, cols, add: false };
+        self.kernels.gemm(scores, &mut s.scores, KEYS);
+    }
+
+    /// Keys (0) or values (1) of this head as `f32`, `width` numbers apart.
+    fn load(&self, which: usize, range: Range<usize>, width: usize, out: &mut [f32]) {
+        let (hd, kd) = (self.spec.head_dim, self.spec.kv_dim());
+        for (j, out) in range.zip(out.chunks_exact_mut(width)) {
+            let at = j * kd + self.head * hd..j * kd + (self.head + 1) * hd;
+            match self.memory {
+                Memory::Batch(m) => out[..hd].copy_from_slice(&m[which][at]),
+                Memory::Cache(m) => match m[which] {
+                    Store::F16(v) => self.kernels.widen(&v[at], &mut out[..hd]),
+                    Store::F32(v) => out[..hd].copy_from_slice(&v[at]),
+                },
+            }
+        }
+    }
+}

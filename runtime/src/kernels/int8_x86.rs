@@ -1,0 +1,400 @@
+//! Integer products on x86-64, 256 bits at a time: the same code for three instruction sets.
+//!
+//! They differ in one operation, four byte products added into a 32-bit lane. AVX-VNNI and
+//! AVX-512 VNNI have it; AVX2 makes it of `maddubs` (pairs of products, 16 bits) and `madd`, adding
+//! as many pairs in 16 bits as cannot overflow: 8 of 4-bit codes, 4 of 5-bit codes, 2 of 6-bit codes.
+//! Eight-bit codes would overflow at once, and are taken as signed there: `|w| · (x · sign w)`.
+
+use super::input::{Row, RowMut, Rows};
+use super::panel::{Codes, Panel, ROWS};
+use conpet_formats::quant::{self, Block, Half, QuantType};
+use conpet_formats::with_block;
+use std::arch::x86_64::*;
+
+/// Tokens multiplied together in registers.
+const TOKENS: usize = 4;
+
+/// Four columns of eight rows (32 bytes) lie this far apart.
+const STEP: usize = 4 * ROWS;
+
+/// `[8 rows, 8 dwords]` to `[8 dwords, 8 rows]`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn transpose(r: [__m256i; 8]) -> [__m256i; 8] {
+    let lo = |a, b| _mm256_unpacklo_epi32(a, b);
+    let hi = |a, b| _mm256_unpackhi_epi32(a, b);
+    let p = [lo(r[0], r[1]), hi(r[0], r[1]), lo(r[2], r[3]), hi(r[2], r[3])];
+    let q = [lo(r[4], r[5]), hi(r[4], r[5]), lo(r[6], r[7]), hi(r[6], r[7])];
+    let four = |p: [__m256i; 4]| {
+        [
+            _mm256_unpacklo_epi64(p[0], p[2]),
+            _mm256_unpackhi_epi64(p[0], p[2]),
+            _mm256_unpacklo_epi64(p[1], p[3]),
+            _mm256_unpackhi_epi64(p[1], p[3]),
+        ]
+    };
+    let (a, b) = (four(p), four(q));
+    let mut out = [_mm256_setzero_si256(); 8];
+    for i in 0..4 {
+        out[i] = _mm256_permute2x128_si256::<0x20>(a[i], b[i]);
+        out[i + 4] = _mm256_permute2x128_si256::<0x31>(a[i], b[i]);
+    }
+    out
+}
+
+/// `[16, len]` codes to `[len / 4, 16, 4]`, as [`super::panel::interleave`].
+#[inline]
+#[target_feature(enable = "avx2")]
+fn interleave(codes: &Codes, len: usize, out: &mut [u8]) {
+    assert!(len <= 256 && len.is_multiple_of(32) && out.len() == len * ROWS);
+    for at in (0..len).step_by(32) {
+        for half in 0..2 {
+            let mut rows = [_mm256_setzero_si256(); 8];
+            for (row, codes) in rows.iter_mut().zip(&codes[8 * half..]) {
+                // SAFETY: `at + 32 <= len <= 256`.
+                *row = unsafe { _mm256_loadu_si256(codes.as_ptr().add(at).cast()) };
+            }
+            for (j, v) in transpose(rows).into_iter().enumerate() {
+                // SAFETY: step `at / 4 + j < len / 4` has 64 bytes in `out`.
+                unsafe { _mm256_storeu_si256(out.as_mut_ptr().add((at / 4 + j) * STEP + 32 * half).cast(), v) };
+            }
+        }
+    }
+}
+
+/// # Safety
+/// * `x` points to four codes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn broadcast4(x: *const u8) -> __m256i {
+    // SAFETY: four codes are readable by this function's contract.
+    _mm256_set1_epi32(unsafe { x.cast::<i32>().read_unaligned() })
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn hsum(v: __m256) -> f32 {
+    let q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let d = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps::<1>(d, d)))
+}
+
+/// Rounds activations, as [`super::input::quantize`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn quantize(x: &[f32], row: RowMut<'_>) {
+    let (ones8, ones16) = (_mm256_set1_epi8(1), _mm256_set1_epi16(1));
+    let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (run, x) in x.chunks_exact(32).enumerate() {
+        let mut v = [_mm256_setzero_ps(); 4];
+        let (mut most, mut poison) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+        for (j, v) in v.iter_mut().enumerate() {
+            // SAFETY: eight of 32 numbers.
+            *v = unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * j)) };
+            most = _mm256_max_ps(_mm256_and_ps(*v, magnitude), most);
+            // NaN where the number is not finite, which must not be rounded away.
+            poison = _mm256_add_ps(poison, _mm256_sub_ps(*v, *v));
+        }
+        let m = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps::<1>(most));
+        let m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+        let max = _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps::<1>(m, m)));
+        let inv = _mm256_set1_ps(if max > 0.0 { 127.0 / max } else { 0.0 });
+        let d = max / 127.0 + hsum(poison);
+        let q = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, inv)));
+        let q = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+        let q = _mm256_permutevar8x32_epi32(q, order);
+        let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, q), ones16);
+        let codes = &mut row.codes[32 * run..32 * run + 32];
+        // SAFETY: 32 bytes.
+        unsafe { _mm256_storeu_si256(codes.as_mut_ptr().cast(), q) };
+        let half = |s: __m128i| {
+            let s = _mm_add_epi32(s, _mm_shuffle_epi32::<0b1110>(s));
+            _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32::<0b01>(s)))
+        };
+        let (lo, hi) = (half(_mm256_castsi256_si128(sums)), half(_mm256_extracti128_si256::<1>(sums)));
+        row.scales[run] = d;
+        (row.sums16[2 * run], row.sums16[2 * run + 1]) = (d * lo as f32, d * hi as f32);
+        row.sums32[run] = d * (lo + hi) as f32;
+    }
+}
+
+/// Unpacks rows into a panel.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn unpack(p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+    p.unpack::<F16c>(ty, bytes, rows, k, |c, len, out| interleave(c, len, out));
+}
+
+/// The processor's own conversion. Only for functions that have F16C: it is inlined into them.
+struct F16c;
+
+impl Half for F16c {
+    #[inline(always)]
+    fn f32(bytes: [u8; 2]) -> f32 {
+        // SAFETY: this type is private, and named only in functions with F16C.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(bytes))))) }
+    }
+}
+
+/// Code in the sign's place, if it is one of eight bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signed(w: __m256i) -> __m256i {
+    _mm256_xor_si256(w, _mm256_set1_epi8(-128))
+}
+
+/// `Σ |w| · (x · sign w)`, eight lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signed_dot(w: __m256i, x: __m256i) -> __m256i {
+    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+}
+
+/// AVX2's form of the one operation.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs;
+/// AVX-VNNI's.
+#[derive(Clone, Copy)]
+pub(super) struct Vnni256;
+/// AVX-512 VNNI's, on 256 bits.
+#[derive(Clone, Copy)]
+pub(super) struct Vnni512;
+
+/// Products of a batch with a panel.
+macro_rules! batch {
+    ($set:ident, $features:literal, signed: $signed:literal, $dots:item) => {
+        impl $set {
+            /// `out [n, 16] = x · panelᵀ`, as [`super::panel::product`].
+            #[target_feature(enable = $features)]
+            pub(super) fn product(p: &Panel, x: Rows<'_>, out: &mut [f32]) {
+                let n = out.len() / ROWS;
+                for half in 0..2 {
+                    for t in (0..n).step_by(TOKENS) {
+                        match (p.run, p.bits) {
+                            (16, 0..=4) => Self::tokens::<16, 4>(p, half, x, t, out),
+                            (16, _) => Self::tokens::<16, 2>(p, half, x, t, out),
+                            (_, 0..=4) => Self::tokens::<32, 8>(p, half, x, t, out),
+                            (_, 5) => Self::tokens::<32, 4>(p, half, x, t, out),
+                            (_, 6) => Self::tokens::<32, 2>(p, half, x, t, out),
+                            (_, _) => Self::tokens::<32, 0>(p, half, x, t, out),
+                        }
+                    }
+                }
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn tokens<const RUN: usize, const GROUP: usize>(p: &Panel, half: usize, x: Rows<'_>, t: usize, out: &mut [f32]) {
+                match (out.len() / ROWS - t).min(TOKENS) {
+                    4 => Self::micro::<RUN, GROUP, 4>(p, half, x, t, out),
+                    3 => Self::micro::<RUN, GROUP, 3>(p, half, x, t, out),
+                    2 => Self::micro::<RUN, GROUP, 2>(p, half, x, t, out),
+                    _ => Self::micro::<RUN, GROUP, 1>(p, half, x, t, out),
+                }
+            }
+
+            /// Eight rows times `T` tokens; sums are taken run by run, whatever `T` is.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn micro<const RUN: usize, const GROUP: usize, const T: usize>(
+                p: &Panel,
+                half: usize,
+                x: Rows<'_>,
+                t: usize,
+                out: &mut [f32],
+            ) {
+                let runs = x.k / RUN;
+                assert!(p.codes.len() >= x.k * ROWS && p.scales.len() >= runs * ROWS && p.mins.len() >= runs * ROWS);
+                assert!(t + T <= x.n() && out.len() >= (t + T) * ROWS && half < 2);
+                let first = x.row(t);
+                let (codes, scales, xsums) = (first.codes.as_ptr(), first.scales.as_ptr(), first.sums(RUN).as_ptr());
+                let stride = x.stride();
+                let mut sums = [_mm256_setzero_ps(); T];
+                for run in 0..runs {
+                    // SAFETY: run `run` of the panel and of rows `t..t + T`, in bounds by the
+                    // assertions above.
+                    unsafe {
+                        let w = p.codes.as_ptr().add(run * RUN * ROWS + 32 * half);
+                        let dots = Self::dots::<RUN, GROUP, T>(w, codes.add(run * RUN), 4 * stride);
+                        let scale = _mm256_loadu_ps(p.scales.as_ptr().add(run * ROWS + 8 * half));
+                        let min = _mm256_loadu_ps(p.mins.as_ptr().add(run * ROWS + 8 * half));
+                        for i in 0..T {
+                            let xs = _mm256_broadcast_ss(&*scales.add(i * stride + run * RUN / 32));
+                            sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[i]), _mm256_mul_ps(scale, xs), sums[i]);
+                            if !($signed && GROUP == 0) {
+                                let sum = _mm256_broadcast_ss(&*xsums.add(i * stride + run));
+                                sums[i] = _mm256_fmadd_ps(min, sum, sums[i]);
+                            }
+                        }
+                    }
+                }
+                for (i, s) in sums.into_iter().enumerate() {
+                    // SAFETY: eight of the sixteen numbers of token `t + i`.
+                    unsafe { _mm256_storeu_ps(out.as_mut_ptr().add((t + i) * ROWS + 8 * half), s) };
+                }
+            }
+
+            $dots
+        }
+    };
+}
+
+/// Products of one token with rows as they lie in the map.
+macro_rules! single {
+    ($set:ident, $features:literal, signed: $signed:literal, $dot:item) => {
+        impl $set {
+            /// `y[r] = row r · x` for one token, the rows taken apart in registers.
+            #[target_feature(enable = $features)]
+            pub(super) fn gemv(ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
+                with_block!(ty, B => {
+                    let blocks = quant::blocks::<B>(bytes).unwrap_or_default();
+                    let (per_row, x) = (x.k / ty.block_len(), x.row(0));
+                    let mut rows = blocks.chunks_exact(2 * per_row);
+                    let mut pairs = y.chunks_exact_mut(2);
+                    for (y, two) in (&mut pairs).zip(&mut rows) {
+                        let (a, b) = two.split_at(per_row);
+                        y.copy_from_slice(&Self::rows([a, b], x));
+                    }
+                    if let [last] = pairs.into_remainder() {
+                        [*last] = Self::rows([rows.remainder()], x);
+                    }
+                }, float => unreachable!("{} is not made of blocks", ty.name()));
+            }
+
+            /// Several rows at once, to have more than one sum under way.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn rows<B: Block, const R: usize>(rows: [&[B]; R], x: Row<'_>) -> [f32; R] {
+                let (len, n) = (B::TYPE.block_len(), rows[0].len());
+                assert!(rows.iter().all(|r| r.len() == n) && x.codes.len() == n * len);
+                let (mut sums, mut minima) = ([_mm256_setzero_ps(); R], [0.0f32; R]);
+                for b in 0..n {
+                    for r in 0..R {
+                        let (mut codes, mut scale, mut min) = ([0u8; 256], [0.0f32; 16], [0.0f32; 16]);
+                        rows[r][b].codes::<F16c>(&mut codes, &mut scale, &mut min);
+                        for j in (0..len).step_by(32) {
+                            let at = b * len + j;
+                            // SAFETY: 32 of the 256 codes, and of the row's numbers, asserted above.
+                            let (w, xv) = unsafe {
+                                (
+                                    _mm256_loadu_si256(codes.as_ptr().add(j).cast()),
+                                    _mm256_loadu_si256(x.codes.as_ptr().add(at).cast()),
+                                )
+                            };
+                            let dot = if $signed && B::BITS == 8 { signed_dot(signed(w), xv) } else { Self::dot(w, xv) };
+                            let xs = x.scales[at / 32];
+                            let s = if B::RUN == 16 {
+                                let (lo, hi) = (_mm_set1_ps(xs * scale[j / 16]), _mm_set1_ps(xs * scale[j / 16 + 1]));
+                                minima[r] += min[j / 16] * x.sums16[at / 16] + min[j / 16 + 1] * x.sums16[at / 16 + 1];
+                                _mm256_set_m128(hi, lo)
+                            } else {
+                                if !($signed && B::BITS == 8) {
+                                    minima[r] += min[j / 32] * x.sums32[at / 32];
+                                }
+                                _mm256_set1_ps(xs * scale[j / 32])
+                            };
+                            sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), s, sums[r]);
+                        }
+                    }
+                }
+                let mut out = [0.0; R];
+                for r in 0..R {
+                    out[r] = hsum(sums[r]) + minima[r];
+                }
+                out
+            }
+
+            $dot
+        }
+    };
+}
+
+batch! { Pairs, "avx2,fma,f16c", signed: true,
+    /// Four-fold products of `RUN` columns of eight rows with `T` tokens.
+    ///
+    /// # Safety
+    /// * `w` points to `RUN / 4` steps of a panel, `x` to `RUN` codes of `T` rows `stride` bytes apart.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn dots<const RUN: usize, const GROUP: usize, const T: usize>(w: *const u8, x: *const u8, stride: usize) -> [__m256i; T] {
+        let mut sums = [_mm256_setzero_si256(); T];
+        let ones = _mm256_set1_epi16(1);
+        if GROUP == 0 {
+            for step in 0..RUN / 4 {
+                // SAFETY: step `step` of the run, by this function's contract.
+                let w = unsafe { signed(_mm256_loadu_si256(w.add(step * STEP).cast())) };
+                for i in 0..T {
+                    // SAFETY: columns of this step in row `i`.
+                    let xv = unsafe { broadcast4(x.add(i * stride + 4 * step)) };
+                    sums[i] = _mm256_add_epi32(sums[i], signed_dot(w, xv));
+                }
+            }
+            return sums;
+        }
+        for group in 0..RUN / 4 / GROUP {
+            let mut pairs = [_mm256_setzero_si256(); T];
+            for step in group * GROUP..(group + 1) * GROUP {
+                // SAFETY: as above.
+                let w = unsafe { _mm256_loadu_si256(w.add(step * STEP).cast()) };
+                for i in 0..T {
+                    // SAFETY: as above.
+                    let xv = unsafe { broadcast4(x.add(i * stride + 4 * step)) };
+                    pairs[i] = _mm256_add_epi16(pairs[i], _mm256_maddubs_epi16(w, xv));
+                }
+            }
+            for i in 0..T {
+                sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs[i], ones));
+            }
+        }
+        sums
+    }
+}
+
+single! { Pairs, "avx2,fma,f16c", signed: true,
+    /// Four-fold products of 32 codes below 128 with 32 numbers.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn dot(w: __m256i, x: __m256i) -> __m256i {
+        _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))
+    }
+}
+
+batch! { Vnni256, "avx2,fma,f16c,avxvnni", signed: false,
+    /// Four-fold products of `RUN` columns of eight rows with `T` tokens.
+    ///
+    /// # Safety
+    /// * `w` points to `RUN / 4` steps of a panel, `x` to `RUN` codes of `T` rows `stride` bytes apart.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn dots<const RUN: usize, const GROUP: usize, const T: usize>(w: *const u8, x: *const u8, stride: usize) -> [__m256i; T] {
+        let mut sums = [_mm256_setzero_si256(); T];
+        for step in 0..RUN / 4 {
+            // SAFETY: step `step` of the run, by this function's contract.
+            let w = unsafe { _mm256_loadu_si256(w.add(step * STEP).cast()) };
+            for i in 0..T {
+                // SAFETY: columns of this step in row `i`.
+                let xv = unsafe { broadcast4(x.add(i * stride + 4 * step)) };
+                sums[i] = _mm256_dpbusd_avx_epi32(sums[i], w, xv);
+            }
+        }
+        sums
+    }
+}
+
+single! { Vnni256, "avx2,fma,f16c,avxvnni", signed: false,
+    /// Four-fold products of 32 codes with 32 numbers.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    fn dot(w: __m256i, x: __m256i) -> __m256i {
+        _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), w, x)
+    }
+}
+
+single! { Vnni512, "avx2,fma,f16c,avx512vnni,avx512vl", signed: false,
+    /// Four-fold products of 32 codes with 32 numbers.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512vnni,avx512vl")]
+    fn dot(w: __m256i, x: __m256i) -> __m256i {
+        _mm256_dpbusd_epi32(_mm256_setzero_si256(), w, x)
+    }
+}
