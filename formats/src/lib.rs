@@ -21,6 +21,7 @@ pub mod gguf;
 pub mod head;
 pub mod mmap;
 pub mod model_spec;
+pub mod ngrams;
 pub mod pet;
 pub mod quant;
 pub mod selector;

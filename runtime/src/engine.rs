@@ -196,13 +196,14 @@ impl Engine {
     ) -> Result<Vec<Decision>> {
         let selector = skills.selector();
         let Some(feature) = selector.feature() else { return Ok(Vec::new()) };
+        let tokens = prompts.iter().map(|p| p.tokens.as_slice());
         match selector.module() {
-            None => Ok(selector.decide(self.device(), &t.features)),
+            None => Ok(selector.decide(self.device(), &t.features, tokens)),
             Some(m) => {
                 let module = skills.module(m, &self.base)?;
                 let mut hidden = t.hidden.clone();
                 let features = self.branch(prompts, skills.trunk(), &mut hidden, Some(module), feature, s);
-                Ok(selector.decide(self.device(), &features))
+                Ok(selector.decide(self.device(), &features, tokens))
             }
         }
     }

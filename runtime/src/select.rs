@@ -6,6 +6,7 @@ use crate::threads::Threads;
 use conpet_formats::bundle::manifest::SelectorEntry;
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::mmap::Mapped;
+use conpet_formats::ngrams::Ngrams;
 use conpet_formats::quant::QuantType;
 use conpet_formats::selector::{self, Decision, SelectorKind};
 use conpet_formats::tensors::{Dtype, Tensors};
@@ -35,6 +36,8 @@ struct Scorer {
     dim: usize,
     bias: Vec<f32>,
     class_task: Vec<usize>,
+    /// A second opinion, from the tokens themselves.
+    ngrams: Option<Ngrams>,
 }
 
 impl Selector {
@@ -89,13 +92,24 @@ impl Selector {
         self.module
     }
 
+    /// Token n-grams it knows; 0 if it does not look at them.
+    pub fn ngrams(&self) -> usize {
+        self.scorer.as_ref().and_then(|s| s.ngrams.as_ref()).map_or(0, Ngrams::len)
+    }
+
     /// The task of each class it scores.
     pub fn class_task(&self) -> &[usize] {
         self.scorer.as_ref().map_or(&[], |s| &s.class_task)
     }
 
-    /// Decisions for features `[n, dim]`; empty for the kinds that read nothing.
-    pub fn decide(&self, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<Decision> {
+    /// Decisions for features `[n, dim]` of inputs with these tokens; empty for the kinds that read
+    /// nothing.
+    pub fn decide<'t>(
+        &self,
+        (kernels, threads): (Kernels, &Threads),
+        features: &[f32],
+        tokens: impl IntoIterator<Item = &'t [u32]>,
+    ) -> Vec<Decision> {
         let Some(s) = &self.scorer else { return Vec::new() };
         let (n, classes) = (features.len() / s.dim, s.bias.len());
         let mut scores = vec![0.0; n * classes];
@@ -103,8 +117,12 @@ impl Selector {
         kernels.matmul(threads, weight, features, &mut scores, n);
         scores
             .chunks_exact(classes)
-            .map(|row| {
-                let row = row.iter().zip(&s.bias).map(|(x, b)| x + b).collect();
+            .zip(tokens)
+            .map(|(row, tokens)| {
+                let mut row: Vec<f32> = row.iter().zip(&s.bias).map(|(x, b)| x + b).collect();
+                if let Some(n) = &s.ngrams {
+                    n.add_scores(tokens, &mut row);
+                }
                 selector::decide(row, &s.class_task, self.n_tasks, self.temperature, self.threshold)
             })
             .collect()
@@ -120,7 +138,7 @@ impl Selector {
 impl Scorer {
     fn load(kind: SelectorKind, map: Mapped, range: Range<usize>, n_tasks: usize, dim: usize) -> Result<Self> {
         let base = map.as_ptr() as usize;
-        let tensors = Tensors::parse(&map[range])?;
+        let tensors = Tensors::parse(&map[range.clone()])?;
         let need = |name: &str| {
             tensors.get(name).ok_or_else(|| Error::new(Code::Missing, format!("the selector lacks tensor {name:?}")))
         };
@@ -158,6 +176,7 @@ impl Scorer {
         }
         let start = weight.data.as_ptr() as usize - base;
         let (weight_range, bias) = (start..start + weight.data.len(), bias.to_f32());
-        Ok(Self { weight: weight_range, ty, dim, bias, class_task, map })
+        let ngrams = Ngrams::load(&map, range, classes)?;
+        Ok(Self { weight: weight_range, ty, dim, bias, class_task, ngrams, map })
     }
 }

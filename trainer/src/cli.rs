@@ -122,6 +122,9 @@ pub struct ProbeArgs {
     /// Shrinkage of the covariance; may be given several times.
     #[arg(long, default_values_t = [0.05])]
     pub shrinkage: Vec<f64>,
+    /// Weight of the token n-grams beside the feature; may be given several times.
+    #[arg(long, default_values_t = [0.0, 2.0])]
+    pub ngram_weight: Vec<f64>,
     /// Longest row, in tokens.
     #[arg(long, default_value_t = 256)]
     pub max_len: usize,

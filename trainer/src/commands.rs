@@ -276,25 +276,32 @@ fn probe(a: &ProbeArgs) -> Result<()> {
         return Err(Error::new(Code::Value, format!("--shrinkage {bad} is not allowed"))
             .hint("--shrinkage takes a number from 0 to 1"));
     }
+    if let Some(bad) = a.ngram_weight.iter().find(|v| !(0.0..1e6).contains(*v)) {
+        return Err(Error::new(Code::Value, format!("--ngram-weight {bad} is not allowed"))
+            .hint("--ngram-weight takes 0 or a positive number"));
+    }
     let mut tasks = stream::open(&a.stream)?;
     if a.subset > 0 {
         tasks.iter_mut().for_each(|t| t.subset(a.subset));
     }
     let mut bar = Bar::new();
-    let found = crate::probe::probe(&e, &tasks, &config, &a.features, &a.shrinkage, &mut |what| {
+    let found = crate::probe::probe(&e, &tasks, &config, &a.features, &a.shrinkage, &a.ngram_weight, &mut |what| {
         bar.show(&crate::run::Event::Begin(what));
     });
     bar.clear();
     let found = found?;
     if !a.json {
-        print("classes  routing   dim  shrinkage  feature (validation rows)")?;
+        print("classes  routing   dim  shrinkage  n-grams  feature (validation rows)")?;
     }
     for p in found {
         if a.json {
             print(&serde_json::to_string(&p).map_err(|e| Error::new(Code::Value, e.to_string()))?)?;
         } else {
             let [c, r] = [p.classes, p.routing].map(|v| 100.0 * v);
-            print(&format!("{c:>6.1}%  {r:>6.1}%  {:>4}  {:>9}  {}", p.dim, p.shrinkage, p.feature))?;
+            print(&format!(
+                "{c:>6.1}%  {r:>6.1}%  {:>4}  {:>9}  {:>7}  {}",
+                p.dim, p.shrinkage, p.ngram_weight, p.feature
+            ))?;
         }
     }
     Ok(())

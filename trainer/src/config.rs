@@ -72,6 +72,8 @@ settings! {
     threads: usize = 0;
     /// Shrinkage of the lda covariance (or ridge strength), from 0 to 1.
     shrinkage: f64 = 0.05;
+    /// Weight of the token n-gram classifier beside lda's states; 0 leaves it out.
+    ngram_weight: f64 = 2.0;
     /// Most candidate modules to run where the selector is unsure.
     top_k: u32 = 2;
     /// The selector is unsure below this margin between its two best tasks.
@@ -139,7 +141,8 @@ impl Config {
         if !["auto", "dense", "quant"].contains(&self.weights.as_str()) {
             return bad("weights", &self.weights, "auto, dense or quant");
         }
-        for (name, v) in [("weight-decay", self.weight_decay), ("clip", self.clip)] {
+        for (name, v) in [("weight-decay", self.weight_decay), ("clip", self.clip), ("ngram-weight", self.ngram_weight)]
+        {
             if !(0.0..1e6).contains(&v) {
                 return bad(name, &v, "0 or a positive number");
             }

@@ -28,6 +28,8 @@ pub struct Prepared {
     pub classes: Vec<usize>,
     /// Selector features of the bare input, `[rows, dim]`.
     pub features: Vec<f32>,
+    /// Tokens of the bare input.
+    pub inputs: Vec<Vec<u32>>,
     hidden: usize,
     states: Option<States>,
     ranges: Vec<Vec<Range<usize>>>,
@@ -104,6 +106,7 @@ impl Prepared {
             answers,
             classes,
             features: Vec::new(),
+            inputs: inputs.iter().map(|p: &Prompt| p.tokens.clone()).collect(),
             hidden: engine.base.spec.hidden,
             states: None,
             ranges,

@@ -112,14 +112,18 @@ impl Evaluator {
         let data = &self.sets[set].data;
         let Some(feature) = selector.feature() else { return Ok(Vec::new()) };
         match selector.module() {
-            None => Ok(selector.decide((engine.kernels, &engine.threads), &data.features)),
+            None => {
+                let tokens = data.inputs.iter().map(Vec::as_slice);
+                Ok(selector.decide((engine.kernels, &engine.threads), &data.features, tokens))
+            }
             Some(m) => {
                 let module = skills.module(m, &engine.base)?;
                 let mut out = Vec::new();
                 for rows in row_batches(data, &(0..data.len()).collect::<Vec<_>>(), engine.batch) {
                     let (prompts, mut hidden) = gather(data, &rows);
                     let f = engine.branch(&prompts, skills.trunk(), &mut hidden, Some(module), feature, s);
-                    out.extend(selector.decide((engine.kernels, &engine.threads), &f));
+                    let tokens = rows.iter().map(|i| data.inputs[*i].as_slice());
+                    out.extend(selector.decide((engine.kernels, &engine.threads), &f, tokens));
                 }
                 Ok(out)
             }

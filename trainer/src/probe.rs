@@ -6,11 +6,14 @@
 use crate::config::Config;
 use crate::data::{Plan, Prepared};
 use crate::run::bare;
-use crate::selectors::{Stats, lda};
+use crate::selectors::{Counts, Stats, lda};
 use crate::stream::Task;
 use conpet_formats::Result;
 use conpet_formats::feature::FeatureSpec;
+use conpet_formats::mmap::Mapped;
+use conpet_formats::ngrams::Ngrams;
 use conpet_formats::quant::QuantType;
+use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::sampler::argmax;
 use serde::Serialize;
@@ -24,6 +27,8 @@ pub struct Probe {
     pub dim: usize,
     /// The shrinkage it was fitted with.
     pub shrinkage: f64,
+    /// Weight of the token n-grams beside it.
+    pub ngram_weight: f64,
     /// Part of the rows whose class is right, over the classes of all tasks.
     pub classes: f64,
     /// Part of the rows whose task is right, through the class's task.
@@ -36,9 +41,11 @@ struct Split {
     features: Vec<f32>,
     /// Class of each row, counted over all tasks.
     classes: Vec<usize>,
+    /// Tokens of each row.
+    inputs: Vec<Vec<u32>>,
 }
 
-/// Probes every feature with every shrinkage.
+/// Probes every feature with every shrinkage and every weight of the token n-grams.
 ///
 /// # Errors
 /// If a feature is not one, or a covariance is singular.
@@ -48,6 +55,7 @@ pub fn probe(
     config: &Config,
     features: &[String],
     shrinkages: &[f64],
+    ngram_weights: &[f64],
     tick: &mut dyn FnMut(&str),
 ) -> Result<Vec<Probe>> {
     let spec = &engine.base.spec;
@@ -65,6 +73,20 @@ pub fn probe(
     let (train, valid) = (train?, valid?);
     let class_task: Vec<usize> =
         tasks.iter().enumerate().flat_map(|(t, task)| std::iter::repeat_n(t, task.classes())).collect();
+    let mut counts = Counts::default();
+    counts.grow(class_task.len());
+    train.inputs.iter().zip(&train.classes).for_each(|(tokens, c)| counts.add(tokens, *c));
+    let mut w = TensorsWriter::new();
+    counts.write(1.0, &mut w)?;
+    let map = Mapped::from_vec(w.finish()?);
+    let whole = 0..map.len();
+    let ngrams = Ngrams::load(&map, whole, class_task.len())?;
+    let likelihood = |tokens: &Vec<u32>| {
+        let mut s = vec![0.0; class_task.len()];
+        ngrams.iter().for_each(|n| n.add_scores(tokens, &mut s));
+        s
+    };
+    let likelihoods: Vec<Vec<f32>> = valid.inputs.iter().map(likelihood).collect();
     let mut out = Vec::new();
     for (name, feature) in features.iter().zip(&parsed) {
         tick(name);
@@ -83,18 +105,26 @@ pub fn probe(
         let x = take(&valid);
         for shrinkage in shrinkages {
             let scores = lda::fit(&stats, *shrinkage)?;
-            let best: Vec<usize> = x.chunks_exact(dim).map(|x| argmax(&scores.of(x)) as usize).collect();
-            let part = |right: &dyn Fn(usize, usize) -> bool| {
-                let n = best.iter().zip(&valid.classes).filter(|(b, c)| right(**b, **c)).count();
-                n as f64 / best.len().max(1) as f64
-            };
-            out.push(Probe {
-                feature: name.clone(),
-                dim,
-                shrinkage: *shrinkage,
-                classes: part(&|b, c| b == c),
-                routing: part(&|b, c| class_task[b] == class_task[c]),
-            });
+            let rows: Vec<Vec<f32>> = x.chunks_exact(dim).map(|x| scores.of(x)).collect();
+            for weight in ngram_weights {
+                let join = |(s, n): (&Vec<f32>, &Vec<f32>)| -> usize {
+                    let sum: Vec<f32> = s.iter().zip(n).map(|(s, n)| s + *weight as f32 * n).collect();
+                    argmax(&sum) as usize
+                };
+                let best: Vec<usize> = rows.iter().zip(&likelihoods).map(join).collect();
+                let part = |right: &dyn Fn(usize, usize) -> bool| {
+                    let n = best.iter().zip(&valid.classes).filter(|(b, c)| right(**b, **c)).count();
+                    n as f64 / best.len().max(1) as f64
+                };
+                out.push(Probe {
+                    feature: name.clone(),
+                    dim,
+                    shrinkage: *shrinkage,
+                    ngram_weight: *weight,
+                    classes: part(&|b, c| b == c),
+                    routing: part(&|b, c| class_task[b] == class_task[c]),
+                });
+            }
         }
     }
     Ok(out)
@@ -109,12 +139,13 @@ fn read(
     tick: &mut dyn FnMut(&str),
 ) -> Result<Split> {
     let plan = Plan { trunk: 0, selector: Some(union), head: None, max_len: config.max_len, keep: QuantType::F32 };
-    let (mut all, mut first) = (Split { features: Vec::new(), classes: Vec::new() }, 0);
+    let (mut all, mut first) = (Split { features: Vec::new(), classes: Vec::new(), inputs: Vec::new() }, 0);
     for t in tasks {
         tick(&format!("{} {split}", t.name));
         let (task, rows) = bare(t, split);
         let p = Prepared::new(engine, &task, &rows, plan, None, &mut |_| {})?;
         all.features.extend(p.features);
+        all.inputs.extend(p.inputs);
         all.classes.extend(p.classes.iter().map(|c| first + c));
         first += t.classes();
     }
@@ -155,7 +186,7 @@ mod tests {
         let e = crate::decoder::tests::engine();
         let tasks = [task("a", ["show", "open"]), task("b", ["water", "oil"])];
         let features = ["2:mean", "0:last"].map(String::from);
-        let got = probe(&e, &tasks, &Config::default(), &features, &[0.1, 0.3], &mut |_| {}).unwrap();
+        let got = probe(&e, &tasks, &Config::default(), &features, &[0.1, 0.3], &[0.0], &mut |_| {}).unwrap();
         assert_eq!(got.len(), 4);
         assert_eq!((got[0].feature.as_str(), got[0].dim, got[3].shrinkage), ("2:mean", e.base.spec.hidden, 0.3));
         // The last token is a number and says nothing of the task.

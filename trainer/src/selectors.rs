@@ -2,10 +2,12 @@
 //! order of tasks, and no earlier row is needed again.
 
 pub mod lda;
+pub mod ngrams;
 pub mod ridge;
 pub mod solve;
 pub mod stats;
 
+pub use ngrams::Counts;
 pub use stats::Stats;
 
 /// Linear scores over classes: `score[c] = weight[c] · x + bias[c]`.

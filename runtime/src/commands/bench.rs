@@ -57,7 +57,7 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
             json!({
                 "build_commit": option_env!("CONPET_COMMIT"), "model_filename": engine.base.path().file_name().map(|f| f.to_string_lossy()),
                 "model_type": format!("{} {}", engine.base.spec.arch, engine.base.quant_name()), "model_size": engine.base.map().len(),
-                "model_n_params": engine.base.spec.parameters(), "n_batch": engine.batch, "n_threads": engine.threads.n(), "use_mmap": true,
+                "model_n_params": engine.base.spec.parameters(), "bytes_per_token": engine.base.bytes_per_token(), "n_batch": engine.batch, "n_threads": engine.threads.n(), "use_mmap": true,
                 "type_k": a.common.cache_type, "type_v": a.common.cache_type,
                 "n_prompt": if *test == "pp" { *n } else { 0 }, "n_gen": if *test == "tg" { *n } else { 0 },
                 "avg_ns": mean, "stddev_ns": sd, "avg_ts": ts, "stddev_ts": ts_sd, "samples_ns": ns, "samples_ts": per_second,

@@ -19,7 +19,10 @@ pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
             .hint("use classify or generate with --task"));
     };
     let tasks = &skills.manifest().tasks;
-    let reads: Vec<String> = feature.parts.iter().map(|p| format!("{}:{}", p.layer, p.pool)).collect();
+    let mut reads: Vec<String> = feature.parts.iter().map(|p| format!("{}:{}", p.layer, p.pool)).collect();
+    if selector.ngrams() > 0 {
+        reads.push(format!("{} token n-grams", selector.ngrams()));
+    }
     let mut s = Scratch::default();
     inputs(a, |texts| {
         for text in texts {

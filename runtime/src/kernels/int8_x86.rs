@@ -14,6 +14,9 @@ use std::arch::x86_64::*;
 /// Tokens multiplied together in registers.
 const TOKENS: usize = 4;
 
+/// How far ahead of the sums weights are asked for.
+const AHEAD: usize = 4096;
+
 /// Four columns of eight rows (32 bytes) lie this far apart.
 const STEP: usize = 4 * ROWS;
 
@@ -160,6 +163,18 @@ pub(super) struct Vnni256;
 #[derive(Clone, Copy)]
 pub(super) struct Vnni512;
 
+/// Asks for what lies [`AHEAD`] bytes after `rows`: the processor's own prefetching ends at the
+/// borders of pages, and the weights of a base are many of those.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ahead<B>(rows: &[B]) {
+    let start = rows.as_ptr().cast::<i8>();
+    for at in (0..size_of_val(rows)).step_by(64) {
+        // A prefetch of an address that is not mapped does nothing.
+        _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(AHEAD + at));
+    }
+}
+
 /// Products of a batch with a panel.
 macro_rules! batch {
     ($set:ident, $features:literal, signed: $signed:literal, $dots:item) => {
@@ -253,6 +268,7 @@ macro_rules! single {
                     let mut pairs = y.chunks_exact_mut(2);
                     for (y, two) in (&mut pairs).zip(&mut rows) {
                         let (a, b) = two.split_at(per_row);
+                        ahead(two);
                         y.copy_from_slice(&Self::rows([a, b], x));
                     }
                     if let [last] = pairs.into_remainder() {

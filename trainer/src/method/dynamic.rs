@@ -10,11 +10,13 @@ use crate::data::{Joined, Prepared};
 use crate::fit::{Batches, Examples, Outcome, Target};
 use crate::rng::Stream;
 use crate::run::{Run, Stage};
-use crate::selectors::{Stats, lda, ridge};
+use crate::selectors::{Counts, Stats, lda, ridge};
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::bundle::{Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
 use conpet_formats::head::log_softmax;
+use conpet_formats::mmap::Mapped;
+use conpet_formats::ngrams::Ngrams;
 use conpet_formats::selector::{self, SelectorKind};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::{Code, Error, Result};
@@ -88,11 +90,30 @@ fn closed_form(
     w.add_f32(selector::WEIGHT, &[class_task.len(), dim], &scores.weight)?;
     w.add_f32(selector::BIAS, &[class_task.len()], &scores.bias)?;
     w.add_i32(selector::CLASS_TASK, &[class_task.len()], &class_task)?;
-    let section = draft.add_section(SectionKind::Selector, w.finish()?);
+    if let Some(mut counts) = earlier_ngrams(run, draft, t, kind)? {
+        counts.grow(run.tasks[t].classes());
+        train.inputs.iter().zip(&numbers).for_each(|(tokens, c)| counts.add(tokens, *c));
+        counts.write(run.config.ngram_weight, &mut w)?;
+    }
+    let payload = w.finish()?;
+    let map = Mapped::from_vec(payload.clone());
+    let ngrams = Ngrams::load(&map, 0..payload.len(), class_task.len())?;
+    let section = draft.add_section(SectionKind::Selector, payload);
     let statistics = draft.add_section(SectionKind::Stats, stats.payload()?);
     // Temperature and threshold come from the newest task's validation rows alone, so that adding
     // a task to a bundle needs no older rows.
-    let rows: Vec<Vec<f32>> = valid.features.chunks_exact(dim).map(|x| scores.of(x)).collect();
+    let rows: Vec<Vec<f32>> = valid
+        .features
+        .chunks_exact(dim)
+        .zip(&valid.inputs)
+        .map(|(x, tokens)| {
+            let mut s = scores.of(x);
+            if let Some(n) = &ngrams {
+                n.add_scores(tokens, &mut s);
+            }
+            s
+        })
+        .collect();
     let truth: Vec<usize> = valid.classes.iter().map(|c| first + c).collect();
     let temperature = best_temperature(&rows, &truth);
     let mut best: Vec<f32> = rows
@@ -115,6 +136,18 @@ fn closed_form(
     s.margin = Decimal::from_f64(run.config.margin);
     s.top_k = run.config.top_k;
     Ok(())
+}
+
+/// What the selector so far has counted; `None` where it does not count: by setting, for ridge whose
+/// scores are no log-likelihoods, or in a bundle that began without and whose rows are gone.
+fn earlier_ngrams(run: &Run<'_>, draft: &Draft, t: usize, kind: &str) -> Result<Option<Counts>> {
+    if kind != "lda" {
+        return Ok(None);
+    }
+    match (draft.manifest.selector.section, &run.bundle) {
+        (Some(s), Some(b)) => Counts::read(b.section(s)?).map_err(|e| e.in_section("selector")),
+        _ => Ok((t == 0 && run.config.ngram_weight > 0.0).then(Counts::default)),
+    }
 }
 
 /// The temperature of a grid with the least cross-entropy.

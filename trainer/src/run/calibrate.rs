@@ -44,7 +44,7 @@ impl Run<'_> {
         let temperature = best_temperature(&logits, &valid.classes);
         let mut blend = 0.0;
         if let Some((selector, first)) = self.draft_selector(draft)? {
-            let decisions = selector.decide(device, &valid.features);
+            let decisions = selector.decide(device, &valid.features, valid.inputs.iter().map(Vec::as_slice));
             let known: Vec<Option<usize>> = (0..head.classes.len()).map(|c| Some(first + c)).collect();
             let cost = |b: f32| -> f64 {
                 let row = |i: usize| {

@@ -1,0 +1,248 @@
+//! Token n-grams: which words go with which class, beside what the base's states say.
+//!
+//! A multinomial naive Bayes classifier (McCallum & Nigam 1998) over single tokens and pairs of
+//! neighbours. It is made of counts alone, so it grows with every task, exactly and in any order,
+//! without an earlier row; and it needs no pass through the base. Its payload lies beside a
+//! selector's weights:
+//!
+//! * [`KEYS`] `[grams, 2]`, ascending: `(previous, token)`, see [`grams`];
+//! * [`FIRST`] `[grams + 1]`: where each gram's entries begin;
+//! * [`CLASSES`] and [`COUNTS`] `[entries]`: classes that have the gram, ascending, and how often;
+//! * [`TOTALS`] `[classes]`: grams counted for each class;
+//! * [`SCALE`] F32 `[2]`: weight and smoothing.
+//!
+//! All but the last are I32.
+
+use crate::mmap::Mapped;
+use crate::tensors::{Dtype, Tensor, Tensors};
+use crate::{Code, Error, Result};
+use std::ops::Range;
+
+/// Name of the tensor of grams.
+pub const KEYS: &str = "ngram.keys";
+/// Name of the tensor of first entries.
+pub const FIRST: &str = "ngram.first";
+/// Name of the tensor of classes.
+pub const CLASSES: &str = "ngram.classes";
+/// Name of the tensor of counts.
+pub const COUNTS: &str = "ngram.counts";
+/// Name of the tensor of totals.
+pub const TOTALS: &str = "ngram.totals";
+/// Name of the tensor of weight and smoothing.
+pub const SCALE: &str = "ngram.scale";
+
+/// Stands before a single token.
+const ALONE: i32 = -1;
+/// Stands for the border of the text.
+const BORDER: i32 = -2;
+/// Evidence of a longer text is scaled down to that of so many grams: words are not independent,
+/// and a page of them must not drown what the states say.
+const MOST: f32 = 64.0;
+
+/// One token, or two neighbours.
+pub type Gram = (i32, i32);
+
+/// The grams of a text: each token alone, and each with the one before it, borders included.
+pub fn grams(tokens: &[u32]) -> impl Iterator<Item = Gram> {
+    let id = |t: u32| i32::try_from(t).unwrap_or(i32::MAX);
+    let before = std::iter::once(BORDER).chain(tokens.iter().map(move |t| id(*t)));
+    let after = tokens.iter().map(move |t| id(*t)).chain(std::iter::once(BORDER));
+    tokens.iter().map(move |t| (ALONE, id(*t))).chain(before.zip(after))
+}
+
+/// The classifier, read where it lies.
+#[derive(Debug, Clone)]
+pub struct Ngrams {
+    map: Mapped,
+    keys: Range<usize>,
+    first: Range<usize>,
+    classes: Range<usize>,
+    counts: Range<usize>,
+    totals: Vec<f32>,
+    weight: f32,
+    smoothing: f32,
+}
+
+impl Ngrams {
+    /// Finds the classifier in a selector's payload, which is `range` of `map`; `None` if it has none.
+    ///
+    /// # Errors
+    /// If tensors are missing, or do not fit each other or `n_classes`.
+    pub fn load(map: &Mapped, range: Range<usize>, n_classes: usize) -> Result<Option<Self>> {
+        let base = map.as_ptr() as usize;
+        let tensors = Tensors::parse(&map[range])?;
+        if tensors.get(KEYS).is_none() {
+            return Ok(None);
+        }
+        let need = |name: &str, dtype: Dtype| -> Result<Tensor<'_>> {
+            let t = tensors.get(name).ok_or_else(|| Error::new(Code::Missing, format!("no tensor {name:?}")))?;
+            if t.dtype != dtype {
+                return Err(Error::new(Code::Type, format!("tensor {name:?} is of dtype {:?}", t.dtype)));
+            }
+            Ok(t)
+        };
+        let place = |t: &Tensor<'_>| {
+            let start = t.data.as_ptr() as usize - base;
+            start..start + t.data.len()
+        };
+        let ints = |name: &str| need(name, Dtype::I32);
+        let (keys, first, classes, counts) = (ints(KEYS)?, ints(FIRST)?, ints(CLASSES)?, ints(COUNTS)?);
+        let (totals, scale) = (ints(TOTALS)?.to_i32(), need(SCALE, Dtype::F32)?.to_f32());
+        let (n, entries) = (keys.data.len() / 8, classes.data.len() / 4);
+        let fits = keys.shape == [n, 2]
+            && first.shape == [n + 1]
+            && classes.shape == [entries]
+            && counts.shape == [entries]
+            && totals.len() == n_classes
+            && scale.len() == 2;
+        if !fits {
+            return Err(Error::new(Code::Shape, format!("the n-grams' tensors do not fit {n_classes} classes")));
+        }
+        let out = Self {
+            keys: place(&keys),
+            first: place(&first),
+            classes: place(&classes),
+            counts: place(&counts),
+            totals: totals.iter().map(|t| *t as f32).collect(),
+            weight: scale[0],
+            smoothing: scale[1],
+            map: map.clone(),
+        };
+        let bad = |what: &str| Err(Error::new(Code::Value, format!("the n-grams' {what}")));
+        if !(1..n).all(|i| out.key(i - 1) < out.key(i)) {
+            return bad("keys do not ascend");
+        }
+        let at = |i: usize| out.int(&out.first, i);
+        if at(0) != 0 || at(n) != entries as i32 || !(0..n).all(|i| at(i) < at(i + 1)) {
+            return bad("entries do not ascend");
+        }
+        if !(0..entries)
+            .all(|i| (0..n_classes as i32).contains(&out.int(&out.classes, i)) && out.int(&out.counts, i) > 0)
+        {
+            return bad("entries name a class or a count that cannot be");
+        }
+        if totals.iter().any(|t| *t < 0) || !(scale[0] >= 0.0 && scale[1] > 0.0 && scale[0] + scale[1] < 1e6) {
+            return bad("totals or scale are out of range");
+        }
+        Ok(Some(out))
+    }
+
+    fn int(&self, range: &Range<usize>, i: usize) -> i32 {
+        let at = range.start + 4 * i;
+        i32::from_le_bytes([self.map[at], self.map[at + 1], self.map[at + 2], self.map[at + 3]])
+    }
+
+    fn key(&self, i: usize) -> Gram {
+        (self.int(&self.keys, 2 * i), self.int(&self.keys, 2 * i + 1))
+    }
+
+    /// Grams known.
+    pub fn len(&self) -> usize {
+        self.keys.len() / 8
+    }
+
+    /// True if no gram is known.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The classes that have a gram, with its count in each.
+    fn entries(&self, gram: Gram) -> Option<Range<usize>> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let mid = low.midpoint(high);
+            if self.key(mid) < gram { low = mid + 1 } else { high = mid }
+        }
+        let found = low < self.len() && self.key(low) == gram;
+        found.then(|| self.int(&self.first, low) as usize..self.int(&self.first, low + 1) as usize)
+    }
+
+    /// Adds to each class's score `weight · Σ log p(gram | class)` over the grams any class has,
+    /// `p = (count + smoothing) / (total + smoothing · grams)`.
+    ///
+    /// # Panics
+    /// If there are fewer scores than classes.
+    pub fn add_scores(&self, tokens: &[u32], scores: &mut [f32]) {
+        let (mut known, mut all) = (0.0f32, 0.0f32);
+        let mut log_p = vec![0.0f32; self.totals.len()];
+        for gram in grams(tokens) {
+            all += 1.0;
+            let Some(entries) = self.entries(gram) else { continue };
+            known += 1.0;
+            for i in entries {
+                let count = self.int(&self.counts, i) as f32;
+                // What the count adds to a gram the class lacks, which all get below.
+                log_p[self.int(&self.classes, i) as usize] += (count / self.smoothing).ln_1p();
+            }
+        }
+        let weight = self.weight * (MOST / all).min(1.0);
+        for ((score, log_p), total) in scores.iter_mut().zip(log_p).zip(&self.totals) {
+            let absent = (self.smoothing / (total + self.smoothing * self.len() as f32)).ln();
+            *score += weight * (log_p + known * absent);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensors::TensorsWriter;
+
+    /// Two classes over grams of `[7]` and `[7, 8]`.
+    fn payload(change: impl Fn(&str, &mut Vec<i32>)) -> Vec<u8> {
+        let mut w = TensorsWriter::new();
+        let mut add = |name: &str, shape: &dyn Fn(usize) -> Vec<usize>, v: &[i32]| {
+            let mut v = v.to_vec();
+            change(name, &mut v);
+            w.add_i32(name, &shape(v.len()), &v).unwrap();
+        };
+        add(KEYS, &|n| vec![n / 2, 2], &[-2, 7, -1, 7, -1, 8, 7, -2, 7, 8, 8, -2]);
+        add(FIRST, &|n| vec![n], &[0, 2, 4, 5, 6, 7, 8]);
+        add(CLASSES, &|n| vec![n], &[0, 1, 0, 1, 1, 0, 1, 1]);
+        add(COUNTS, &|n| vec![n], &[1, 2, 1, 2, 2, 1, 2, 2]);
+        add(TOTALS, &|n| vec![n], &[3, 10]);
+        w.add_f32(SCALE, &[2], &[2.0, 0.5]).unwrap();
+        w.finish().unwrap()
+    }
+
+    fn load(bytes: Vec<u8>) -> Result<Option<Ngrams>> {
+        let map = Mapped::from_vec(bytes);
+        let range = 0..map.len();
+        Ngrams::load(&map, range, 2)
+    }
+
+    #[test]
+    fn scores_are_naive_bayes() {
+        let n = load(payload(|_, _| {})).unwrap().unwrap();
+        assert_eq!(grams(&[7, 9]).collect::<Vec<_>>(), [(-1, 7), (-1, 9), (-2, 7), (7, 9), (9, -2)]);
+        let mut got = [1.0, 1.0];
+        n.add_scores(&[7, 9], &mut got);
+        // Known: (-1, 7) and (-2, 7), once each in class 0, twice in class 1; six grams in all.
+        let p = |count: f32, total: f32| ((count + 0.5) / (total + 3.0)).ln();
+        for (got, want) in got.iter().zip([4.0 * p(1.0, 3.0), 4.0 * p(2.0, 10.0)]) {
+            assert!((got - 1.0 - want).abs() < 1e-5, "{got} for {want}");
+        }
+        let mut long = [0.0, 0.0];
+        n.add_scores(&[7; 1000], &mut long);
+        assert!(long.iter().all(|s| s.abs() < 2.0 * 64.0 * 5.0), "{long:?}");
+    }
+
+    #[test]
+    fn damage_is_refused() {
+        assert!(load(TensorsWriter::new().finish().unwrap()).unwrap().is_none());
+        for (name, at, value) in [(KEYS, 2, 9), (FIRST, 1, 9), (CLASSES, 0, 2), (COUNTS, 3, 0), (TOTALS, 0, -1)] {
+            let broken = payload(|n, v| {
+                if n == name {
+                    v[at] = value;
+                }
+            });
+            assert!(load(broken).is_err(), "{name}");
+        }
+        let short = payload(|n, v| {
+            if n == COUNTS {
+                v.pop();
+            }
+        });
+        assert_eq!(load(short).unwrap_err().code(), Code::Shape);
+    }
+}

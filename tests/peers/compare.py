@@ -1,0 +1,170 @@
+"""conpet-run beside llama.cpp and ik_llama.cpp on the same GGUF: speed and memory.
+
+    python3 tests/peers/compare.py BASE.gguf [BASE.gguf ...] [--rounds 5] [--threads 2]
+
+Builds conpet-run, makes a virtual environment under build/peers and installs the peers in it from
+the package index (llama-cpp-python is compiled for this machine: ten minutes the first time;
+`--peers ik` leaves it out). Then, round after round, each engine in turn runs in a process of its
+own: it reads a prompt of 512 tokens and decodes 64, after one run that is not measured. Ratios are
+taken within a round, so that a machine that slows down slows all of them.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PEERS = {"ik": "ik-llama-cpp-python==0.1.5", "llama": "llama-cpp-python==0.3.36"}
+
+
+def memory():
+    fields = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+    return {name: int(fields[name].split()[0]) for name in ("RssAnon", "RssFile", "VmHWM")}
+
+
+def worker(peer, model, threads, prompt, answer):
+    """One engine, one round, in a process of its own; prints JSON."""
+    import ctypes
+
+    if peer == "ik":
+        from ik_llama_cpp import _ctypes_api as C
+
+        clear, vocab_size = C.llama_kv_cache_clear, 32000
+        free = C._lib
+        batch_one = C._lib.llama_batch_get_one
+        batch_one.argtypes = [C.llama_token_p, ctypes.c_int32, C.llama_pos, C.llama_seq_id]
+        batch_one.restype = C.llama_batch
+        one = lambda tokens, at: batch_one(tokens, len(tokens), at, 0)
+    else:
+        import llama_cpp as C
+
+        clear = lambda ctx: C.llama_memory_clear(C.llama_get_memory(ctx), True)
+        vocab_size = 32000
+        one = lambda tokens, at: C.llama_batch_get_one(tokens, len(tokens))
+    C.llama_backend_init()
+    mp = C.llama_model_default_params()
+    mp.n_gpu_layers = 0
+    begin = time.perf_counter()
+    m = C.llama_model_load_from_file(os.fsencode(model), mp)
+    cp = C.llama_context_default_params()
+    cp.n_ctx, cp.n_batch, cp.n_ubatch = 1024, 512, 512
+    cp.n_threads = cp.n_threads_batch = threads
+    ctx = C.llama_init_from_model(m, cp)
+    opened = time.perf_counter() - begin
+    array = lambda ids: (ctypes.c_int32 * len(ids))(*ids)
+    ids = [i * 7919 % vocab_size for i in range(max(prompt, answer))]
+
+    def decode(tokens, at):
+        if C.llama_decode(ctx, one(array(tokens), at)) != 0:
+            sys.exit("decoding failed")
+
+    def prefill():
+        clear(ctx)
+        begin = time.perf_counter()
+        decode(ids[:prompt], 0)
+        return time.perf_counter() - begin
+
+    def generate():
+        clear(ctx)
+        begin = time.perf_counter()
+        for at in range(answer):
+            decode(ids[at : at + 1], at)
+        return time.perf_counter() - begin
+
+    prefill()
+    pp = prompt / prefill()
+    rss = memory()
+    generate()
+    print(json.dumps({"pp": pp, "tg": answer / generate(), "open_s": opened, "anon_kb": rss["RssAnon"], "file_kb": rss["RssFile"]}))
+
+
+def ours(model, threads, prompt, answer):
+    run = [ROOT / "target/release/conpet-run", "bench", "-m", model, "-p", str(prompt), "-n", str(answer), "-r", "1", "-t", str(threads), "--json"]
+    pp, tg = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    return {"pp": pp["avg_ts"], "tg": tg["avg_ts"], "open_s": pp["open_ms"] / 1e3, "anon_kb": pp["rss_anon_kb"], "file_kb": pp["rss_file_kb"], "bytes": pp["bytes_per_token"]}
+
+
+def bandwidth(threads):
+    """GB/s that `threads` threads read together from memory larger than any cache."""
+    import threading
+
+    import numpy
+
+    parts = [numpy.ones(1 << 26) for _ in range(threads)]
+    best = 0.0
+    for _ in range(5):
+        begin = time.perf_counter()
+        work = [threading.Thread(target=p.max) for p in parts]
+        [w.start() for w in work]
+        [w.join() for w in work]
+        best = max(best, threads * parts[0].nbytes / (time.perf_counter() - begin) / 1e9)
+    return best
+
+
+def environment(peers):
+    """A virtual environment with the peers; returns its python."""
+    place = ROOT / "build/peers"
+    python = place / "bin/python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    for package in ["numpy"] + [PEERS[p] for p in peers]:
+        name = package.split("==")[0]
+        if subprocess.run([python, "-m", "pip", "show", "-q", name], capture_output=True).returncode != 0:
+            print(f"installing {package}", file=sys.stderr)
+            subprocess.run([python, "-m", "pip", "install", "-q", package], check=True, stdout=sys.stderr)
+    return python
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("models", nargs="+")
+    a.add_argument("--rounds", type=int, default=5)
+    a.add_argument("--threads", type=int, default=2)
+    a.add_argument("--prompt", type=int, default=512)
+    a.add_argument("--answer", type=int, default=64)
+    a.add_argument("--peers", default="llama,ik")
+    a.add_argument("--worker", help=argparse.SUPPRESS)
+    a.add_argument("--json", action="store_true", help="print every round as JSON")
+    a = a.parse_args()
+    if a.worker:
+        return worker(a.worker, a.models[0], a.threads, a.prompt, a.answer)
+    peers = [p for p in a.peers.split(",") if p]
+    subprocess.run(["cargo", "build", "--release", "-q", "-p", "conpet-runtime"], check=True, cwd=ROOT)
+    python = environment(peers)
+    wide = float(subprocess.run([python, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'tests/peers')!r}); import compare; print(compare.bandwidth({a.threads}))"], check=True, capture_output=True, text=True).stdout)
+    print(f"read bandwidth of {a.threads} threads: {wide:.1f} GB/s")
+    for model in a.models:
+        rounds = []
+        for _ in range(a.rounds):
+            row = {"conpet": ours(model, a.threads, a.prompt, a.answer)}
+            for p in peers:
+                call = [python, __file__, model, "--worker", p, "--threads", str(a.threads), "--prompt", str(a.prompt), "--answer", str(a.answer)]
+                done = subprocess.run(call, capture_output=True, text=True)
+                if done.returncode != 0:
+                    sys.exit(f"{p} failed on {model}:\n{done.stderr[-2000:]}")
+                row[p] = json.loads(done.stdout.splitlines()[-1])
+            rounds.append(row)
+        print(f"\n{pathlib.Path(model).name}, {a.threads} threads, {a.rounds} rounds: median (least to most)")
+        middle = lambda v: statistics.median(v)
+        spread = lambda v, d: f"{middle(v):.{d}f} ({min(v):.{d}f} to {max(v):.{d}f})"
+        for engine in ["conpet"] + peers:
+            r = [row[engine] for row in rounds]
+            line = f"  {engine:7} prefill {spread([x['pp'] for x in r], 0):24} decode {spread([x['tg'] for x in r], 0):22}"
+            line += f" private {middle([x['anon_kb'] for x in r]) / 1000:.0f} MB, mapped {middle([x['file_kb'] for x in r]) / 1000:.0f} MB"
+            print(line)
+        for p in peers:
+            ratio = lambda key: [row["conpet"][key] / row[p][key] for row in rounds]
+            print(f"  conpet / {p:6} prefill {spread(ratio('pp'), 2):24} decode {spread(ratio('tg'), 2)}")
+        reads = middle([row["conpet"]["bytes"] * row["conpet"]["tg"] for row in rounds]) / 1e9
+        print(f"  decode reads {rounds[0]['conpet']['bytes'] / 1e6:.1f} MB a token: {reads:.1f} GB/s, {100 * reads / wide:.0f} % of the bandwidth")
+        if a.json:
+            print(json.dumps({"model": pathlib.Path(model).name, "bandwidth_gbps": wide, "rounds": rounds}))
+
+
+if __name__ == "__main__":
+    main()
