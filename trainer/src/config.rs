@@ -73,7 +73,7 @@ settings! {
     /// Shrinkage of the lda covariance (or ridge strength), from 0 to 1.
     shrinkage: f64 = 0.05;
     /// Weight of the token n-gram classifier beside lda's states; 0 leaves it out.
-    ngram_weight: f64 = 2.0;
+    ngram_weight: f64 = 1.0;
     /// Most candidate modules to run where the selector is unsure.
     top_k: u32 = 2;
     /// The selector is unsure below this margin between its two best tasks.
