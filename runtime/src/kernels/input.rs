@@ -93,11 +93,13 @@ impl Input {
 
 impl<'a> Rows<'a> {
     /// How many.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn n(self) -> usize {
         self.words.len() / stride(self.k)
     }
 
     /// Words from one row to the next.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn stride(self) -> usize {
         stride(self.k)
     }

@@ -1,20 +1,18 @@
 //! NEON: four numbers at a time, on every 64-bit ARM.
 
-use super::input::{self, RowMut, Rows};
+use super::Gemm;
+use super::input::{self, Row, RowMut, Rows};
 use super::math;
 use super::naive::Naive;
 use super::panel::{self, Panel};
-use conpet_formats::quant::{self, QuantType};
+use conpet_formats::quant::{self, Block, QuantType};
+use conpet_formats::with_block;
 use half::f16;
 use std::arch::aarch64::*;
 
 /// Proof that the processor has NEON.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Neon(());
-
-/// Tokens and rows multiplied together in registers: 16 sums, 4 inputs and a weight of 32 registers.
-const TOKENS: usize = 4;
-const ROWS: usize = 4;
 
 impl Neon {
     pub(super) fn detect() -> Option<Self> {
@@ -49,36 +47,34 @@ impl Neon {
     }
 
     pub(super) fn product(self, p: &Panel, x: Rows<'_>, out: &mut [f32]) {
-        panel::product(p, x, out);
+        // SAFETY: a value of `Neon` exists only if `detect` found neon.
+        unsafe {
+            match (p.run, p.bits) {
+                (16, _) => product::<16, 4>(p, x, out),
+                (_, 0..=5) => product::<32, 8>(p, x, out),
+                (_, 6) => product::<32, 4>(p, x, out),
+                (_, _) => product::<32, 2>(p, x, out),
+            }
+        }
     }
 
     pub(super) fn gemv_int8(self, ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
-        Naive.gemv_int8(ty, bytes, x, y);
+        with_block!(ty, B => {
+            let rows = quant::blocks::<B>(bytes).unwrap_or_default().chunks_exact(x.k / ty.block_len());
+            for (y, blocks) in y.iter_mut().zip(rows) {
+                // SAFETY: a value of `Neon` exists only if `detect` found neon.
+                *y = unsafe { row(blocks, x.row(0)) };
+            }
+        }, float => unreachable!("{} is not made of blocks", ty.name()));
     }
 
     pub(super) fn dot_f32(self, a: &[f32], b: &[f32]) -> f32 {
-        let mut out = [0.0];
         // SAFETY: a value of `Neon` exists only if `detect` found neon.
-        unsafe { micro::<1, 1>(a, b, a.len(), &mut out, 1) };
-        out[0]
-    }
-
-    pub(super) fn dot_f16(self, a: &[f32], b: &[f16]) -> f32 {
-        let mut sum = 0.0;
-        let mut block = [0.0; 64];
-        for (a, b) in a.chunks(64).zip(b.chunks(64)) {
-            block.iter_mut().zip(b).for_each(|(o, h)| *o = quant::f16(h.to_le_bytes()));
-            sum += self.dot_f32(a, &block[..a.len()]);
-        }
-        sum
+        unsafe { dot(a, b) }
     }
 
     pub(super) fn axpy_f32(self, acc: &mut [f32], a: f32, v: &[f32]) {
         acc.iter_mut().zip(v).for_each(|(o, v)| *o = a.mul_add(*v, *o));
-    }
-
-    pub(super) fn axpy_f16(self, acc: &mut [f32], a: f32, v: &[f16]) {
-        acc.iter_mut().zip(v).for_each(|(o, v)| *o = a.mul_add(quant::f16(v.to_le_bytes()), *o));
     }
 
     pub(super) fn softmax(self, x: &mut [f32]) {
@@ -89,57 +85,173 @@ impl Neon {
         math::silu_mul(gate, up);
     }
 
-    /// `prod [n, rows] = x [n, k] · w [rows, k]ᵀ`.
-    pub(super) fn tile(self, w: &[f32], x: &[f32], k: usize, prod: &mut [f32]) {
-        let (rows, n) = (w.len() / k, x.len() / k);
-        for t in (0..n).step_by(TOKENS) {
-            let tokens = TOKENS.min(n - t);
-            let mut r = 0;
-            while r < rows {
-                let many = if rows - r >= ROWS && tokens == TOKENS { ROWS } else { 1 };
-                let (w, x) = (&w[r * k..(r + many) * k], &x[t * k..(t + tokens) * k]);
-                let out = &mut prod[t * rows + r..];
+    /// `c = a · b`, or added to it; shapes were checked by [`Gemm::check`].
+    pub(super) fn gemm(self, g: Gemm<'_>, c: &mut [f32], ldc: usize) {
+        for r in (0..g.rows).step_by(GEMM_ROWS) {
+            for j in (0..g.cols).step_by(8) {
                 // SAFETY: a value of `Neon` exists only if `detect` found neon.
                 unsafe {
-                    match (many, tokens) {
-                        (ROWS, _) => micro::<ROWS, TOKENS>(w, x, k, out, rows),
-                        (_, 4) => micro::<1, 4>(w, x, k, out, rows),
-                        (_, 3) => micro::<1, 3>(w, x, k, out, rows),
-                        (_, 2) => micro::<1, 2>(w, x, k, out, rows),
-                        (_, _) => micro::<1, 1>(w, x, k, out, rows),
+                    match (g.rows - r).min(GEMM_ROWS) {
+                        8 => gemm_micro::<8>(&g, r, j, c, ldc),
+                        4.. => {
+                            gemm_micro::<4>(&g, r, j, c, ldc);
+                            (r + 4..g.rows.min(r + GEMM_ROWS)).for_each(|r| gemm_micro::<1>(&g, r, j, c, ldc));
+                        }
+                        _ => (r..g.rows).for_each(|r| gemm_micro::<1>(&g, r, j, c, ldc)),
                     }
                 }
-                r += many;
             }
+        }
+    }
+
+    pub(super) fn transpose(self, x: &[f32], ldx: usize, rows: usize, cols: usize, out: &mut [f32], ldo: usize) {
+        Naive.transpose(x, ldx, rows, cols, out, ldo);
+    }
+
+    pub(super) fn widen(self, x: &[f16], out: &mut [f32]) {
+        Naive.widen(x, out);
+    }
+
+    pub(super) fn softmax_step(self, x: &mut [f32], max: f32) -> (f32, f32) {
+        math::softmax_step(x, max)
+    }
+}
+
+/// Rows multiplied with two vectors of columns in registers.
+const GEMM_ROWS: usize = 8;
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn gemm_micro<const R: usize>(g: &Gemm<'_>, r: usize, j: usize, c: &mut [f32], ldc: usize) {
+    // SAFETY: rows `r..r + R` of `a` and `c`, columns `j..j + 8` of `b` and `c`, all of `k`: in bounds
+    // by `Gemm::check`, which the caller of `gemm` has run.
+    unsafe {
+        let mut sums = [[vdupq_n_f32(0.0); 2]; R];
+        let (a, b, c) = (g.a.as_ptr().add(r * g.lda), g.b.as_ptr().add(j), c.as_mut_ptr().add(r * ldc + j));
+        if g.add {
+            for (i, s) in sums.iter_mut().enumerate() {
+                *s = [vld1q_f32(c.add(i * ldc)), vld1q_f32(c.add(i * ldc + 4))];
+            }
+        }
+        for k in 0..g.k {
+            let (b0, b1) = (vld1q_f32(b.add(k * g.ldb)), vld1q_f32(b.add(k * g.ldb + 4)));
+            for (i, s) in sums.iter_mut().enumerate() {
+                let x = *a.add(i * g.lda + k);
+                *s = [vfmaq_n_f32(s[0], b0, x), vfmaq_n_f32(s[1], b1, x)];
+            }
+        }
+        for (i, s) in sums.into_iter().enumerate() {
+            vst1q_f32(c.add(i * ldc), s[0]);
+            vst1q_f32(c.add(i * ldc + 4), s[1]);
         }
     }
 }
 
-/// As in AVX2: one vector sum for each product, whatever the grouping.
+/// One run of eight rows, as [`panel::product`]: byte products are added in 16 bits as often as
+/// cannot overflow (`GROUP` steps of four columns), then in 32.
+///
+/// # Safety
+/// * `w` points to `RUN / 4` steps of a panel, `x` to `RUN` codes.
 #[inline]
 #[target_feature(enable = "neon")]
-fn micro<const R: usize, const T: usize>(w: &[f32], x: &[f32], k: usize, out: &mut [f32], stride: usize) {
-    assert!(w.len() == R * k && x.len() == T * k && out.len() >= (T - 1) * stride + R);
-    let mut sums = [[vdupq_n_f32(0.0); T]; R];
-    let n = k / 4 * 4;
-    for at in (0..n).step_by(4) {
-        let mut xs = [vdupq_n_f32(0.0); T];
-        for (t, v) in xs.iter_mut().enumerate() {
-            // SAFETY: row `t < T` of `x`, columns `at..at + 4 <= k`.
-            *v = unsafe { vld1q_f32(x.as_ptr().add(t * k + at)) };
+unsafe fn run8<const RUN: usize, const GROUP: usize>(w: *const u8, x: *const u8, flip: uint8x16_t) -> [int32x4_t; 2] {
+    let mut wide = [vdupq_n_s32(0); 4];
+    for group in 0..RUN / 4 / GROUP {
+        let mut pairs = [vdupq_n_s16(0); 4];
+        for step in group * GROUP..(group + 1) * GROUP {
+            // SAFETY: by this function's contract.
+            unsafe {
+                let four = vreinterpret_s8_u32(vdup_n_u32(x.add(4 * step).cast::<u32>().read_unaligned()));
+                for half in 0..2 {
+                    let w = veorq_u8(vld1q_u8(w.add(step * 4 * panel::ROWS + 16 * half)), flip);
+                    let w = vreinterpretq_s8_u8(w);
+                    pairs[2 * half] = vmlal_s8(pairs[2 * half], vget_low_s8(w), four);
+                    pairs[2 * half + 1] = vmlal_s8(pairs[2 * half + 1], vget_high_s8(w), four);
+                }
+            }
         }
-        for r in 0..R {
-            // SAFETY: row `r < R` of `w`, columns `at..at + 4 <= k`.
-            let wv = unsafe { vld1q_f32(w.as_ptr().add(r * k + at)) };
-            for t in 0..T {
-                sums[r][t] = vfmaq_f32(sums[r][t], wv, xs[t]);
+        for (wide, pairs) in wide.iter_mut().zip(pairs) {
+            *wide = vpadalq_s16(*wide, pairs);
+        }
+    }
+    [vpaddq_s32(wide[0], wide[1]), vpaddq_s32(wide[2], wide[3])]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn product<const RUN: usize, const GROUP: usize>(p: &Panel, x: Rows<'_>, out: &mut [f32]) {
+    const ROWS: usize = panel::ROWS;
+    let runs = x.k / RUN;
+    assert!(p.codes.len() >= x.k * ROWS && p.scales.len() >= runs * ROWS && p.mins.len() >= runs * ROWS);
+    // Eight-bit codes are taken as signed, which makes their minimum zero.
+    let signed = GROUP == 2;
+    let flip = vdupq_n_u8(if signed { 0x80 } else { 0 });
+    for (t, out) in out.chunks_exact_mut(ROWS).enumerate() {
+        let x = x.row(t);
+        let mut sums = [vdupq_n_f32(0.0); 4];
+        for run in 0..runs {
+            let (scale, sum) = (x.scales[run * RUN / 32], x.sums(RUN)[run]);
+            for half in 0..2 {
+                // SAFETY: run `run` of the panel, asserted above, and of the row.
+                unsafe {
+                    let w = p.codes.as_ptr().add(run * RUN * ROWS + 32 * half);
+                    let dots = run8::<RUN, GROUP>(w, x.codes.as_ptr().add(run * RUN), flip);
+                    for (q, dot) in dots.into_iter().enumerate() {
+                        let (i, at) = (2 * half + q, run * ROWS + 8 * half + 4 * q);
+                        let d = vmulq_n_f32(vld1q_f32(p.scales.as_ptr().add(at)), scale);
+                        sums[i] = vfmaq_f32(sums[i], vcvtq_f32_s32(dot), d);
+                        if !signed {
+                            sums[i] = vfmaq_n_f32(sums[i], vld1q_f32(p.mins.as_ptr().add(at)), sum);
+                        }
+                    }
+                }
+            }
+        }
+        for (out, s) in out.chunks_exact_mut(4).zip(sums) {
+            // SAFETY: four numbers.
+            unsafe { vst1q_f32(out.as_mut_ptr(), s) };
+        }
+    }
+}
+
+/// `row · x` for one token, the row taken apart block by block.
+#[inline]
+#[target_feature(enable = "neon")]
+fn row<B: Block>(row: &[B], x: Row<'_>) -> f32 {
+    let len = B::TYPE.block_len();
+    assert_eq!(x.codes.len(), row.len() * len);
+    let flip = vdupq_n_u8(if B::BITS == 8 { 0x80 } else { 0 });
+    let (mut sums, mut minima) = (vdupq_n_f32(0.0), 0.0f32);
+    for (b, block) in row.iter().enumerate() {
+        let (mut codes, mut scale, mut min) = ([0u8; 256], [0.0f32; 16], [0.0f32; 16]);
+        block.codes::<quant::Portable>(&mut codes, &mut scale, &mut min);
+        for j in (0..len).step_by(16) {
+            let at = b * len + j;
+            // SAFETY: 16 of the 256 codes and of the row's numbers, asserted above.
+            let (w, xv) = unsafe { (vld1q_u8(codes.as_ptr().add(j)), vld1q_u8(x.codes.as_ptr().add(at))) };
+            let (w, xv) = (vreinterpretq_s8_u8(veorq_u8(w, flip)), vreinterpretq_s8_u8(xv));
+            let pairs = vmull_s8(vget_low_s8(w), vget_low_s8(xv));
+            let dot = vpaddlq_s16(vmlal_s8(pairs, vget_high_s8(w), vget_high_s8(xv)));
+            sums = vfmaq_n_f32(sums, vcvtq_f32_s32(dot), scale[j / B::RUN] * x.scales[at / 32]);
+            if B::BITS < 8 {
+                minima += min[j / B::RUN] * x.sums16[at / 16];
             }
         }
     }
-    for r in 0..R {
-        for t in 0..T {
-            let tail = w[r * k + n..(r + 1) * k].iter().zip(&x[t * k + n..(t + 1) * k]);
-            out[t * stride + r] = tail.fold(vaddvq_f32(sums[r][t]), |s, (a, b)| a.mul_add(*b, s));
+    vaddvq_f32(sums) + minima
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [vdupq_n_f32(0.0); 2];
+    let n = a.len() / 8 * 8;
+    for at in (0..n).step_by(8) {
+        for (j, s) in sums.iter_mut().enumerate() {
+            // SAFETY: `at + 8 <= n`, within both slices, which are equally long.
+            *s = unsafe { vfmaq_f32(*s, vld1q_f32(a.as_ptr().add(at + 4 * j)), vld1q_f32(b.as_ptr().add(at + 4 * j))) };
         }
     }
+    let tail = a[n..].iter().zip(&b[n..]);
+    tail.fold(vaddvq_f32(vaddq_f32(sums[0], sums[1])), |s, (a, b)| a.mul_add(*b, s))
 }

@@ -57,7 +57,7 @@ fn products_equal_the_naive_ones(exact: bool) {
             for rows in [1, 3, 8, 25, 61] {
                 let bytes = weights(ty, rows, cols);
                 let w = MatrixRef { ty, rows, cols, data: &bytes };
-                for n in [1, 2, 3, 5, 8, 17, 64] {
+                for n in [1, 2, 3, 5, 8, 13, 25] {
                     let x = wave(n * cols, 3.0);
                     let mut want = vec![0.0; n * rows];
                     form(Kernels::naive()).matmul(&one, w, &x, &mut want, n);
