@@ -132,7 +132,7 @@ pub trait Half {
     fn f32(bytes: [u8; 2]) -> f32;
 }
 
-/// [`f16`], on any processor.
+/// [`f16()`], on any processor.
 #[derive(Debug, Clone, Copy)]
 pub struct Portable;
 

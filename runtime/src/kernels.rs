@@ -5,7 +5,7 @@
 //! the map. For one token a weight row is taken apart and multiplied in registers; for a batch a
 //! few rows are taken apart once, into a small scratch, and multiplied with all tokens.
 //!
-//! Quantized weights meet activations rounded to 8 bits ([`input`]), as in llama.cpp, and integers
+//! Quantized weights meet activations rounded to 8 bits (`kernels/input.rs`), as in llama.cpp, and integers
 //! are multiplied; [`Kernels::exact`] keeps activations in `f32`, and so do float weights. No result
 //! depends on the number of threads.
 
