@@ -130,6 +130,12 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 pub trait Half {
     /// A little-endian f16.
     fn f32(bytes: [u8; 2]) -> f32;
+
+    /// Two at once, such as a scale and a minimum side by side.
+    #[inline(always)]
+    fn two(a: [u8; 2], b: [u8; 2]) -> (f32, f32) {
+        (Self::f32(a), Self::f32(b))
+    }
 }
 
 /// [`f16()`], on any processor.

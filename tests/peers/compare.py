@@ -60,7 +60,8 @@ def worker(peer, model, threads, prompt, answer):
     ids = [i * 7919 % vocab_size for i in range(max(prompt, answer))]
 
     def decode(tokens, at):
-        if C.llama_decode(ctx, one(array(tokens), at)) != 0:
+        ids = array(tokens)  # the batch only points to it
+        if C.llama_decode(ctx, one(ids, at)) != 0:
             sys.exit("decoding failed")
 
     def prefill():

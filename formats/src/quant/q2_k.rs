@@ -26,7 +26,7 @@ impl Block for BlockQ2K {
 
     #[inline(always)]
     fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
-        let (d, dmin) = (H::f32(self.d), H::f32(self.dmin));
+        let (d, dmin) = H::two(self.d, self.dmin);
         for (i, s) in self.scales.into_iter().enumerate() {
             (scale[i], min[i]) = (d * f32::from(s & 15), -dmin * f32::from(s >> 4));
         }

@@ -38,7 +38,7 @@ impl Block for BlockQ4K {
 /// The scales and minima of the eight runs; Q5_K packs them alike.
 #[inline(always)]
 pub(super) fn scales_mins<H: Half>((d, dmin): ([u8; 2], [u8; 2]), s: &[u8; 12], scale: &mut [f32], min: &mut [f32]) {
-    let (d, dmin) = (H::f32(d), H::f32(dmin));
+    let (d, dmin) = H::two(d, dmin);
     for j in 0..4 {
         scale[j] = d * f32::from(s[j] & 63);
         min[j] = -dmin * f32::from(s[j + 4] & 63);

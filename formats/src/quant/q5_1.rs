@@ -26,7 +26,7 @@ impl Block for BlockQ5_1 {
 
     #[inline(always)]
     fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
-        (scale[0], min[0]) = (H::f32(self.d), H::f32(self.m));
+        (scale[0], min[0]) = H::two(self.d, self.m);
         nibbles(&self.qs, codes);
         fifth_bits(self.qh, codes);
     }

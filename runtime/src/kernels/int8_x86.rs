@@ -136,6 +136,15 @@ impl Half for F16c {
         // SAFETY: this type is private, and named only in functions with F16C.
         unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(bytes))))) }
     }
+
+    #[inline(always)]
+    fn two(a: [u8; 2], b: [u8; 2]) -> (f32, f32) {
+        // SAFETY: as above.
+        unsafe {
+            let both = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from_le_bytes([a[0], a[1], b[0], b[1]])));
+            (_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both)))
+        }
+    }
 }
 
 /// Code in the sign's place, if it is one of eight bits.
