@@ -86,7 +86,10 @@ def worker(peer, model, threads, prompt, answer):
 
 def ours(model, threads, prompt, answer):
     run = [ROOT / "target/release/conpet-run", "bench", "-m", model, "-p", str(prompt), "-n", str(answer), "-r", "1", "-t", str(threads), "--json"]
-    pp, tg = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(run, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"conpet-run failed on {model}:\n{done.stderr}")
+    pp, tg = json.loads(done.stdout)
     return {"pp": pp["avg_ts"], "tg": tg["avg_ts"], "open_s": pp["open_ms"] / 1e3, "anon_kb": pp["rss_anon_kb"], "file_kb": pp["rss_file_kb"], "bytes": pp["bytes_per_token"]}
 
 
