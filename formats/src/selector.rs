@@ -6,7 +6,8 @@
 //! * `single`: there is one module, it is always in force;
 //! * `lda`, `ridge`: closed-form linear scores over *classes* of the tasks, read from frozen
 //!   trunk features; payload tensors [`WEIGHT`] `[classes, dim]`, [`BIAS`] `[classes]` and
-//!   [`CLASS_TASK`] `[classes]` (I32, index into the bundle's task list, ascending);
+//!   [`CLASS_TASK`] `[classes]` (I32, index into the bundle's task list, ascending); `lda` may have
+//!   token n-grams beside them ([`crate::ngrams`]), whose scores are added before the temperature;
 //! * `conpet`: a LoRA of its own on the base and a T-way linear head (Song et al. 2023,
 //!   arXiv 2309.14763, Dynamic ConPET); payload: the LoRA's tensors plus [`WEIGHT`] `[tasks, dim]`
 //!   and [`BIAS`] `[tasks]`.

@@ -139,7 +139,7 @@ impl Block<'_> {
         for from in (0..last).step_by(KEYS) {
             let keys = KEYS.min(last - from);
             self.load(0, from..from + keys, hd, &mut s.block);
-            self.scores(s, rows, keys, wide);
+            self.scores(s, rows, keys);
             for (i, (row, state)) in s.scores.chunks_exact_mut(KEYS).zip(&mut s.state).enumerate() {
                 let visible = seen(self.tokens.start + i / group).saturating_sub(from).min(keys);
                 row[visible..].fill(0.0);
@@ -171,9 +171,8 @@ impl Block<'_> {
     }
 
     /// `s.scores [rows, KEYS]` of the keys in `s.block`.
-    fn scores(&self, s: &mut Scratch, rows: usize, keys: usize, wide: usize) {
+    fn scores(&self, s: &mut Scratch, rows: usize, keys: usize) {
         let hd = self.spec.head_dim;
-        let _ = wide;
         if rows < MANY {
             for (q, scores) in s.q.chunks_exact(hd).zip(s.scores.chunks_exact_mut(KEYS)).take(rows) {
                 for (key, score) in s.block.chunks_exact(hd).zip(scores).take(keys) {

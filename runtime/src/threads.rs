@@ -10,7 +10,7 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -150,7 +150,12 @@ impl Pool {
     /// Runs `f` on every thread of the pool and on the caller's, and waits for all.
     fn run(&self, f: &(dyn Fn() + Sync)) {
         // A second caller need not wait: the pieces are taken by whoever runs `f`.
-        let Ok(_turn) = self.turn.try_lock() else { return f() };
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::WouldBlock) => return f(),
+            // Somebody's work panicked; the pool itself is as it was.
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+        };
         let s = &*self.shared;
         // SAFETY: only the lifetime changes. `Finish` waits, even when unwinding, until no worker
         // runs the job any more, and none starts one without an epoch of its own.

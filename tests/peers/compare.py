@@ -34,8 +34,7 @@ def worker(peer, model, threads, prompt, answer):
     if peer == "ik":
         from ik_llama_cpp import _ctypes_api as C
 
-        clear, vocab_size = C.llama_kv_cache_clear, 32000
-        free = C._lib
+        clear = C.llama_kv_cache_clear
         batch_one = C._lib.llama_batch_get_one
         batch_one.argtypes = [C.llama_token_p, ctypes.c_int32, C.llama_pos, C.llama_seq_id]
         batch_one.restype = C.llama_batch
@@ -44,7 +43,6 @@ def worker(peer, model, threads, prompt, answer):
         import llama_cpp as C
 
         clear = lambda ctx: C.llama_memory_clear(C.llama_get_memory(ctx), True)
-        vocab_size = 32000
         one = lambda tokens, at: C.llama_batch_get_one(tokens, len(tokens))
     C.llama_backend_init()
     mp = C.llama_model_default_params()
@@ -57,7 +55,7 @@ def worker(peer, model, threads, prompt, answer):
     ctx = C.llama_init_from_model(m, cp)
     opened = time.perf_counter() - begin
     array = lambda ids: (ctypes.c_int32 * len(ids))(*ids)
-    ids = [i * 7919 % vocab_size for i in range(max(prompt, answer))]
+    ids = [i * 7919 % 32000 for i in range(max(prompt, answer))]
 
     def decode(tokens, at):
         ids = array(tokens)  # the batch only points to it

@@ -5,8 +5,12 @@
 mod common;
 #[path = "commands/damage.rs"]
 mod damage;
+#[path = "commands/gguf.rs"]
+mod gguf;
+#[path = "commands/parts.rs"]
+mod parts;
 
-use common::{Place, section_at, with_task};
+use common::{Place, with_task};
 use conpet_formats::bundle::{Draft, verify};
 use conpet_tools::ExitStatus;
 use insta::assert_snapshot;
@@ -421,166 +425,6 @@ fn verify_refuses_another_base() {
     ");
     assert_eq!(p.run("verify @/b.cpb --base @/b.cpb").status, ExitStatus::Usage, "a bundle is no base");
     assert_eq!(p.run("verify @/b.cpb --base @/absent").status, ExitStatus::Io);
-}
-
-#[test]
-fn tensors() {
-    let p = Place::new();
-    assert_snapshot!(p.run("tensors @/b.cpb m0001").whole(), @r"
-    Success (0)
-    part       m0001, a module of stage 2
-    bytes      448
-    numbers    128
-
-    tensor                      type  shape       norm       min      max  NaN  inf
-    blk.1.attn_q.weight.lora_a  F16   [2, 32]  4.61824  -0.98438  0.98438    0    0
-    blk.1.attn_q.weight.lora_b  F16   [32, 2]  4.61824  -0.98438  0.98438    0    0
-    --- stderr
-    ");
-    assert_snapshot!(p.run("tensors @/b.cpb h0000 --json").whole(), @r#"
-    Success (0)
-    {
-      "schema": "conpet.inspect.tensors/1",
-      "file": "@/b.cpb",
-      "stage": 2,
-      "damage": [],
-      "part": "h0000",
-      "section": 1,
-      "kind": "head",
-      "bytes": 512,
-      "numbers": 66,
-      "tensors": [
-        {
-          "name": "bias",
-          "dtype": "F32",
-          "shape": [
-            2
-          ],
-          "norm": 1.[16],
-          "min": -1.0,
-          "max": -1.0,
-          "nan": 0,
-          "infinite": 0
-        },
-        {
-          "name": "weight",
-          "dtype": "F32",
-          "shape": [
-            2,
-            32
-          ],
-          "norm": 2.0,
-          "min": 0.25,
-          "max": 0.25,
-          "nan": 0,
-          "infinite": 0
-        }
-      ]
-    }
-    --- stderr
-    "#);
-    for same in ["intent", "0", "m0000"] {
-        assert!(p.run(&format!("tensors @/b.cpb {same}")).stdout.contains("part       m0000, a module"), "{same}");
-    }
-    assert_snapshot!(p.run("tensors @/b.cpb m0002").whole(), @r"
-    Usage (2)
-    --- stderr
-    error: no section, module, head or task is called m0002
-    hint: this stage has m0000, h0000, m0001, h0001, or a number from 0 to 3
-    ");
-}
-
-#[test]
-fn extract_never_overwrites() {
-    let p = Place::new();
-    assert_snapshot!(p.run("extract @/b.cpb h0000 @/head.safetensors").whole(), @r"
-    Success (0)
-    wrote      @/head.safetensors
-    part       h0000, a head of stage 2
-    bytes      512
-    blake3     [64]
-    --- stderr
-    ");
-    let at = section_at(&p.path("b.cpb"), 1);
-    let written = p.bytes("head.safetensors");
-    assert_eq!(written, p.bytes("b.cpb")[at..at + written.len()]);
-    assert_snapshot!(p.run("extract @/b.cpb m0000 @/head.safetensors").whole(), @r"
-    Usage (2)
-    --- stderr
-    error: @/head.safetensors: the file already exists [E_DUPLICATE]
-    hint: choose another name, or remove it first if it is not needed
-    ");
-    assert_eq!(p.bytes("head.safetensors"), written);
-    assert_eq!(p.run("extract @/b.cpb m0000 @/absent/x").status, ExitStatus::Io);
-    assert_snapshot!(p.run("extract @/b.cpb m0000 @/m --json").whole(), @r#"
-    Success (0)
-    {
-      "schema": "conpet.inspect.extract/1",
-      "file": "@/b.cpb",
-      "stage": 2,
-      "damage": [],
-      "part": "m0000",
-      "section": 0,
-      "kind": "module",
-      "bytes": 448,
-      "blake3": "[64]",
-      "to": "@/m"
-    }
-    --- stderr
-    "#);
-}
-
-#[test]
-fn gguf() {
-    let p = Place::new();
-    let ran = p.run("gguf @/base.gguf --cross-check");
-    // The names of all tensors would only repeat what the base's own tests say.
-    let head: Vec<&str> = ran.stdout.lines().take(12).collect();
-    assert_snapshot!(head.join("\n"), @r"
-    file       @/base.gguf
-    gguf       version 3, 43,008 bytes
-    data       at 12,832, aligned to 32
-    runs       yes
-    tensors    20 tensors, 27,936 numbers: 5 x F32, 15 x Q8_0
-    cross      gguf-rs agrees
-
-    metadata
-    key                                     type         value
-    general.architecture                    string       llama
-    general.name                            string       conpet tiny
-    llama.block_count                       u32          2
-    ");
-    let json: serde_json::Value = serde_json::from_str(&p.run("gguf @/base.gguf --cross-check --json").stdout).unwrap();
-    assert_eq!(json["schema"], "conpet.inspect.gguf/1");
-    assert_eq!(json["cross_check"], serde_json::json!([]));
-    assert_eq!(json["tensors"][0]["name"], "token_embd.weight");
-    assert_eq!(json["unsupported"], serde_json::Value::Null);
-    assert_snapshot!(p.run("gguf @/b.cpb").whole(), @r#"
-    Usage (2)
-    --- stderr
-    error: @/b.cpb: not a GGUF file: it begins with "\\x89CPB" [E_MAGIC at byte 0]
-    hint: give a llama.cpp model file (*.gguf)
-    "#);
-}
-
-/// Type ids 4, 5 and from 40 on make gguf-rs panic or guess; it must never see them.
-#[test]
-fn cross_check_refuses_what_gguf_rs_does_not_survive() {
-    let p = Place::new();
-    for id in [4u32, 5, 40, 99] {
-        let mut bytes = p.bytes("base.gguf");
-        // The last tensor, an F32 of 32 numbers: its entry ends `..., ne 32, type 0, offset`.
-        let name = b"output_norm.weight";
-        let at = bytes.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 12;
-        bytes[at..at + 4].copy_from_slice(&id.to_le_bytes());
-        std::fs::write(p.path("odd.gguf"), bytes).unwrap();
-        let plain = p.run("gguf @/odd.gguf");
-        assert_eq!(plain.status, ExitStatus::Success);
-        assert!(plain.stdout.contains(&format!("type {id}, which cannot be run")), "{}", plain.stdout);
-        let ran = p.run("gguf @/odd.gguf --cross-check");
-        assert_eq!(ran.status, ExitStatus::Usage);
-        assert!(ran.stderr.contains("which gguf-rs does not survive"), "{}", ran.stderr);
-    }
 }
 
 #[test]

@@ -44,7 +44,7 @@ settings! {
     alpha: f64 = 16.0;
     /// Linears of each branch layer that get a LoRA, comma-separated.
     sites: String = "attn_q,attn_k,attn_v,attn_output,ffn_gate,ffn_up,ffn_down".into();
-    /// What heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL is mean, last, marker:TEXT or span:OPEN:CLOSE.
+    /// What heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL is mean, max, min, last, marker:TEXT or span:OPEN:CLOSE.
     head_feature: String = "last:mean".into();
     /// What the selector reads, in the same form.
     selector_feature: String = "trunk:mean".into();

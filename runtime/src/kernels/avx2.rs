@@ -2,10 +2,10 @@
 
 use super::Gemm;
 use super::input::{RowMut, Rows};
-use super::int8_x86::{self, Pairs, Vnni256};
+use super::int8_x86::{self, Pairs, Vnni256, hsum};
 use super::math;
 use super::panel::Panel;
-use conpet_formats::quant::{self, Block, QuantType, q4_0, q4_1, q8_0};
+use conpet_formats::quant::{self, QuantType};
 use half::f16;
 use std::arch::x86_64::*;
 use zerocopy::FromBytes;
@@ -111,13 +111,6 @@ unsafe fn load_f16(h: &[f16]) -> __m256 {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn hsum(v: __m256) -> f32 {
-    let q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-    let d = _mm_add_ps(q, _mm_movehl_ps(q, q));
-    _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps::<1>(d, d)))
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
 fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [_mm256_setzero_ps(); 4];
     let n = a.len() / 32 * 32;
@@ -137,96 +130,28 @@ fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     a[n..].iter().zip(&b[n..]).fold(sum, |s, (a, b)| a.mul_add(*b, s))
 }
 
-/// `y[r] = row r · x`, decoded in registers for the plain block types.
+/// `y[r] = row r · x`; blocks are decoded on the stack (they meet `f32` only where that is asked for).
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gemv(ty: QuantType, bytes: &[u8], x: &[f32], y: &mut [f32]) {
     let row = bytes.len() / y.len();
+    let (len, mut block) = (ty.block_len().max(32), [0.0; 256]);
+    let step = ty.block_bytes() * (len / ty.block_len());
     for (y, w) in y.iter_mut().zip(bytes.chunks_exact(row)) {
         *y = match ty {
-            QuantType::Q8_0 => blocks32(quant::blocks::<q8_0::BlockQ8_0>(w).unwrap_or_default(), x, |b| q8_0(b)),
-            QuantType::Q4_0 => blocks32(quant::blocks::<q4_0::BlockQ4_0>(w).unwrap_or_default(), x, |b| q4_0(b)),
-            QuantType::Q4_1 => blocks32(quant::blocks::<q4_1::BlockQ4_1>(w).unwrap_or_default(), x, |b| q4_1(b)),
             QuantType::F16 => f16_row(w, x),
             QuantType::F32 => f32_row(w, x),
-            other => {
-                let mut sum = 0.0;
-                let len = other.block_len().max(32);
-                let mut block = [0.0; 256];
-                let step = other.block_bytes() * (len / other.block_len());
-                for (b, x) in w.chunks(step).zip(x.chunks(len)) {
-                    quant::dequantize(other, b, &mut block[..x.len()]);
-                    sum += dot_f32(&block[..x.len()], x);
-                }
-                sum
-            }
+            _ => w.chunks(step).zip(x.chunks(len)).fold(0.0, |sum, (b, x)| {
+                quant::dequantize(ty, b, &mut block[..x.len()]);
+                sum + dot_f32(&block[..x.len()], x)
+            }),
         };
     }
-}
-
-/// Sums blocks of 32 whose numbers `decode` turns into four vectors.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn blocks32<B: Block>(blocks: &[B], x: &[f32], decode: impl Fn(&B) -> [__m256; 4]) -> f32 {
-    let mut sums = [_mm256_setzero_ps(); 4];
-    for (b, x) in blocks.iter().zip(x.chunks_exact(32)) {
-        let v = decode(b);
-        for j in 0..4 {
-            // SAFETY: `x` is 32 floats long.
-            sums[j] = unsafe { _mm256_fmadd_ps(v[j], _mm256_loadu_ps(x.as_ptr().add(8 * j)), sums[j]) };
-        }
-    }
-    hsum(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn scale(bytes: [u8; 2]) -> __m256 {
-    _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(bytes)))))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn q8_0(b: &q8_0::BlockQ8_0) -> [__m256; 4] {
-    let d = scale(b.d);
-    let mut out = [d; 4];
-    for (j, o) in out.iter_mut().enumerate() {
-        // SAFETY: 8 of the block's 32 bytes.
-        let q = unsafe { _mm_loadl_epi64(b.qs.as_ptr().add(8 * j).cast()) };
-        *o = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)));
-    }
-    out
-}
-
-/// The 32 nibbles of 16 bytes as floats: low nibbles are numbers 0..16, high ones 16..32.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn nibbles(qs: &[u8; 16]) -> [__m256; 4] {
-    // SAFETY: 16 bytes.
-    let q = unsafe { _mm_loadu_si128(qs.as_ptr().cast()) };
-    let mask = _mm_set1_epi8(15);
-    let (lo, hi) = (_mm_and_si128(q, mask), _mm_and_si128(_mm_srli_epi16::<4>(q), mask));
-    [lo, _mm_srli_si128::<8>(lo), hi, _mm_srli_si128::<8>(hi)].map(|v| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v)))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn q4_0(b: &q4_0::BlockQ4_0) -> [__m256; 4] {
-    let d = scale(b.d);
-    let eight = _mm256_set1_ps(8.0);
-    nibbles(&b.qs).map(|v| _mm256_mul_ps(d, _mm256_sub_ps(v, eight)))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn q4_1(b: &q4_1::BlockQ4_1) -> [__m256; 4] {
-    let (d, m) = (scale(b.d), scale(b.m));
-    nibbles(&b.qs).map(|v| _mm256_fmadd_ps(d, v, m))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn f16_row(w: &[u8], x: &[f32]) -> f32 {
     let mut sums = [_mm256_setzero_ps(); 2];
-    let n = x.len() / 16 * 16;
+    let mut n = x.len() / 16 * 16;
     for at in (0..n).step_by(16) {
         for (j, s) in sums.iter_mut().enumerate() {
             let at = at + 8 * j;
@@ -237,7 +162,6 @@ fn f16_row(w: &[u8], x: &[f32]) -> f32 {
             };
         }
     }
-    let mut n = n;
     if x.len() - n >= 8 {
         // The second factors of LoRA are often just this wide.
         // SAFETY: eight halves and eight numbers are left.
@@ -270,7 +194,7 @@ fn f32_row(w: &[u8], x: &[f32]) -> f32 {
     })
 }
 
-/// Eight tokens' rows of four are multiplied with two vectors of columns in registers.
+/// Rows multiplied with two vectors of columns in registers: 12 sums of 16 registers.
 const GEMM_ROWS: usize = 6;
 
 /// `c = a · b`, or added to it; shapes were checked by [`Gemm::check`].

@@ -66,7 +66,7 @@ narrow! {
     silu_mul(gate: &mut [f32], up: &[f32]);
 }
 
-/// Rows multiplied with one or two vectors of columns in registers.
+/// Rows multiplied with one or two vectors of columns in registers: 24 sums of 32 registers.
 const GEMM_ROWS: usize = 12;
 
 /// `c = a · b`, or added to it; shapes were checked by [`Gemm::check`].

@@ -1,0 +1,60 @@
+//! Command runs on bases: `gguf`.
+//!
+//! The snapshots are the promise to users and scripts; change them on purpose only.
+
+use crate::common::Place;
+use conpet_tools::ExitStatus;
+use insta::assert_snapshot;
+
+#[test]
+fn gguf() {
+    let p = Place::new();
+    let ran = p.run("gguf @/base.gguf --cross-check");
+    // The names of all tensors would only repeat what the base's own tests say.
+    let head: Vec<&str> = ran.stdout.lines().take(12).collect();
+    assert_snapshot!(head.join("\n"), @r"
+    file       @/base.gguf
+    gguf       version 3, 43,008 bytes
+    data       at 12,832, aligned to 32
+    runs       yes
+    tensors    20 tensors, 27,936 numbers: 5 x F32, 15 x Q8_0
+    cross      gguf-rs agrees
+
+    metadata
+    key                                     type         value
+    general.architecture                    string       llama
+    general.name                            string       conpet tiny
+    llama.block_count                       u32          2
+    ");
+    let json: serde_json::Value = serde_json::from_str(&p.run("gguf @/base.gguf --cross-check --json").stdout).unwrap();
+    assert_eq!(json["schema"], "conpet.inspect.gguf/1");
+    assert_eq!(json["cross_check"], serde_json::json!([]));
+    assert_eq!(json["tensors"][0]["name"], "token_embd.weight");
+    assert_eq!(json["unsupported"], serde_json::Value::Null);
+    assert_snapshot!(p.run("gguf @/b.cpb").whole(), @r#"
+    Usage (2)
+    --- stderr
+    error: @/b.cpb: not a GGUF file: it begins with "\\x89CPB" [E_MAGIC at byte 0]
+    hint: give a llama.cpp model file (*.gguf)
+    "#);
+}
+
+/// Type ids 4, 5 and from 40 on make gguf-rs panic or guess; it must never see them.
+#[test]
+fn cross_check_refuses_what_gguf_rs_does_not_survive() {
+    let p = Place::new();
+    for id in [4u32, 5, 40, 99] {
+        let mut bytes = p.bytes("base.gguf");
+        // The last tensor, an F32 of 32 numbers: its entry ends `..., ne 32, type 0, offset`.
+        let name = b"output_norm.weight";
+        let at = bytes.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 12;
+        bytes[at..at + 4].copy_from_slice(&id.to_le_bytes());
+        std::fs::write(p.path("odd.gguf"), bytes).unwrap();
+        let plain = p.run("gguf @/odd.gguf");
+        assert_eq!(plain.status, ExitStatus::Success);
+        assert!(plain.stdout.contains(&format!("type {id}, which cannot be run")), "{}", plain.stdout);
+        let ran = p.run("gguf @/odd.gguf --cross-check");
+        assert_eq!(ran.status, ExitStatus::Usage);
+        assert!(ran.stderr.contains("which gguf-rs does not survive"), "{}", ran.stderr);
+    }
+}
