@@ -119,6 +119,10 @@ fn structure(gguf: &Gguf<'_>) -> Result<String> {
         )
         .as_bytes(),
     );
+    // What follows from the architecture's name is not repeated.
+    if let Some(local) = &s.variant.local {
+        h.update(format!("window {}\n", local.window).as_bytes());
+    }
     let mut tensors: Vec<_> = gguf.tensors().iter().map(|t| (t.name, t.ne, t.ty)).collect();
     tensors.sort_by_key(|t| t.0);
     for (name, ne, ty) in tensors {

@@ -6,6 +6,7 @@
 use crate::gguf::Gguf;
 use crate::{Code, Error, Result};
 
+mod gemma3;
 mod llama;
 
 /// Which pairs of a head's numbers RoPE rotates (Su et al. 2021).
@@ -15,6 +16,48 @@ pub enum RopeKind {
     Adjacent,
     /// Halves `(i, i + d/2)`: the Hugging Face layout, kept by qwen2, gemma and others.
     Halves,
+}
+
+/// Function of the feed-forward gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// `x · σ(x)`.
+    #[default]
+    Silu,
+    /// GELU in its tanh form (Hendrycks & Gimpel 2016).
+    GeluTanh,
+}
+
+/// Layers that attend to the newest tokens only.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Local {
+    /// Tokens they see, the own one included.
+    pub window: usize,
+    /// Their RoPE base frequency.
+    pub rope_base: f32,
+    /// Layers `period - 1`, `2 · period - 1` and so on are not among them.
+    pub period: usize,
+}
+
+/// Where a family departs from llama, which is the default.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Variant {
+    /// Function of the feed-forward gate.
+    pub activation: Activation,
+    /// Multiplies the embeddings.
+    pub embedding_scale: f32,
+    /// Each head of queries and keys passes an RMSNorm before RoPE.
+    pub qk_norm: bool,
+    /// What attention and the feed-forward layer add passes an RMSNorm first.
+    pub post_norm: bool,
+    /// Layers that attend to the newest tokens only.
+    pub local: Option<Local>,
+}
+
+impl Default for Variant {
+    fn default() -> Self {
+        Self { activation: Activation::Silu, embedding_scale: 1.0, qk_norm: false, post_norm: false, local: None }
+    }
 }
 
 /// The numbers that define a decoder's computation.
@@ -50,6 +93,8 @@ pub struct ModelSpec {
     pub rope: RopeKind,
     /// The output head is the embedding table.
     pub tied: bool,
+    /// Where the family departs from llama.
+    pub variant: Variant,
 }
 
 impl ModelSpec {
@@ -58,8 +103,9 @@ impl ModelSpec {
         let arch = g.required_str("general.architecture")?;
         match arch {
             "llama" => llama::read(g),
+            "gemma3" => gemma3::read(g),
             other => Err(Error::new(Code::Unsupported, format!("base architecture {other:?} is not supported"))
-                .hint("this release runs: llama (SmolLM2, Llama 2/3, Mistral, TinyLlama)")),
+                .hint("this release runs: llama (SmolLM2, Llama 2/3, Mistral, TinyLlama), gemma3 (270M, 1B)")),
         }
     }
 
@@ -71,6 +117,11 @@ impl ModelSpec {
     /// Width of all key (or value) heads.
     pub fn kv_dim(&self) -> usize {
         self.n_kv_head * self.head_dim
+    }
+
+    /// The local attention of a layer, if it does not see everything.
+    pub fn local(&self, layer: usize) -> Option<&Local> {
+        self.variant.local.as_ref().filter(|l| !(layer + 1).is_multiple_of(l.period))
     }
 
     /// The linear sites of a layer, in forward order: (short name, out, in). The site's full name
@@ -90,7 +141,9 @@ impl ModelSpec {
 
     /// Numbers in the base that training could touch: linears, norms, embedding, head.
     pub fn parameters(&self) -> usize {
-        let layer: usize = self.linears().iter().map(|(_, o, i)| o * i).sum::<usize>() + 2 * self.hidden;
+        let v = &self.variant;
+        let norms = if v.post_norm { 4 } else { 2 } * self.hidden + if v.qk_norm { 2 * self.head_dim } else { 0 };
+        let layer: usize = self.linears().iter().map(|(_, o, i)| o * i).sum::<usize>() + norms;
         let tables = if self.tied { 1 } else { 2 };
         self.n_layer * layer + tables * self.vocab * self.hidden + self.hidden
     }

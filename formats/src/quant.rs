@@ -150,7 +150,8 @@ impl Half for Portable {
 }
 
 /// A block of a quantized type, as it lies in a file: small unsigned integers, and a scale and a
-/// minimum for each run of them. What a type *is* stands in its [`Block::codes`].
+/// minimum for each run of them. What a type *is* stands in its [`Block::codes`] and
+/// [`Block::scales`].
 pub trait Block: FromBytes + Immutable + KnownLayout + Unaligned {
     /// Which type.
     const TYPE: QuantType;
@@ -159,17 +160,25 @@ pub trait Block: FromBytes + Immutable + KnownLayout + Unaligned {
     /// Bits of the largest code.
     const BITS: u32;
 
-    /// Takes the block apart, `H` turning its half-precision scales: number `i` is `scale[i / RUN] · codes[i] + min[i / RUN]`.
+    /// Number `i` of the block is `scale[i / RUN] · codes[i] + min[i / RUN]`; `H` turns what is stored
+    /// in half precision.
     ///
     /// # Panics
-    /// If the slices are shorter than the block's numbers and runs.
-    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]);
+    /// If the slices are shorter than the block's runs.
+    fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]);
+
+    /// The codes.
+    ///
+    /// # Panics
+    /// If the slice is shorter than the block.
+    fn codes(&self, codes: &mut [u8]);
 
     /// Writes the block's numbers to `out`.
     #[inline(always)]
     fn dequantize<H: Half>(&self, out: &mut [f32]) {
         let (mut codes, mut scale, mut min) = ([0; 256], [0.0; 16], [0.0; 16]);
-        self.codes::<H>(&mut codes, &mut scale, &mut min);
+        self.codes(&mut codes);
+        self.scales::<H>(&mut scale, &mut min);
         for (i, (out, codes)) in out.chunks_exact_mut(Self::RUN).zip(codes.chunks_exact(Self::RUN)).enumerate() {
             let (d, m) = (scale[i], min[i]);
             out.iter_mut().zip(codes).for_each(|(o, c)| *o = d * f32::from(*c) + m);

@@ -9,9 +9,23 @@ use crate::quant::{self, QuantType};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+/// Which family the tiny base belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TinyArch {
+    /// As SmolLM2.
+    Llama,
+    /// As Gemma 3, with a window that short texts outgrow.
+    Gemma3,
+}
+
+/// Tokens that the local layers of a tiny Gemma see.
+const WINDOW: u32 = 24;
+
 /// What the tiny base is like.
 #[derive(Debug, Clone)]
 pub struct TinyConfig {
+    /// Its family.
+    pub arch: TinyArch,
     /// Seed of the weights.
     pub seed: u64,
     /// Layers.
@@ -35,6 +49,7 @@ pub struct TinyConfig {
 impl Default for TinyConfig {
     fn default() -> Self {
         Self {
+            arch: TinyArch::Llama,
             seed: 1,
             layers: 4,
             hidden: 64,
@@ -66,20 +81,29 @@ fn draw(rng: &mut ChaCha8Rng, n: usize, std: f32) -> Vec<f32> {
 pub fn base(c: &TinyConfig) -> Result<Vec<u8>> {
     let (tokens, merges, kinds) = vocabulary();
     let vocab = tokens.len();
+    let gemma = c.arch == TinyArch::Gemma3;
+    let arch = if gemma { "gemma3" } else { "llama" };
+    let key = |name: &str| format!("{arch}.{name}");
+    let head_dim = (c.hidden / c.heads) as u32;
     let mut w = Writer::new();
-    w.str("general.architecture", "llama")
+    w.str("general.architecture", arch)
         .str("general.name", "conpet tiny")
-        .u32("llama.block_count", c.layers as u32)
-        .u32("llama.context_length", c.context as u32)
-        .u32("llama.embedding_length", c.hidden as u32)
-        .u32("llama.feed_forward_length", c.ffn as u32)
-        .u32("llama.attention.head_count", c.heads as u32)
-        .u32("llama.attention.head_count_kv", c.kv_heads as u32)
-        .f32("llama.rope.freq_base", 10_000.0)
-        .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
-        .u32("llama.vocab_size", vocab as u32)
-        .u32("llama.rope.dimension_count", (c.hidden / c.heads) as u32)
-        .str("tokenizer.ggml.model", "gpt2")
+        .u32(&key("block_count"), c.layers as u32)
+        .u32(&key("context_length"), c.context as u32)
+        .u32(&key("embedding_length"), c.hidden as u32)
+        .u32(&key("feed_forward_length"), c.ffn as u32)
+        .u32(&key("attention.head_count"), c.heads as u32)
+        .u32(&key("attention.head_count_kv"), c.kv_heads as u32)
+        .f32(&key("rope.freq_base"), 10_000.0)
+        .f32(&key("attention.layer_norm_rms_epsilon"), 1e-5)
+        .u32(&key("vocab_size"), vocab as u32)
+        .u32(&key("rope.dimension_count"), head_dim);
+    if gemma {
+        w.u32(&key("attention.key_length"), head_dim)
+            .u32(&key("attention.value_length"), head_dim)
+            .u32(&key("attention.sliding_window"), WINDOW);
+    }
+    w.str("tokenizer.ggml.model", "gpt2")
         .str("tokenizer.ggml.pre", "smollm")
         .strings("tokenizer.ggml.tokens", &tokens)
         .i32s("tokenizer.ggml.token_type", &kinds)
@@ -102,10 +126,12 @@ pub fn base(c: &TinyConfig) -> Result<Vec<u8>> {
     // Residual writes are scaled down so that depth does not blow the stream up.
     let residual = 1.0 / (2.0 * c.layers as f32).sqrt();
     for l in 0..c.layers {
-        let ones = |rng: &mut ChaCha8Rng| draw(rng, c.hidden, 0.1).iter().map(|v| 1.0 + v).collect::<Vec<f32>>();
-        for name in ["attn_norm", "ffn_norm"] {
-            let values = ones(&mut rng);
-            tensor(&mut w, &format!("blk.{l}.{name}.weight"), QuantType::F32, &[h], values)?;
+        let own = [("attn_norm", h), ("ffn_norm", h)];
+        let d = u64::from(head_dim);
+        let more = [("attn_q_norm", d), ("attn_k_norm", d), ("post_attention_norm", h), ("post_ffw_norm", h)];
+        for (name, width) in own.into_iter().chain(more.into_iter().filter(|_| gemma)) {
+            let values = draw(&mut rng, width as usize, 0.1).iter().map(|v| 1.0 + v).collect();
+            tensor(&mut w, &format!("blk.{l}.{name}.weight"), QuantType::F32, &[width], values)?;
         }
         for (name, out, input, gain) in [
             ("attn_q", h, h, 1.0),

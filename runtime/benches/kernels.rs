@@ -3,6 +3,7 @@
 //! `cargo bench -p conpet-runtime`. One token reads each weight once from memory (bytes a second
 //! count); a batch decodes each tile once and multiplies (products a second count).
 
+use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{QuantType, quantize};
 use conpet_runtime::kernels::{Kernels, MatrixRef};
 use conpet_runtime::threads::Threads;
@@ -53,7 +54,7 @@ fn vectors(c: &mut Criterion) {
             bench.iter(|| k.softmax(black_box(&mut out)));
         });
         group.bench_function(BenchmarkId::new("silu_mul", k.name()), |bench| {
-            bench.iter(|| k.silu_mul(black_box(&mut out), &b));
+            bench.iter(|| k.gate_mul(Activation::Silu, black_box(&mut out), &b));
         });
     }
 }

@@ -62,6 +62,7 @@ pub(crate) fn attention(
 ) {
     let (group, kd) = (spec.n_head / spec.n_kv_head, spec.kv_dim());
     let (heads, width) = (spec.n_kv_head, group * spec.head_dim);
+    let window = spec.local(layer).map_or(usize::MAX, |l| l.window);
     // One unit of work is one token and one key/value head, whose query heads lie side by side.
     let work = |first: usize, out: &mut [f32]| {
         let units = first..first + out.len() / width;
@@ -80,7 +81,8 @@ pub(crate) fn attention(
                     };
                     let (from, to) = (mine.start.max(start), mine.end.min(end));
                     for t in (from..to).step_by(TOKENS) {
-                        let block = Block { kernels, spec, head, memory, tokens: t..to.min(t + TOKENS), past, start };
+                        let tokens = t..to.min(t + TOKENS);
+                        let block = Block { kernels, spec, head, memory, tokens, window, past, start };
                         block.run(q, s, |t, values| {
                             let at = (t * heads + head - first) * width;
                             out[at..at + width].copy_from_slice(values);
@@ -104,6 +106,8 @@ struct Block<'a> {
     memory: Memory<'a>,
     /// Tokens of the batch.
     tokens: Range<usize>,
+    /// Newest keys that a token sees, its own included.
+    window: usize,
     /// Keys before the sequence's first token in the batch.
     past: usize,
     /// The sequence's first token in the batch.
@@ -135,18 +139,22 @@ impl Block<'_> {
         s.state.clear();
         s.state.resize(rows, (f32::NEG_INFINITY, 0.0));
         let seen = |t: usize| self.past + t - self.start + 1;
+        let hidden = |t: usize| seen(t).saturating_sub(self.window);
         let last = seen(self.tokens.end - 1);
-        for from in (0..last).step_by(KEYS) {
+        for from in (hidden(self.tokens.start) / KEYS * KEYS..last).step_by(KEYS) {
             let keys = KEYS.min(last - from);
             self.load(0, from..from + keys, hd, &mut s.block);
             self.scores(s, rows, keys);
             for (i, (row, state)) in s.scores.chunks_exact_mut(KEYS).zip(&mut s.state).enumerate() {
-                let visible = seen(self.tokens.start + i / group).saturating_sub(from).min(keys);
-                row[visible..].fill(0.0);
-                if visible == 0 {
+                let t = self.tokens.start + i / group;
+                let visible = |n: usize| n.saturating_sub(from).min(keys);
+                let (first, end) = (visible(hidden(t)), visible(seen(t)));
+                row[..first].fill(0.0);
+                row[end..].fill(0.0);
+                if first == end {
                     continue;
                 }
-                let (max, sum) = self.kernels.softmax_step(&mut row[..visible], state.0);
+                let (max, sum) = self.kernels.softmax_step(&mut row[first..end], state.0);
                 let shrink = if state.0 == max { 1.0 } else { (state.0 - max).exp() };
                 if shrink != 1.0 {
                     s.sums[i * wide..(i + 1) * wide].iter_mut().for_each(|v| *v *= shrink);

@@ -42,6 +42,8 @@ struct Weight {
 struct Layer {
     attn_norm: Vec<f32>,
     ffn_norm: Vec<f32>,
+    qk_norm: Option<[Vec<f32>; 2]>,
+    post_norm: Option<[Vec<f32>; 2]>,
     /// In the order of [`ModelSpec::linears`].
     linears: [Weight; 7],
 }
@@ -71,6 +73,10 @@ pub struct LayerRef<'a> {
     pub attn_norm: &'a [f32],
     /// Norm before the feed-forward layer, `[hidden]`.
     pub ffn_norm: &'a [f32],
+    /// Norms of each query and key head, `[head_dim]`, in families that have them.
+    pub qk_norm: Option<[&'a [f32]; 2]>,
+    /// Norms of what attention and the feed-forward layer add, `[hidden]`, likewise.
+    pub post_norm: Option<[&'a [f32]; 2]>,
     linears: [MatrixRef<'a>; 7],
 }
 
@@ -96,9 +102,9 @@ impl Base {
         let gguf = Gguf::parse(&map)?;
         let spec = ModelSpec::from_gguf(&gguf)?;
         let weight = |name: &str, rows: usize, cols: usize| find(&gguf, name, rows, cols);
-        let norm = |name: &str| -> Result<Vec<f32>> {
-            let w = find(&gguf, name, 1, spec.hidden)?;
-            let mut v = vec![0.0; spec.hidden];
+        let norm = |name: &str, width: usize| -> Result<Vec<f32>> {
+            let w = find(&gguf, name, 1, width)?;
+            let mut v = vec![0.0; width];
             quant::dequantize(w.ty, &map[w.start..w.start + w.len], &mut v);
             match v.iter().position(|x| !x.is_finite()) {
                 None => Ok(v),
@@ -112,16 +118,23 @@ impl Base {
                 for (slot, (short, out, input)) in linears.iter_mut().zip(shapes) {
                     *slot = weight(&format!("blk.{l}.{short}.weight"), out, input)?;
                 }
+                let norm = |short: &str, width: usize| norm(&format!("blk.{l}.{short}.weight"), width);
+                let pair = |there: bool, names: [&str; 2], width: usize| -> Result<Option<[Vec<f32>; 2]>> {
+                    there.then(|| Ok([norm(names[0], width)?, norm(names[1], width)?])).transpose()
+                };
+                let v = &spec.variant;
                 Ok(Layer {
-                    attn_norm: norm(&format!("blk.{l}.attn_norm.weight"))?,
-                    ffn_norm: norm(&format!("blk.{l}.ffn_norm.weight"))?,
+                    attn_norm: norm("attn_norm", spec.hidden)?,
+                    ffn_norm: norm("ffn_norm", spec.hidden)?,
+                    qk_norm: pair(v.qk_norm, ["attn_q_norm", "attn_k_norm"], spec.head_dim)?,
+                    post_norm: pair(v.post_norm, ["post_attention_norm", "post_ffw_norm"], spec.hidden)?,
                     linears,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
         let embedding = weight("token_embd.weight", spec.vocab, spec.hidden)?;
         let output = if spec.tied { embedding } else { weight("output.weight", spec.vocab, spec.hidden)? };
-        let output_norm = norm("output_norm.weight")?;
+        let output_norm = norm("output_norm.weight", spec.hidden)?;
         let tokenizer = Tokenizer::from_gguf(&gguf, map.clone())?;
         if tokenizer.n_vocab() > spec.vocab {
             return Err(Error::new(
@@ -139,7 +152,13 @@ impl Base {
     /// If `layer >= spec.n_layer`.
     pub fn layer(&self, layer: usize) -> LayerRef<'_> {
         let l = &self.layers[layer];
-        LayerRef { attn_norm: &l.attn_norm, ffn_norm: &l.ffn_norm, linears: l.linears.map(|w| self.matrix(w)) }
+        LayerRef {
+            attn_norm: &l.attn_norm,
+            ffn_norm: &l.ffn_norm,
+            qk_norm: l.qk_norm.as_ref().map(|n| n.each_ref().map(Vec::as_slice)),
+            post_norm: l.post_norm.as_ref().map(|n| n.each_ref().map(Vec::as_slice)),
+            linears: l.linears.map(|w| self.matrix(w)),
+        }
     }
 
     /// The embedding table `[vocab, hidden]`.
@@ -197,7 +216,7 @@ fn find(gguf: &Gguf<'_>, name: &str, rows: usize, cols: usize) -> Result<Weight>
     let info: &TensorInfo<'_> = gguf.tensor(name).ok_or_else(|| {
         Error::new(Code::Missing, "the base lacks this tensor")
             .in_section(format!("tensor {name}"))
-            .hint("the file is not a complete llama-family model; convert or download it again")
+            .hint("the file is not a complete model; convert or download it again")
     })?;
     let section = || format!("tensor {name}");
     let TensorType::Known(ty) = info.ty else {

@@ -36,6 +36,10 @@ pub enum Command {
     Route(InputArgs),
     /// Measure speed and memory.
     Bench(BenchArgs),
+    /// Measure how well a text is predicted, as llama-perplexity does.
+    Perplexity(PerplexityArgs),
+    /// Show the tokens of a text.
+    Tokenize(TokenizeArgs),
 }
 
 /// What every command opens.
@@ -171,6 +175,45 @@ pub struct BenchArgs {
     #[arg(short = 'r', long, default_value_t = 5)]
     pub repetitions: usize,
     /// Print JSON (llama-bench's fields and ours).
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `perplexity`.
+#[derive(Debug, Clone, Args)]
+pub struct PerplexityArgs {
+    /// Base, bundle, resources. A chunk is 512 tokens unless --ctx-size says otherwise.
+    #[command(flatten)]
+    pub common: Common,
+    /// The text.
+    #[arg(short = 'f', long)]
+    pub file: PathBuf,
+    /// Most chunks; 0 reads all.
+    #[arg(long, default_value_t = 0)]
+    pub chunks: usize,
+    /// Put this task's module in force.
+    #[arg(long)]
+    pub task: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `tokenize`.
+#[derive(Debug, Clone, Args)]
+pub struct TokenizeArgs {
+    /// The base, a GGUF file.
+    #[arg(short = 'm', long = "model", env = "LLAMA_ARG_MODEL")]
+    pub model: PathBuf,
+    /// The text; none reads the file, or standard input.
+    pub text: Option<String>,
+    /// Read the text from a file.
+    #[arg(short = 'f', long, conflicts_with = "text")]
+    pub file: Option<PathBuf>,
+    /// Let the text spell control tokens.
+    #[arg(long)]
+    pub special: bool,
+    /// Print the ids only, as JSON.
     #[arg(long)]
     pub json: bool,
 }

@@ -4,7 +4,9 @@ mod bench;
 mod chat;
 mod classify;
 mod generate;
+mod perplexity;
 mod route;
+mod tokenize;
 
 use crate::cli::{Cli, Command, InputArgs};
 use crate::error::{Code, Error, Result};
@@ -23,6 +25,8 @@ pub fn run(cli: Cli, stop: &AtomicBool) -> Result<()> {
         Command::Chat(a) => chat::run(&a, stop),
         Command::Route(a) => route::run(&a, stop),
         Command::Bench(a) => bench::run(&a),
+        Command::Perplexity(a) => perplexity::run(&a, stop),
+        Command::Tokenize(a) => tokenize::run(&a),
     }
 }
 
@@ -55,15 +59,7 @@ fn inputs(a: &InputArgs, mut f: impl FnMut(Vec<String>) -> Result<()>) -> Result
     // A few lines at a time: enough to share weights, soon enough to see answers.
     let (mut pending, mut seen) = (Vec::new(), false);
     for (i, line) in reader.lines().enumerate() {
-        let line = line.map_err(|e| {
-            let bad = match e.kind() {
-                std::io::ErrorKind::InvalidData => {
-                    Error::new(Code::Text, "the line is not UTF-8").hint("convert it to UTF-8")
-                }
-                _ => Error::io("read", e),
-            };
-            bad.in_file(&name).in_section(format!("line {}", i + 1))
-        })?;
+        let line = line.map_err(|e| bad_text(e).in_file(&name).in_section(format!("line {}", i + 1)))?;
         if line.trim().is_empty() {
             continue;
         }
@@ -79,6 +75,14 @@ fn inputs(a: &InputArgs, mut f: impl FnMut(Vec<String>) -> Result<()>) -> Result
             .hint("give texts as arguments, in a file with -f, or a line each on standard input"));
     }
     if pending.is_empty() { Ok(()) } else { f(pending) }
+}
+
+/// Why text could not be read.
+fn bad_text(e: std::io::Error) -> Error {
+    match e.kind() {
+        std::io::ErrorKind::InvalidData => Error::new(Code::Text, "the text is not UTF-8").hint("convert it to UTF-8"),
+        _ => Error::io("read", e),
+    }
 }
 
 /// The text of a line: itself, or the `text` or `prompt` of a JSON object.

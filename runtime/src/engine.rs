@@ -127,11 +127,15 @@ impl Engine {
     /// Embeds tokens into `hidden [tokens, hidden]`.
     pub fn embed(&self, tokens: impl Iterator<Item = u32>, hidden: &mut Vec<f32>) {
         let (table, h) = (self.base.embedding(), self.base.spec.hidden);
+        let scale = self.base.spec.variant.embedding_scale;
         hidden.clear();
         for t in tokens {
             let at = hidden.len();
             hidden.resize(at + h, 0.0);
             self.kernels.dequantize_row(table, t as usize, &mut hidden[at..]);
+            if scale != 1.0 {
+                hidden[at..].iter_mut().for_each(|v| *v *= scale);
+            }
         }
     }
 

@@ -33,7 +33,8 @@ pub struct Scratch {
     gate: Vec<f32>,
     up: Vec<f32>,
     low: Vec<f32>,
-    rope: Vec<f32>,
+    /// Rotary tables of the batch's tokens: of layers that see all, and of local ones.
+    rope: [Vec<f32>; 2],
 }
 
 impl Scratch {
@@ -51,23 +52,25 @@ impl Scratch {
         grow(&mut self.gate, n * spec.ffn);
         grow(&mut self.up, n * spec.ffn);
         grow(&mut self.low, n * rank);
-        grow(&mut self.rope, n * spec.rope_dim);
+        self.rope.iter_mut().for_each(|r| grow(r, n * spec.rope_dim));
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        [&self.norm, &self.q, &self.k, &self.v, &self.attn, &self.gate, &self.up, &self.low, &self.rope]
-            .iter()
+        [&self.norm, &self.q, &self.k, &self.v, &self.attn, &self.gate, &self.up, &self.low]
+            .into_iter()
+            .chain(&self.rope)
             .map(|v| v.capacity() * 4)
             .sum()
     }
 }
 
 /// Cosines and sines of the rotary embedding at `position` (Su et al. 2021):
-/// `out[2i], out[2i+1] = cos, sin of position · base^(-2i / rope_dim)`.
-pub fn rope_table(spec: &ModelSpec, position: usize, out: &mut [f32]) {
-    for (i, pair) in out[..spec.rope_dim].chunks_exact_mut(2).enumerate() {
-        let freq = f64::from(spec.rope_base).powf(-2.0 * i as f64 / spec.rope_dim as f64);
+/// `out[2i], out[2i+1] = cos, sin of position · base^(-2i / rope_dim)`, `out [rope_dim]`.
+pub fn rope_table(base: f32, position: usize, out: &mut [f32]) {
+    let dim = out.len() as f64;
+    for (i, pair) in out.chunks_exact_mut(2).enumerate() {
+        let freq = f64::from(base).powf(-2.0 * i as f64 / dim);
         let (sin, cos) = (position as f64 * freq).sin_cos();
         pair[0] = cos as f32;
         pair[1] = sin as f32;
@@ -99,7 +102,10 @@ pub fn layers(
         return;
     }
     s.reserve(spec, n, module.map_or(0, Module::rank));
-    turns(spec, rows, &mut s.rope);
+    turns(threads, spec.rope_base, spec, rows, &mut s.rope[0][..n * spec.rope_dim]);
+    if let Some(local) = &spec.variant.local {
+        turns(threads, local.rope_base, spec, rows, &mut s.rope[1][..n * spec.rope_dim]);
+    }
     let (qd, kd) = (spec.q_dim(), spec.kv_dim());
     let dev = (kernels, threads);
     for l in layers {
@@ -118,9 +124,15 @@ pub fn layers(
             m.apply(dev, (l, Linear::K), x, k, n, &mut s.low);
             m.apply(dev, (l, Linear::V), x, v, n, &mut s.low);
         }
+        if let Some(norms) = w.qk_norm {
+            for (x, norm) in [&mut *q, &mut *k].into_iter().zip(norms) {
+                by_token(threads, x, spec.head_dim, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
+            }
+        }
+        let tables = &s.rope[usize::from(spec.local(l).is_some())];
         for (x, width) in [(&mut *q, qd), (&mut *k, kd)] {
             by_token(threads, x, width, |t, x| {
-                let table = &s.rope[t * spec.rope_dim..(t + 1) * spec.rope_dim];
+                let table = &tables[t * spec.rope_dim..(t + 1) * spec.rope_dim];
                 kernels.rope(x, spec.head_dim, table, spec.rope);
             });
         }
@@ -138,6 +150,9 @@ pub fn layers(
         if let Some(m) = module {
             m.apply(dev, (l, Linear::Output), attn, x, n, &mut s.low);
         }
+        if let Some([norm, _]) = w.post_norm {
+            by_token(threads, x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
+        }
         by_token(threads, hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
 
         normalise(dev, hidden, w.ffn_norm, spec, x);
@@ -147,10 +162,15 @@ pub fn layers(
             m.apply(dev, (l, Linear::Gate), x, gate, n, &mut s.low);
             m.apply(dev, (l, Linear::Up), x, up, n, &mut s.low);
         }
-        by_token(threads, gate, spec.ffn, |t, gate| kernels.silu_mul(gate, &up[t * spec.ffn..][..spec.ffn]));
+        by_token(threads, gate, spec.ffn, |t, gate| {
+            kernels.gate_mul(spec.variant.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
+        });
         kernels.matmul(threads, w.linear(Linear::Down), gate, x, n);
         if let Some(m) = module {
             m.apply(dev, (l, Linear::Down), gate, x, n, &mut s.low);
+        }
+        if let Some([_, norm]) = w.post_norm {
+            by_token(threads, x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
         }
         by_token(threads, hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
         observe(l + 1, hidden);
@@ -178,11 +198,16 @@ fn by_token(threads: &Threads, data: &mut [f32], width: usize, f: impl Fn(usize,
     if data.len() < 1 << 14 { part(0, data) } else { threads.split_mut(data, width, part) }
 }
 
-/// Rotary tables of every token of the batch.
-fn turns(spec: &ModelSpec, rows: &[Row<'_>], tables: &mut [f32]) {
-    let positions = rows.iter().flat_map(|r| {
-        let past = r.kv.as_ref().map_or(0, |kv| kv.len());
-        past..past + r.tokens
+/// Rotary tables of every token of the batch, `[tokens, rope_dim]`.
+fn turns(threads: &Threads, base: f32, spec: &ModelSpec, rows: &[Row<'_>], tables: &mut [f32]) {
+    by_token(threads, tables, spec.rope_dim, |t, table| {
+        let mut first = 0;
+        for r in rows {
+            if t < first + r.tokens {
+                let past = r.kv.as_ref().map_or(0, |kv| kv.len());
+                return rope_table(base, past + t - first, table);
+            }
+            first += r.tokens;
+        }
     });
-    positions.zip(tables.chunks_exact_mut(spec.rope_dim)).for_each(|(p, table)| rope_table(spec, p, table));
 }

@@ -28,7 +28,7 @@ mod neon;
 
 use crate::threads::Threads;
 use columns::Columns;
-use conpet_formats::model_spec::RopeKind;
+use conpet_formats::model_spec::{Activation, RopeKind};
 use conpet_formats::quant::QuantType;
 use half::f16;
 use input::Input;
@@ -334,16 +334,24 @@ impl Kernels {
 
     /// `out = x / rms(x) · weight`, `rms(x) = sqrt(mean(x²) + eps)` (Zhang & Sennrich 2019).
     pub fn rms_norm(self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        let ms = dispatch!(self, dot_f32(x, x)) / x.len() as f32;
-        let s = 1.0 / (ms + eps).sqrt();
+        let s = self.inverse_rms(x, eps);
         out.iter_mut().zip(x.iter().zip(weight)).for_each(|(o, (x, w))| *o = x * s * w);
+    }
+
+    /// The same in place.
+    pub fn rms_norm_inplace(self, x: &mut [f32], weight: &[f32], eps: f32) {
+        let s = self.inverse_rms(x, eps);
+        x.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * s * w);
     }
 
     /// `x /= rms(x)`; eps 1e-6, no weight.
     pub fn rms_normalise(self, x: &mut [f32]) {
-        let ms = dispatch!(self, dot_f32(x, x)) / x.len() as f32;
-        let s = 1.0 / (ms + 1e-6).sqrt();
+        let s = self.inverse_rms(x, 1e-6);
         x.iter_mut().for_each(|v| *v *= s);
+    }
+
+    fn inverse_rms(self, x: &[f32], eps: f32) -> f32 {
+        1.0 / (dispatch!(self, dot_f32(x, x)) / x.len() as f32 + eps).sqrt()
     }
 
     /// A small product in `f32`; rows of `c` are `ldc` apart.
@@ -376,10 +384,10 @@ impl Kernels {
         dispatch!(self, softmax(x));
     }
 
-    /// `gate = silu(gate) · up` (Shazeer 2020, SwiGLU).
-    pub fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+    /// `gate = activation(gate) · up` (Shazeer 2020: SwiGLU, GEGLU).
+    pub fn gate_mul(self, activation: Activation, gate: &mut [f32], up: &[f32]) {
         assert_eq!(gate.len(), up.len());
-        dispatch!(self, silu_mul(gate, up));
+        dispatch!(self, gate_mul(activation, gate, up));
     }
 
     /// `x += y`.

@@ -20,6 +20,7 @@ pub mod kernels;
 pub mod kv;
 pub mod memory;
 pub mod module;
+pub mod perplexity;
 pub mod sampler;
 pub mod select;
 pub mod skills;

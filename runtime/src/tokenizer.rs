@@ -25,14 +25,23 @@ pub const TEXT_CAP: usize = 16 << 20;
 pub struct Tokenizer {
     vocab: Vocab,
     model: Model,
-    /// Control and user-defined tokens, longest first.
-    specials: Vec<u32>,
-    /// First bytes of those.
-    special_start: Box<[bool; 256]>,
+    /// Control and user-defined tokens by first byte, the longest first.
+    specials: Vec<Special>,
+    /// Where in `specials` those with this first byte lie.
+    special_start: Box<[Range<usize>; 256]>,
     bos: Option<u32>,
     eos: Option<u32>,
     ends: Vec<u32>,
     add_bos: bool,
+}
+
+/// A token that is found in a text before anything else is.
+#[derive(Debug)]
+struct Special {
+    token: u32,
+    /// Never read out of somebody's words: a control token, or one that the chat template spells
+    /// and that is therefore structure, whatever the file calls it.
+    guarded: bool,
 }
 
 #[derive(Debug)]
@@ -73,15 +82,25 @@ impl Tokenizer {
         for name in ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "</s>"] {
             ends.extend(vocab.find(name.as_bytes()).filter(|t| vocab.kind(*t) == TokenKind::Control));
         }
-        let mut specials: Vec<u32> = (0..vocab.len() as u32)
-            .filter(|t| vocab.kind(*t) != TokenKind::Normal && !vocab.bytes(*t).is_empty())
+        let template = gguf.str("tokenizer.chat_template")?.unwrap_or_default();
+        let in_template = |t: u32| {
+            let spelling = std::str::from_utf8(vocab.bytes(t)).unwrap_or_default().trim();
+            !spelling.is_empty() && template.contains(spelling)
+        };
+        let mut specials: Vec<Special> = (0..vocab.len() as u32)
+            .filter(|t| matches!(vocab.kind(*t), TokenKind::Control | TokenKind::User) && !vocab.bytes(*t).is_empty())
+            .map(|token| Special { token, guarded: vocab.kind(token) == TokenKind::Control || in_template(token) })
             .collect();
-        specials.retain(|t| matches!(vocab.kind(*t), TokenKind::Control | TokenKind::User));
-        specials.sort_by_key(|t| std::cmp::Reverse(vocab.bytes(*t).len()));
+        specials.sort_by_key(|s| {
+            let bytes = vocab.bytes(s.token);
+            (bytes[0], std::cmp::Reverse(bytes.len()))
+        });
+        let first = |s: &Special| usize::from(vocab.bytes(s.token)[0]);
+        let special_start = Box::new(std::array::from_fn(|b| {
+            specials.partition_point(|s| first(s) < b)..specials.partition_point(|s| first(s) <= b)
+        }));
         let spm = matches!(model, Model::Spm(_));
         let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(spm);
-        let mut special_start = Box::new([false; 256]);
-        specials.iter().for_each(|t| special_start[usize::from(vocab.bytes(*t)[0])] = true);
         Ok(Self { vocab, model, specials, special_start, bos, eos, ends, add_bos })
     }
 
@@ -98,6 +117,7 @@ impl Tokenizer {
     ///
     /// With `words`, the text came out of a template and may spell control tokens, except in these
     /// byte ranges (rising, apart), which are somebody's words; without, all of it is words.
+    /// User-defined tokens (runs of newlines, say) are found everywhere, as in llama.cpp.
     pub fn encode_with_offsets(
         &self,
         text: &str,
@@ -112,7 +132,7 @@ impl Tokenizer {
         // As llama.cpp: a text after a control token begins anew, with SentencePiece's leading space.
         let (mut at, mut first) = (0, true);
         while at < text.len() {
-            let next = words.and_then(|w| self.next_special(text, at, w));
+            let next = self.next_special(text, at, words);
             let end = next.map_or(text.len(), |(start, _)| start);
             if at < end {
                 match &self.model {
@@ -131,27 +151,24 @@ impl Tokenizer {
         Ok((out.tokens, out.offsets))
     }
 
-    /// The first special token at or after `from` that touches none of `words`; among those that
-    /// start there, the longest.
-    fn next_special(&self, text: &str, from: usize, words: &[Range<usize>]) -> Option<(usize, u32)> {
+    /// The first special token at or after `from`, no guarded one in somebody's `words` and none across
+    /// their borders; among those that start there, the longest.
+    fn next_special(&self, text: &str, from: usize, words: Option<&[Range<usize>]>) -> Option<(usize, u32)> {
         let bytes = text.as_bytes();
-        let mut words = words.iter().skip_while(|w| w.end <= from).peekable();
-        let mut at = from;
-        while at < bytes.len() {
-            while words.peek().is_some_and(|w| w.end <= at) {
-                words.next();
-            }
-            if let Some(w) = words.peek().filter(|w| w.contains(&at)) {
-                at = w.end;
+        let whole = 0..bytes.len();
+        let mut words = words.unwrap_or(std::slice::from_ref(&whole)).iter().skip_while(|w| w.end <= from).peekable();
+        for at in from..bytes.len() {
+            while words.next_if(|w| w.end <= at).is_some() {}
+            let here = &self.specials[self.special_start[usize::from(bytes[at])].clone()];
+            if here.is_empty() {
                 continue;
             }
-            let limit = words.peek().map_or(bytes.len(), |w| w.start);
-            if self.special_start[usize::from(bytes[at])]
-                && let Some(t) = self.specials.iter().find(|t| bytes[at..limit].starts_with(self.vocab.bytes(**t)))
-            {
-                return Some((at, *t));
+            let said = words.peek().is_some_and(|w| w.contains(&at));
+            let limit = words.peek().map_or(bytes.len(), |w| if said { w.end } else { w.start });
+            let fits = |s: &&Special| !(said && s.guarded) && bytes[at..limit].starts_with(self.vocab.bytes(s.token));
+            if let Some(s) = here.iter().find(fits) {
+                return Some((at, s.token));
             }
-            at += 1;
         }
         None
     }

@@ -82,6 +82,19 @@ fn programs_work_together() {
     let bench: serde_json::Value =
         serde_json::from_str(&ok(&run(&["bench", "--json", "-p", "16", "-n", "4", "-r", "1"]))).unwrap();
     assert!(bench[0]["avg_ts"].as_f64().unwrap() > 0.0 && bench[0]["rss_anon_kb"].as_u64().unwrap() > 0);
+    let text = dir.path().join("text.txt");
+    std::fs::write(&text, "the list of files and the words that people use ".repeat(20)).unwrap();
+    let file = text.to_str().unwrap();
+    let measured: serde_json::Value =
+        serde_json::from_str(&ok(&run(&["perplexity", "-f", file, "-c", "32", "--chunks", "2", "--json"]))).unwrap();
+    // A base of random weights is no better than chance: about as unsure as there are tokens.
+    let value = measured["perplexity"].as_f64().unwrap();
+    assert!(value > 50.0 && measured["tokens"] == 2 * 15, "{measured}");
+    let module = ok(&run(&["perplexity", "-f", file, "-c", "32", "--chunks", "2", "--task", "size", "--json"]));
+    assert!(!module.contains(&value.to_string()), "the module is in force: {module}");
+    let tokens = Command::new(program("conpet-run")).args(["tokenize", "--json", "the list", "-m"]).arg(&base).output();
+    // "the" stands at the beginning and is spelled; " list" is one token.
+    assert_eq!(serde_json::from_str::<Vec<u32>>(&ok(&tokens.unwrap())).unwrap().len(), 4);
     let shown = Command::new(program("conpet-train"))
         .args(["eval"])
         .arg(tiny_stream(dir.path()))

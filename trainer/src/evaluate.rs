@@ -45,11 +45,13 @@ impl Evaluator {
         self.sets.push(set);
     }
 
-    /// Scores all sets on one stage. `tasks` are the stream's, in the bundle's order.
+    /// Scores all sets on one stage, as if only the first `seen` tasks existed. `tasks` are the
+    /// stream's, in the bundle's order.
     ///
     /// # Errors
     /// If a payload is damaged or a row cannot be run.
-    pub fn score(&mut self, engine: &Engine, skills: &Skills, tasks: &[Task], n_tasks: usize) -> Result<StageScores> {
+    pub fn score(&mut self, engine: &Engine, skills: &Skills, tasks: &[Task], seen: usize) -> Result<StageScores> {
+        let n_tasks = tasks.len();
         let mut out = StageScores {
             rows: vec![0; n_tasks],
             right: vec![0; n_tasks],
@@ -72,7 +74,8 @@ impl Evaluator {
             let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); n];
             for task in 0..skills.manifest().tasks.len() {
                 let mine: Vec<usize> = all.iter().copied().filter(|i| wanted[*i].contains(&task)).collect();
-                let labels = self.labels(engine, skills, set, task, &mine, &decisions, &mut s)?;
+                let mut labels = self.labels(engine, skills, set, task, &mine, &decisions, &mut s)?;
+                labels.iter_mut().for_each(|l| l.retain(|(t, _, _)| *t < seen));
                 for (i, labels) in mine.into_iter().zip(labels) {
                     let weight = decisions.get(i).map_or(1.0, |d| d.task_weight[task]);
                     candidates[i].push(Candidate { task, weight, labels });

@@ -49,7 +49,7 @@ pub(crate) fn numbers(t: &Tensor) -> Result<Vec<f32>> {
 #[cfg(test)]
 pub(crate) mod check {
     use candle_core::{Device, Result, Tensor, Var};
-    use conpet_formats::model_spec::{ModelSpec, RopeKind};
+    use conpet_formats::model_spec::{ModelSpec, RopeKind, Variant};
 
     /// A small base with a partly rotated head and grouped heads.
     pub(crate) fn spec() -> ModelSpec {
@@ -69,6 +69,7 @@ pub(crate) mod check {
             rope_dim: 4,
             rope: RopeKind::Adjacent,
             tied: true,
+            variant: Variant::default(),
         }
     }
 

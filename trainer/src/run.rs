@@ -21,6 +21,7 @@ use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::bundle::{Bundle, Draft};
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::fingerprint;
+use conpet_formats::model_spec::Variant;
 use conpet_formats::pet::Lora;
 use conpet_formats::pet::lora::Scaling;
 use conpet_formats::quant::QuantType;
@@ -109,6 +110,14 @@ impl<'a> Run<'a> {
             "quant" => WeightMode::Quant,
             _ => WeightMode::Auto(DENSE_MOST),
         };
+        if spec.variant != Variant::default() {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!("training on a {} base is not supported yet", spec.arch),
+            )
+            .hint("conpet-run serves it; train on a llama-family base")
+            .in_file(engine.base.path()));
+        }
         let decoder = Decoder::new(engine, config.trunk(spec), mode);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(decoder.threads)
@@ -140,31 +149,32 @@ impl<'a> Run<'a> {
     pub fn stream(&mut self, resume: bool) -> Result<Option<MethodReport>> {
         let method = self.method()?;
         let begin = Instant::now();
-        let stages = if method.at_once { 1 } else { self.tasks.len() };
+        let stages = self.tasks.len();
         let done = self.resume_point(resume, method)?;
         let mut evaluator = Evaluator::default();
         let mut scores: Vec<StageScores> = Vec::new();
         for t in 0..stages {
-            let tests: Vec<usize> = if method.at_once { (0..self.tasks.len()).collect() } else { vec![t] };
-            for s in tests {
-                let set = self.test_set(s)?;
-                evaluator.add(set);
-            }
+            let learned = t < done || method.at_once && t > 0;
+            let set = self.test_set(t)?;
+            evaluator.add(set);
             let kept = self.work.join(format!("scores-{}.json", t + 1));
             let wanted = self.config.score == "stages" || t + 1 == stages;
-            if t < done && !wanted {
+            if learned && !wanted {
                 continue;
             }
-            if t < done {
+            if learned {
                 if let Ok(s) =
                     std::fs::read(&kept).map_err(|_| ()).and_then(|b| serde_json::from_slice(&b).map_err(|_| ()))
                 {
                     scores.push(s);
                     continue;
                 }
-                // The stage was written but not scored: score it as it stands in the chain.
-                let bundle = Bundle::open_generation(&self.out, (t + 1) as u64)?;
-                scores.push(self.score(&mut evaluator, bundle, &kept)?);
+                // The stage was written but not scored: score it as it stands in the chain. Who has
+                // learned all at once is asked as if only the tasks so far existed: what it loses
+                // from stage to stage is lost to the choice among more classes, not to learning.
+                let stage = if method.at_once { 1 } else { t + 1 };
+                let bundle = Bundle::open_generation(&self.out, stage as u64)?;
+                scores.push(self.score(&mut evaluator, bundle, t + 1, &kept)?);
                 continue;
             }
             let Some(draft) = (method.learn)(self, Stage { task: t, draft: self.draft()? })? else { return Ok(None) };
@@ -173,7 +183,7 @@ impl<'a> Run<'a> {
                 continue;
             }
             let bundle = Bundle::open(&self.out)?;
-            let s = self.score(&mut evaluator, bundle, &kept)?;
+            let s = self.score(&mut evaluator, bundle, t + 1, &kept)?;
             self.tell(Event::Stage(t + 1, &s));
             scores.push(s);
         }
@@ -194,7 +204,7 @@ impl<'a> Run<'a> {
         evaluator.add(self.test_set(t)?);
         let kept = self.work.join("scores-add.json");
         let bundle = Bundle::open(&self.out)?;
-        self.score(&mut evaluator, bundle, &kept).map(Some)
+        self.score(&mut evaluator, bundle, t + 1, &kept).map(Some)
     }
 
     fn tell(&self, event: Event<'_>) {
@@ -270,10 +280,10 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn score(&self, evaluator: &mut Evaluator, bundle: Bundle, kept: &Path) -> Result<StageScores> {
+    fn score(&self, evaluator: &mut Evaluator, bundle: Bundle, seen: usize, kept: &Path) -> Result<StageScores> {
         self.tell(Event::Begin("scoring test rows"));
         let skills = Skills::new(bundle, &self.engine.base)?;
-        let s = evaluator.score(self.engine, &skills, &self.tasks, self.tasks.len())?;
+        let s = evaluator.score(self.engine, &skills, &self.tasks, seen)?;
         let json = serde_json::to_vec(&s).map_err(|e| Error::new(Code::Value, e.to_string()))?;
         conpet_formats::fs::write_atomic(kept, |w| w.write_all(&json).map_err(|e| Error::io("write", e)))?;
         Ok(s)

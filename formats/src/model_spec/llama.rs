@@ -2,7 +2,7 @@
 //!
 //! q/k rows are permuted by the converter, so RoPE rotates adjacent pairs.
 
-use super::{ModelSpec, RopeKind};
+use super::{ModelSpec, RopeKind, Variant};
 use crate::gguf::Gguf;
 use crate::{Code, Error, Result};
 
@@ -56,6 +56,7 @@ pub(super) fn read(g: &Gguf<'_>) -> Result<ModelSpec> {
         rope_dim: opt("llama.rope.dimension_count")?.unwrap_or(head_dim),
         rope: RopeKind::Adjacent,
         tied: g.tensor("output.weight").is_none(),
+        variant: Variant::default(),
     }
     .check()
 }

@@ -25,11 +25,15 @@ impl Block for BlockQ2K {
     const BITS: u32 = 2;
 
     #[inline(always)]
-    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+    fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {
         let (d, dmin) = H::two(self.d, self.dmin);
         for (i, s) in self.scales.into_iter().enumerate() {
             (scale[i], min[i]) = (d * f32::from(s & 15), -dmin * f32::from(s >> 4));
         }
+    }
+
+    #[inline(always)]
+    fn codes(&self, codes: &mut [u8]) {
         for (q, c) in self.qs.chunks_exact(32).zip(codes.chunks_exact_mut(128)) {
             for (j, c) in c.chunks_exact_mut(32).enumerate() {
                 c.iter_mut().zip(q).for_each(|(c, q)| *c = q >> (2 * j) & 3);

@@ -25,7 +25,7 @@ impl Block for BlockQ3K {
     const BITS: u32 = 3;
 
     #[inline(always)]
-    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+    fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {
         let d = H::f32(self.d);
         for i in 0..16 {
             let low = self.scales[i % 8] >> (i / 8 * 4) & 15;
@@ -33,6 +33,10 @@ impl Block for BlockQ3K {
             let s = d * (f32::from(low | high << 4) - 32.0);
             (scale[i], min[i]) = (s, -4.0 * s);
         }
+    }
+
+    #[inline(always)]
+    fn codes(&self, codes: &mut [u8]) {
         for (half, (q, c)) in self.qs.chunks_exact(32).zip(codes.chunks_exact_mut(128)).enumerate() {
             for (j, c) in c.chunks_exact_mut(32).enumerate() {
                 for (i, c) in c.iter_mut().enumerate() {

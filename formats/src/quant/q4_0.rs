@@ -21,8 +21,12 @@ impl Block for BlockQ4_0 {
     const BITS: u32 = 4;
 
     #[inline(always)]
-    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+    fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {
         (scale[0], min[0]) = (H::f32(self.d), -8.0 * H::f32(self.d));
+    }
+
+    #[inline(always)]
+    fn codes(&self, codes: &mut [u8]) {
         nibbles(&self.qs, codes);
     }
 }

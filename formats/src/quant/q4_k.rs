@@ -25,8 +25,12 @@ impl Block for BlockQ4K {
     const BITS: u32 = 4;
 
     #[inline(always)]
-    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+    fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {
         scales_mins::<H>((self.d, self.dmin), &self.scales, scale, min);
+    }
+
+    #[inline(always)]
+    fn codes(&self, codes: &mut [u8]) {
         for (q, c) in self.qs.chunks_exact(32).zip(codes.chunks_exact_mut(64)) {
             for (i, q) in q.iter().enumerate() {
                 (c[i], c[i + 32]) = (q & 15, q >> 4);

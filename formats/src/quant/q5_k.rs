@@ -28,8 +28,12 @@ impl Block for BlockQ5K {
     const BITS: u32 = 5;
 
     #[inline(always)]
-    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+    fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {
         scales_mins::<H>((self.d, self.dmin), &self.scales, scale, min);
+    }
+
+    #[inline(always)]
+    fn codes(&self, codes: &mut [u8]) {
         for (j, (q, c)) in self.qs.chunks_exact(32).zip(codes.chunks_exact_mut(64)).enumerate() {
             for (i, (q, h)) in q.iter().zip(self.qh).enumerate() {
                 c[i] = q & 15 | (h >> (2 * j) & 1) << 4;

@@ -25,11 +25,15 @@ impl Block for BlockQ6K {
     const BITS: u32 = 6;
 
     #[inline(always)]
-    fn codes<H: Half>(&self, codes: &mut [u8], scale: &mut [f32], min: &mut [f32]) {
+    fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {
         let d = H::f32(self.d);
         for (i, s) in self.scales.into_iter().enumerate() {
             (scale[i], min[i]) = (d * f32::from(s), -32.0 * d * f32::from(s));
         }
+    }
+
+    #[inline(always)]
+    fn codes(&self, codes: &mut [u8]) {
         for (half, c) in codes.chunks_exact_mut(128).enumerate() {
             let (ql, qh) = (&self.ql[64 * half..][..64], &self.qh[32 * half..][..32]);
             for l in 0..32 {

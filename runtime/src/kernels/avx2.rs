@@ -5,6 +5,7 @@ use super::input::{RowMut, Rows};
 use super::int8_x86::{self, Pairs, Vnni256, hsum};
 use super::math;
 use super::panel::Panel;
+use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{self, QuantType};
 use half::f16;
 use std::arch::x86_64::*;
@@ -76,7 +77,7 @@ methods! {
     dot_f32(a: &[f32], b: &[f32]) -> f32;
     axpy_f32(acc: &mut [f32], a: f32, v: &[f32]);
     softmax(x: &mut [f32]);
-    silu_mul(gate: &mut [f32], up: &[f32]);
+    gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -93,8 +94,8 @@ fn softmax(x: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    math::silu_mul(gate, up);
+fn gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]) {
+    math::gate_mul(activation, gate, up);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -6,6 +6,7 @@ use super::avx2::Avx2;
 use super::input::{RowMut, Rows};
 use super::int8_x86::Vnni512;
 use super::panel::{self, Panel};
+use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::QuantType;
 use half::f16;
 use std::arch::x86_64::*;
@@ -63,7 +64,7 @@ narrow! {
     widen(x: &[f16], out: &mut [f32]);
     softmax_step(x: &mut [f32], max: f32) -> (f32, f32);
     softmax(x: &mut [f32]);
-    silu_mul(gate: &mut [f32], up: &[f32]);
+    gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]);
 }
 
 /// Rows multiplied with one or two vectors of columns in registers: 24 sums of 32 registers.

@@ -5,11 +5,14 @@
 //! as many pairs in 16 bits as cannot overflow: 8 of 4-bit codes, 4 of 5-bit codes, 2 of 6-bit codes.
 //! Eight-bit codes would overflow at once, and are taken as signed there: `|w| · (x · sign w)`.
 
+mod vectors;
+
 use super::input::{Row, RowMut, Rows};
 use super::panel::{Codes, Panel, ROWS};
 use conpet_formats::quant::{self, Block, Half, QuantType};
 use conpet_formats::with_block;
 use std::arch::x86_64::*;
+use vectors::Vectors;
 
 /// Tokens multiplied together in registers.
 const TOKENS: usize = 4;
@@ -263,6 +266,42 @@ macro_rules! batch {
     };
 }
 
+/// Scales of group `g` of 256 numbers, times those of the numbers they meet; adds what the minima
+/// contribute.
+///
+/// # Safety
+/// * It is inlined into a function with AVX2, FMA and F16C.
+#[inline(always)]
+unsafe fn group_scales<B: Vectors, const SIGNED: bool>(
+    blocks: &[B],
+    x: Row<'_>,
+    g: usize,
+    minima: &mut __m256,
+) -> [f32; 16] {
+    let (xs, sums32, sums16) =
+        (&x.scales[8 * g..8 * g + 8], &x.sums32[8 * g..8 * g + 8], &x.sums16[16 * g..16 * g + 16]);
+    let mut out = [0.0; 16];
+    // SAFETY: eight numbers at a time of the slices above and of `out`.
+    unsafe {
+        let (scale, min) = B::scales256(blocks);
+        let xs = _mm256_loadu_ps(xs.as_ptr());
+        if B::RUN == 16 {
+            for i in 0..2 {
+                let half = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+                let two = _mm256_permutevar8x32_ps(xs, _mm256_add_epi32(half, _mm256_set1_epi32(4 * i as i32)));
+                _mm256_storeu_ps(out.as_mut_ptr().add(8 * i), _mm256_mul_ps(scale[i], two));
+                *minima = _mm256_fmadd_ps(min[i], _mm256_loadu_ps(sums16.as_ptr().add(8 * i)), *minima);
+            }
+        } else {
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(scale[0], xs));
+            if !(SIGNED && B::BITS == 8) {
+                *minima = _mm256_fmadd_ps(min[0], _mm256_loadu_ps(sums32.as_ptr()), *minima);
+            }
+        }
+    }
+    out
+}
+
 /// Products of one token with rows as they lie in the map.
 macro_rules! single {
     ($set:ident, $features:literal, signed: $signed:literal, $dot:item) => {
@@ -277,7 +316,6 @@ macro_rules! single {
                     let mut pairs = y.chunks_exact_mut(2);
                     for (y, two) in (&mut pairs).zip(&mut rows) {
                         let (a, b) = two.split_at(per_row);
-                        ahead(two);
                         y.copy_from_slice(&Self::rows([a, b], x));
                     }
                     if let [last] = pairs.into_remainder() {
@@ -289,44 +327,62 @@ macro_rules! single {
             /// Several rows at once, to have more than one sum under way.
             #[inline]
             #[target_feature(enable = $features)]
-            fn rows<B: Block, const R: usize>(rows: [&[B]; R], x: Row<'_>) -> [f32; R] {
+            fn rows<B: Vectors, const R: usize>(rows: [&[B]; R], x: Row<'_>) -> [f32; R] {
                 let (len, n) = (B::TYPE.block_len(), rows[0].len());
                 assert!(rows.iter().all(|r| r.len() == n) && x.codes.len() == n * len);
-                let (mut sums, mut minima) = ([_mm256_setzero_ps(); R], [0.0f32; R]);
-                for b in 0..n {
+                let per = 256 / len;
+                let (mut sums, mut minima) = ([_mm256_setzero_ps(); R], [_mm256_setzero_ps(); R]);
+                for (g, codes) in x.codes.chunks_exact(256).enumerate() {
+                    let (mut group, mut scales) = ([&rows[0][..0]; R], [[0.0f32; 16]; R]);
                     for r in 0..R {
-                        let (mut codes, mut scale, mut min) = ([0u8; 256], [0.0f32; 16], [0.0f32; 16]);
-                        rows[r][b].codes::<F16c>(&mut codes, &mut scale, &mut min);
-                        for j in (0..len).step_by(32) {
-                            let at = b * len + j;
-                            // SAFETY: 32 of the 256 codes, and of the row's numbers, asserted above.
-                            let (w, xv) = unsafe {
-                                (
-                                    _mm256_loadu_si256(codes.as_ptr().add(j).cast()),
-                                    _mm256_loadu_si256(x.codes.as_ptr().add(at).cast()),
-                                )
-                            };
-                            let dot = if $signed && B::BITS == 8 { signed_dot(signed(w), xv) } else { Self::dot(w, xv) };
-                            let xs = x.scales[at / 32];
+                        group[r] = &rows[r][g * per..(g + 1) * per];
+                        ahead(group[r]);
+                        // SAFETY: this function has AVX2, FMA and F16C.
+                        scales[r] = unsafe { group_scales::<B, $signed>(group[r], x, g, &mut minima[r]) };
+                    }
+                    for j in 0..8 {
+                        // SAFETY: 32 of the group's 256 numbers.
+                        let xv = unsafe { _mm256_loadu_si256(codes.as_ptr().add(32 * j).cast()) };
+                        for r in 0..R {
+                            // SAFETY: this function has AVX2 and F16C; `j` counts the 32s of 256.
+                            let w = unsafe { group[r][32 * j / len].codes32(j % (len / 32)) };
                             let s = if B::RUN == 16 {
-                                let (lo, hi) = (_mm_set1_ps(xs * scale[j / 16]), _mm_set1_ps(xs * scale[j / 16 + 1]));
-                                minima[r] += min[j / 16] * x.sums16[at / 16] + min[j / 16 + 1] * x.sums16[at / 16 + 1];
-                                _mm256_set_m128(hi, lo)
+                                let (lo, hi) = (scales[r][2 * j], scales[r][2 * j + 1]);
+                                _mm256_blend_ps::<0xf0>(_mm256_set1_ps(lo), _mm256_set1_ps(hi))
                             } else {
-                                if !($signed && B::BITS == 8) {
-                                    minima[r] += min[j / 32] * x.sums32[at / 32];
-                                }
-                                _mm256_set1_ps(xs * scale[j / 32])
+                                _mm256_set1_ps(scales[r][j])
                             };
-                            sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), s, sums[r]);
+                            sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(Self::wide_dot::<B>(w, xv)), s, sums[r]);
                         }
                     }
                 }
+                // Blocks of 32 that do not fill 256.
                 let mut out = [0.0; R];
                 for r in 0..R {
-                    out[r] = hsum(sums[r]) + minima[r];
+                    let mut rest = 0.0;
+                    for b in n / per * per..n {
+                        let (mut scale, mut min) = ([0.0; 16], [0.0; 16]);
+                        let block = &rows[r][b];
+                        block.scales::<F16c>(&mut scale, &mut min);
+                        // SAFETY: as above; 32 of the row's numbers.
+                        let (w, xv) = unsafe {
+                            (block.codes32(0), _mm256_loadu_si256(x.codes[32 * b..32 * b + 32].as_ptr().cast()))
+                        };
+                        let dot = _mm256_cvtepi32_ps(Self::wide_dot::<B>(w, xv));
+                        sums[r] = _mm256_fmadd_ps(dot, _mm256_set1_ps(scale[0] * x.scales[b]), sums[r]);
+                        if !($signed && B::BITS == 8) {
+                            rest += min[0] * x.sums32[b];
+                        }
+                    }
+                    out[r] = hsum(_mm256_add_ps(sums[r], minima[r])) + rest;
                 }
                 out
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn wide_dot<B: Block>(w: __m256i, x: __m256i) -> __m256i {
+                if $signed && B::BITS == 8 { signed_dot(signed(w), x) } else { Self::dot(w, x) }
             }
 
             $dot

@@ -1,5 +1,7 @@
 //! Scalar functions written so that compilers turn loops over them into vector code.
 
+use conpet_formats::model_spec::Activation;
+
 /// `exp(x)`, relative error below 2e-7 on [-87, 88]; beyond, the nearest representable end; NaN stays NaN.
 ///
 /// Range reduction by powers of two and a degree-6 polynomial (Cephes `expf`).
@@ -71,6 +73,17 @@ pub(super) fn softmax_step(x: &mut [f32], max: f32) -> (f32, f32) {
 }
 
 #[inline(always)]
-pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    gate.iter_mut().zip(up).for_each(|(g, u)| *g = *g / (1.0 + exp(-*g)) * u);
+pub(super) fn gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]) {
+    let both = gate.iter_mut().zip(up);
+    match activation {
+        Activation::Silu => both.for_each(|(g, u)| *g = *g / (1.0 + exp(-*g)) * u),
+        Activation::GeluTanh => both.for_each(|(g, u)| *g = *g / (1.0 + exp(-gelu_slope(*g))) * u),
+    }
+}
+
+/// `gelu(x) = x · σ(gelu_slope(x))`, from `(1 + tanh y) / 2 = σ(2y)`.
+#[inline(always)]
+pub(super) fn gelu_slope(x: f32) -> f32 {
+    // 2 · sqrt(2 / π), and that times 0.044715.
+    x * (1.595_769 + 0.071_354_815 * x * x)
 }

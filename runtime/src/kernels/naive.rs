@@ -1,8 +1,9 @@
 //! Plain loops: the specification of every kernel.
 
-use super::Gemm;
 use super::input::{self, RowMut, Rows};
 use super::panel::{self, Panel};
+use super::{Gemm, math};
+use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{self, QuantType};
 use half::f16;
 
@@ -101,7 +102,13 @@ impl Naive {
     }
 
     /// `gate = gate / (1 + exp(-gate)) · up`.
-    pub(super) fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
-        gate.iter_mut().zip(up).for_each(|(g, u)| *g = *g / (1.0 + (-*g).exp()) * u);
+    pub(super) fn gate_mul(self, activation: Activation, gate: &mut [f32], up: &[f32]) {
+        gate.iter_mut().zip(up).for_each(|(g, u)| {
+            let slope = match activation {
+                Activation::Silu => *g,
+                Activation::GeluTanh => math::gelu_slope(*g),
+            };
+            *g = *g / (1.0 + (-slope).exp()) * u;
+        });
     }
 }

@@ -5,6 +5,7 @@ use super::input::{self, Row, RowMut, Rows};
 use super::math;
 use super::naive::Naive;
 use super::panel::{self, Panel};
+use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{self, Block, QuantType};
 use conpet_formats::with_block;
 use half::f16;
@@ -81,8 +82,8 @@ impl Neon {
         math::softmax(x);
     }
 
-    pub(super) fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
-        math::silu_mul(gate, up);
+    pub(super) fn gate_mul(self, activation: Activation, gate: &mut [f32], up: &[f32]) {
+        math::gate_mul(activation, gate, up);
     }
 
     /// `c = a · b`, or added to it; shapes were checked by [`Gemm::check`].
@@ -224,7 +225,8 @@ fn row<B: Block>(row: &[B], x: Row<'_>) -> f32 {
     let (mut sums, mut minima) = (vdupq_n_f32(0.0), 0.0f32);
     for (b, block) in row.iter().enumerate() {
         let (mut codes, mut scale, mut min) = ([0u8; 256], [0.0f32; 16], [0.0f32; 16]);
-        block.codes::<quant::Portable>(&mut codes, &mut scale, &mut min);
+        block.codes(&mut codes);
+        block.scales::<quant::Portable>(&mut scale, &mut min);
         for j in (0..len).step_by(16) {
             let at = b * len + j;
             // SAFETY: 16 of the 256 codes and of the row's numbers, asserted above.

@@ -63,7 +63,9 @@ impl Panel {
                     mins.fill(0.0);
                 }
                 for r in 0..rows {
-                    blocks[r * per_row + b].codes::<H>(&mut codes[r], &mut scale, &mut min);
+                    let block = &blocks[r * per_row + b];
+                    block.codes(&mut codes[r]);
+                    block.scales::<H>(&mut scale, &mut min);
                     for j in 0..runs {
                         scales[j * ROWS + r] = scale[j];
                         mins[j * ROWS + r] = min[j];

@@ -162,8 +162,10 @@ fn small_vector_operations_equal_the_naive_ones() {
                     k.softmax(&mut s);
                 }
                 g.iter_mut().for_each(|v| *v *= 30.0);
-                k.silu_mul(&mut g, &b);
-                [x, y, s, g]
+                let mut h = g.clone();
+                k.gate_mul(Activation::Silu, &mut g, &b);
+                k.gate_mul(Activation::GeluTanh, &mut h, &b);
+                [x, y, s, g, h]
             };
             for (got, want) in apply(k).iter().zip(apply(naive)) {
                 // exp is exact to 2e-7 relative; sums over n terms add their rounding.
@@ -205,9 +207,15 @@ fn softmax_and_silu_survive_extremes() {
         let mut x = [-1e30, 0.0, 80.0, f32::NEG_INFINITY, -1e5, 1.0, 2.0, 3.0, 4.0];
         k.softmax(&mut x);
         assert!((x.iter().sum::<f32>() - 1.0).abs() < 1e-5 && x[2] > 0.999, "{}: {x:?}", k.name());
-        let mut g = [-200.0, 200.0, 0.0];
-        k.silu_mul(&mut g, &[1.0, 1.0, 1.0]);
-        assert!(g[0].abs() < 1e-30 && (g[1] - 200.0).abs() < 1e-3 && g[2] == 0.0, "{}: {g:?}", k.name());
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            let mut g = [-200.0, 200.0, 0.0];
+            k.gate_mul(activation, &mut g, &[1.0, 1.0, 1.0]);
+            assert!(g[0].abs() < 1e-30 && (g[1] - 200.0).abs() < 1e-3 && g[2] == 0.0, "{}: {g:?}", k.name());
+        }
+        let mut g = [1.0, -0.5];
+        k.gate_mul(Activation::GeluTanh, &mut g, &[1.0, 2.0]);
+        // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), computed elsewhere.
+        assert!((g[0] - 0.841_192).abs() < 1e-5 && (g[1] + 0.308_571_5).abs() < 1e-5, "{}: {g:?}", k.name());
         let mut x = [1.0, f32::NAN, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         k.softmax(&mut x);
         assert!(x.iter().any(|v| v.is_nan()), "{}: NaN must not be hidden", k.name());

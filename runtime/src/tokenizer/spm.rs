@@ -60,10 +60,12 @@ impl Spm {
         let mut prev: Vec<usize> = (0..n).map(|i| if i == 0 { NONE } else { i - 1 }).collect();
         let mut next: Vec<usize> = (1..=n).map(|i| if i == n { NONE } else { i }).collect();
         let mut queue: BinaryHeap<Bigram> = BinaryHeap::new();
+        // Words must not add up to a control token.
+        let known = |bytes: &[u8]| vocab.find(bytes).filter(|t| vocab.kind(*t) != TokenKind::Control);
         let offer = |left: usize, end: &[usize], next: &[usize], queue: &mut BinaryHeap<Bigram>| {
             let right = next[left];
             if right != NONE
-                && let Some(t) = vocab.find(&spelled.as_bytes()[stop(left)..stop(end[right])])
+                && let Some(t) = known(&spelled.as_bytes()[stop(left)..stop(end[right])])
             {
                 queue.push(Bigram {
                     score: self.scores[t as usize],
@@ -95,7 +97,7 @@ impl Spm {
         while at != NONE {
             let bytes = &spelled.as_bytes()[stop(at)..stop(end[at])];
             let range = base + places[at].1..base + places[end[at] - 1].2;
-            match vocab.find(bytes) {
+            match known(bytes) {
                 Some(t) => out.push(t, range),
                 None => {
                     bytes.iter().for_each(|b| out.push(self.byte[*b as usize].unwrap_or(self.unknown), range.clone()))

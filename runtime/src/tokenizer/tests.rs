@@ -44,3 +44,59 @@ fn special_tokens_are_read_only_where_asked_for() {
     assert_eq!(t.decode(&[2]), b"", "control tokens stand for no text");
     assert_eq!(t.decode(&[u32::MAX]), b"");
 }
+
+/// A SentencePiece vocabulary with a few merges, bytes, and special tokens of both kinds.
+fn pieces() -> Tokenizer {
+    let mut tokens: Vec<(String, f32, i32)> =
+        vec![("<unk>".into(), 0.0, 2), ("cc".into(), 0.0, 3), ("<turn>".into(), 0.0, 4), ("\n\n".into(), 0.0, 4)];
+    tokens.extend((0..=255u8).map(|b| (format!("<0x{b:02X}>"), 0.0, 6)));
+    // A higher score merges first.
+    for (i, piece) in ["\u{2581}", "a", "b", "c", "bc", "ab", "\u{2581}a", "\u{2581}ab"].iter().enumerate() {
+        tokens.push(((*piece).into(), -(i as f32), 1));
+    }
+    let mut w = conpet_formats::gguf::Writer::new();
+    w.str("general.architecture", "llama")
+        .str("tokenizer.ggml.model", "llama")
+        .strings("tokenizer.ggml.tokens", &tokens.iter().map(|t| t.0.clone()).collect::<Vec<_>>())
+        .f32s("tokenizer.ggml.scores", &tokens.iter().map(|t| t.1).collect::<Vec<_>>())
+        .i32s("tokenizer.ggml.token_type", &tokens.iter().map(|t| t.2).collect::<Vec<_>>())
+        .u32("tokenizer.ggml.bos_token_id", 1)
+        .str("tokenizer.chat_template", "<turn>{{ message }}\n\n");
+    let mut bytes = Vec::new();
+    w.finish(&mut bytes, |_| Ok(&[][..])).unwrap();
+    let map = Mapped::from_vec(bytes);
+    Tokenizer::from_gguf(&Gguf::parse(&map).unwrap(), map.clone()).unwrap()
+}
+
+#[test]
+fn pieces_merge_by_score_and_bytes_catch_the_rest() {
+    let t = pieces();
+    let spell = |text: &str| -> Vec<String> {
+        let id = |t_: &u32| String::from_utf8_lossy(t.vocab.bytes(*t_)).into_owned();
+        t.encode(text, false).unwrap().iter().map(id).collect()
+    };
+    // "bc" has a higher score than "ab" and "▁ab".
+    assert_eq!(spell("abc ab"), ["\u{2581}a", "bc", "\u{2581}ab"]);
+    assert_eq!(spell("é"), ["\u{2581}", "<0xC3>", "<0xA9>"]);
+    assert_eq!(t.decode(&t.encode("ab é c", false).unwrap()), " ab é c".as_bytes());
+}
+
+#[test]
+fn user_defined_tokens_are_found_everywhere_but_for_structure() {
+    let t = pieces();
+    let count = |text: &str, words: Option<Range<usize>>, token: u32| {
+        let words = words.as_ref().map(std::slice::from_ref);
+        t.encode_with_offsets(text, words).unwrap().0.iter().filter(|x| **x == token).count()
+    };
+    // Blank lines are one token whoever says them; the template's own word is only the template's.
+    assert_eq!(count("ab\n\nab", None, 3), 1);
+    assert_eq!(count("ab\n\nab", Some(0..6), 3), 1);
+    assert_eq!(count("ab\n\nab", Some(0..0), 3), 1);
+    assert_eq!(count("a<turn>b", None, 2), 0);
+    assert_eq!(count("<turn>a<turn>b", Some(6..14), 2), 1);
+    // A control token whose parts are tokens is not put together from them either.
+    assert_eq!((count("accb", None, 1), count("accb", Some(0..0), 1)), (0, 1));
+    // Not across the border of somebody's words.
+    assert_eq!(count("a<turn>b", Some(0..3), 2), 0);
+    assert_eq!(count("a<turn>b", Some(3..8), 2), 0);
+}

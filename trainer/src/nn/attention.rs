@@ -28,7 +28,7 @@ impl Ragged {
     pub fn new(spec: &ModelSpec, lens: &[usize]) -> Self {
         let longest = lens.iter().copied().max().unwrap_or(0);
         let mut rope = vec![0.0; longest * spec.rope_dim];
-        rope.chunks_exact_mut(spec.rope_dim).enumerate().for_each(|(p, t)| rope_table(spec, p, t));
+        rope.chunks_exact_mut(spec.rope_dim).enumerate().for_each(|(p, t)| rope_table(spec.rope_base, p, t));
         let back = rope.chunks_exact(2).flat_map(|cs| [cs[0], -cs[1]]).collect();
         let rows = lens.iter().scan(0, |at, n| {
             *at += n;

@@ -1,6 +1,7 @@
 //! `silu(gate) · up` (Shazeer 2020), gate and up side by side in one buffer.
 
 use super::MIN_ROWS;
+use conpet_formats::model_spec::Activation;
 use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
 
@@ -11,7 +12,7 @@ pub fn forward(kernels: Kernels, gate_up: &[f32], width: usize) -> Vec<f32> {
         |(y, row)| {
             let (gate, up) = row.split_at(width);
             y.copy_from_slice(gate);
-            kernels.silu_mul(y, up);
+            kernels.gate_mul(Activation::Silu, y, up);
         },
     );
     y
@@ -31,7 +32,7 @@ pub fn backward(kernels: Kernels, gate_up: &[f32], dy: &[f32], width: usize) -> 
                 let (d_gate, d_up) = d.split_at_mut(width);
                 // silu by the vector kernel; σ follows from it by a division.
                 d_up.copy_from_slice(gate);
-                kernels.silu_mul(d_up, ones);
+                kernels.gate_mul(Activation::Silu, d_up, ones);
                 for i in 0..width {
                     let (g, silu) = (gate[i], d_up[i]);
                     let sigma = if g.abs() > 1e-3 { silu / g } else { 0.5 + 0.25 * g };

@@ -1,0 +1,45 @@
+//! `perplexity`: how well a text is predicted.
+
+use super::{named, print};
+use crate::cli::PerplexityArgs;
+use crate::error::{Code, Error, Result};
+use crate::forward::Scratch;
+use crate::perplexity::perplexity;
+use serde_json::json;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(super) fn run(a: &PerplexityArgs, stop: &AtomicBool) -> Result<()> {
+    let (engine, skills) = a.common.open()?;
+    let text = conpet_formats::fs::read_text(&a.file)?;
+    let task = match (&skills, &a.task) {
+        (Some(s), t) => named(s, t.as_ref())?.map(|t| (s, t)),
+        (None, None) => None,
+        (None, Some(t)) => {
+            return Err(Error::new(Code::Missing, format!("--task {t} needs a bundle")).hint("give one with -b"));
+        }
+    };
+    let module = match task {
+        Some((s, t)) => s.manifest().tasks[t].module.map(|m| s.module(m as usize, &engine.base)).transpose()?,
+        None => None,
+    };
+    let tokens = engine.base.tokenizer.encode(&text, false).map_err(|e| e.in_file(&a.file))?;
+    let context = if a.common.ctx_size == 0 { engine.context.min(512) } else { a.common.ctx_size };
+    let most = if a.chunks == 0 { usize::MAX } else { a.chunks };
+    let result = perplexity(&engine, &tokens, context, module, &mut Scratch::default(), &mut |p| {
+        let _ = write!(std::io::stderr(), "\r[{}] {:.4} ", p.chunks, p.value);
+        p.chunks < most && !stop.load(Ordering::Relaxed)
+    });
+    let _ = writeln!(std::io::stderr());
+    let p = result.map_err(|e| e.in_file(&a.file))?;
+    if a.json {
+        let value = json!({
+            "perplexity": p.value, "error": p.error, "tokens": p.tokens, "chunks": p.chunks, "n_ctx": context,
+        });
+        return print(&value.to_string());
+    }
+    print(&format!(
+        "perplexity {:.4} ± {:.4} ({} tokens, {} chunks of {context})",
+        p.value, p.error, p.tokens, p.chunks
+    ))
+}

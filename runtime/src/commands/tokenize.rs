@@ -1,0 +1,30 @@
+//! `tokenize`: how the base reads a text.
+
+use super::print;
+use crate::base::Base;
+use crate::cli::TokenizeArgs;
+use crate::error::Result;
+use serde_json::json;
+use std::io::Read;
+
+pub(super) fn run(a: &TokenizeArgs) -> Result<()> {
+    let base = Base::open(&a.model)?;
+    let text = match (&a.text, &a.file) {
+        (Some(t), _) => t.clone(),
+        (None, Some(path)) => conpet_formats::fs::read_text(path)?,
+        (None, None) => {
+            let mut text = String::new();
+            let read = std::io::stdin().lock().read_to_string(&mut text);
+            read.map_err(|e| super::bad_text(e).in_file("standard input"))?;
+            text
+        }
+    };
+    let tokens = base.tokenizer.encode(&text, a.special)?;
+    if a.json {
+        return print(&json!(tokens).to_string());
+    }
+    for t in tokens {
+        print(&format!("{t:>7}  {:?}", base.tokenizer.decode_lossy(&[t])))?;
+    }
+    Ok(())
+}

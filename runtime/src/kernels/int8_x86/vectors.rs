@@ -1,0 +1,206 @@
+//! Each quant type's codes and scales in vector registers: what [`Block::codes`] and
+//! [`Block::scales`] say, 32 codes and eight scales at a time. For one token's products, where taking
+//! a block apart costs more than multiplying it.
+
+use super::F16c;
+use conpet_formats::quant::Block;
+use conpet_formats::quant::iq4_nl::{BlockIq4Nl, TABLE};
+use conpet_formats::quant::q2_k::BlockQ2K;
+use conpet_formats::quant::q3_k::BlockQ3K;
+use conpet_formats::quant::q4_0::BlockQ4_0;
+use conpet_formats::quant::q4_1::BlockQ4_1;
+use conpet_formats::quant::q4_k::BlockQ4K;
+use conpet_formats::quant::q5_0::BlockQ5_0;
+use conpet_formats::quant::q5_1::BlockQ5_1;
+use conpet_formats::quant::q5_k::BlockQ5K;
+use conpet_formats::quant::q6_k::BlockQ6K;
+use conpet_formats::quant::q8_0::BlockQ8_0;
+use std::arch::x86_64::*;
+
+/// Scales and minima of 256 numbers: eight of each in the first vector where a run is 32 numbers,
+/// sixteen where it is 16.
+pub(in super::super) type Scales = ([__m256; 2], [__m256; 2]);
+
+/// A block type as AVX2 reads it.
+pub(in super::super) trait Vectors: Block + Sized {
+    /// Codes `32 j .. 32 j + 32` of the block.
+    ///
+    /// # Safety
+    /// * It is inlined into a function with AVX2 and F16C; so are all functions here.
+    /// * `32 j` is within the block.
+    unsafe fn codes32(&self, j: usize) -> __m256i;
+
+    /// Scales and minima of blocks that make up 256 numbers.
+    ///
+    /// # Safety
+    /// * As above.
+    #[inline(always)]
+    unsafe fn scales256(blocks: &[Self]) -> Scales {
+        let runs = Self::TYPE.block_len() / Self::RUN;
+        let (mut scale, mut min) = ([0.0; 16], [0.0; 16]);
+        for (i, b) in blocks.iter().enumerate() {
+            b.scales::<F16c>(&mut scale[i * runs..], &mut min[i * runs..]);
+        }
+        // SAFETY: sixteen numbers each.
+        unsafe {
+            let two = |v: &[f32; 16]| [_mm256_loadu_ps(v.as_ptr()), _mm256_loadu_ps(v.as_ptr().add(8))];
+            (two(&scale), two(&min))
+        }
+    }
+}
+
+/// # Safety
+/// * As for [`Vectors::codes32`], and there are 32 bytes from `at` on.
+#[inline(always)]
+unsafe fn load(bytes: &[u8], at: usize) -> __m256i {
+    debug_assert!(at + 32 <= bytes.len());
+    // SAFETY: by the contract.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().add(at).cast()) }
+}
+
+/// `(v >> shift) & mask` in every byte; the mask drops what comes over from the next byte.
+#[inline(always)]
+unsafe fn bits(v: __m256i, shift: usize, mask: i8) -> __m256i {
+    // SAFETY: registers only.
+    unsafe { _mm256_and_si256(_mm256_srl_epi16(v, _mm_cvtsi32_si128(shift as i32)), _mm256_set1_epi8(mask)) }
+}
+
+/// `value` in every byte of `v` that has bit `bit`.
+#[inline(always)]
+unsafe fn where_bit(v: __m256i, bit: usize, value: i8) -> __m256i {
+    // SAFETY: registers only.
+    unsafe {
+        let mask = _mm256_set1_epi8((1u8 << bit) as i8);
+        _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(v, mask), mask), _mm256_set1_epi8(value))
+    }
+}
+
+/// Sixteen bytes' low nibbles, then their high ones.
+#[inline(always)]
+unsafe fn nibbles(qs: &[u8; 16]) -> __m256i {
+    // SAFETY: 16 bytes.
+    unsafe {
+        let v = _mm_loadu_si128(qs.as_ptr().cast());
+        _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(v), v), _mm256_set1_epi8(15))
+    }
+}
+
+/// 16 where bit `i` of `qh` is set, in byte `i`.
+#[inline(always)]
+unsafe fn fifth_bits(qh: [u8; 4]) -> __m256i {
+    // SAFETY: registers only.
+    unsafe {
+        let all = _mm256_set1_epi32(i32::from_le_bytes(qh));
+        let spread = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+        let own = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        let byte = _mm256_and_si256(_mm256_shuffle_epi8(all, spread), own);
+        _mm256_and_si256(_mm256_cmpeq_epi8(byte, own), _mm256_set1_epi8(16))
+    }
+}
+
+/// One half-precision number of each of eight blocks.
+#[inline(always)]
+unsafe fn halves<B>(blocks: &[B], of: impl Fn(&B) -> [u8; 2]) -> __m256 {
+    let h = |i: usize| i16::from_le_bytes(of(&blocks[i]));
+    // SAFETY: registers only; F16C by the contract of the callers.
+    unsafe { _mm256_cvtph_ps(_mm_setr_epi16(h(0), h(1), h(2), h(3), h(4), h(5), h(6), h(7))) }
+}
+
+/// Scales that are half-precision numbers, with minima that follow from them.
+#[inline(always)]
+unsafe fn symmetric<B>(blocks: &[B], of: impl Fn(&B) -> [u8; 2], offset: f32) -> Scales {
+    // SAFETY: by the callers' contract.
+    unsafe {
+        let d = halves(blocks, of);
+        let none = _mm256_setzero_ps();
+        ([d, none], [_mm256_mul_ps(d, _mm256_set1_ps(-offset)), none])
+    }
+}
+
+/// The packed scales and minima of Q4_K and Q5_K.
+#[inline(always)]
+unsafe fn six_bits(d: [u8; 2], dmin: [u8; 2], s: &[u8; 12]) -> Scales {
+    use conpet_formats::quant::Half;
+    let word = |i: usize| u32::from_le_bytes([s[i], s[i + 1], s[i + 2], s[i + 3]]);
+    let (a, b, c) = (word(0), word(4), word(8));
+    let eight = |low: u32, four: u32| -> u64 {
+        u64::from(low & 0x3f3f_3f3f) | u64::from(four & 0x0f0f_0f0f | (low >> 6 & 0x0303_0303) << 4) << 32
+    };
+    let (d, dmin) = F16c::two(d, dmin);
+    // SAFETY: registers only.
+    unsafe {
+        let floats = |v: u64, by: f32| {
+            let v = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(v as i64)));
+            [_mm256_mul_ps(v, _mm256_set1_ps(by)), _mm256_setzero_ps()]
+        };
+        (floats(eight(a, c), d), floats(eight(b, c >> 4), -dmin))
+    }
+}
+
+/// The forms of one type: its codes, and its scales where the general way is slow.
+macro_rules! vectors {
+    ($block:ident, |$b:ident, $j:ident| $codes:expr $(, |$g:ident| $scales:expr)?) => {
+        impl Vectors for $block {
+            #[inline(always)]
+            unsafe fn codes32(&self, $j: usize) -> __m256i {
+                let $b = self;
+                // SAFETY: by this function's own contract; loads stay within arrays of the block.
+                unsafe { $codes }
+            }
+            $(
+                #[inline(always)]
+                unsafe fn scales256($g: &[Self]) -> Scales {
+                    // SAFETY: by this function's own contract.
+                    unsafe { $scales }
+                }
+            )?
+        }
+    };
+}
+
+vectors!(BlockQ8_0, |b, _j| _mm256_xor_si256(_mm256_loadu_si256(b.qs.as_ptr().cast()), _mm256_set1_epi8(-128)), |g| {
+    symmetric(g, |b| b.d, 128.0)
+});
+vectors!(BlockQ4_0, |b, _j| nibbles(&b.qs), |g| symmetric(g, |b| b.d, 8.0));
+vectors!(BlockQ4_1, |b, _j| nibbles(&b.qs), |g| {
+    ([halves(g, |b| b.d), _mm256_setzero_ps()], [halves(g, |b| b.m), _mm256_setzero_ps()])
+});
+vectors!(BlockQ5_0, |b, _j| _mm256_or_si256(nibbles(&b.qs), fifth_bits(b.qh)), |g| symmetric(g, |b| b.d, 16.0));
+vectors!(BlockQ5_1, |b, _j| _mm256_or_si256(nibbles(&b.qs), fifth_bits(b.qh)), |g| {
+    ([halves(g, |b| b.d), _mm256_setzero_ps()], [halves(g, |b| b.m), _mm256_setzero_ps()])
+});
+vectors!(
+    BlockIq4Nl,
+    |b, _j| {
+        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(TABLE.as_ptr().cast()));
+        _mm256_shuffle_epi8(table, nibbles(&b.qs))
+    },
+    |g| symmetric(g, |b| b.d, 128.0)
+);
+vectors!(BlockQ4K, |b, j| bits(load(&b.qs, 32 * (j / 2)), 4 * (j % 2), 15), |g| {
+    six_bits(g[0].d, g[0].dmin, &g[0].scales)
+});
+vectors!(
+    BlockQ5K,
+    |b, j| _mm256_or_si256(bits(load(&b.qs, 32 * (j / 2)), 4 * (j % 2), 15), where_bit(load(&b.qh, 0), j, 16)),
+    |g| six_bits(g[0].d, g[0].dmin, &g[0].scales)
+);
+vectors!(
+    BlockQ6K,
+    |b, j| {
+        let low = bits(load(&b.ql, 64 * (j / 4) + 32 * (j % 2)), 4 * (j % 4 / 2), 15);
+        let high = bits(load(&b.qh, 32 * (j / 4)), 2 * (j % 4), 3);
+        _mm256_or_si256(low, _mm256_slli_epi16::<4>(high))
+    },
+    |g| {
+        let s = _mm_loadu_si128(g[0].scales.as_ptr().cast());
+        let d = _mm256_set1_ps(<F16c as conpet_formats::quant::Half>::f32(g[0].d));
+        let eight = |s| _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(s)), d);
+        let scale = [eight(s), eight(_mm_unpackhi_epi64(s, s))];
+        (scale, scale.map(|s| _mm256_mul_ps(s, _mm256_set1_ps(-32.0))))
+    }
+);
+vectors!(BlockQ2K, |b, j| bits(load(&b.qs, 32 * (j / 4)), 2 * (j % 4), 3));
+vectors!(BlockQ3K, |b, j| {
+    _mm256_or_si256(bits(load(&b.qs, 32 * (j / 4)), 2 * (j % 4), 3), where_bit(load(&b.hmask, 0), j, 4))
+});

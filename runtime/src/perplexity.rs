@@ -1,0 +1,83 @@
+//! How well a base, alone or with a module, predicts a text: llama.cpp's measure, number by number.
+
+use crate::engine::Engine;
+use crate::error::{Code, Error, Result};
+use crate::forward::{self, Row, Scratch};
+use crate::module::Module;
+
+/// Positions whose logits exist at a time.
+const ROWS: usize = 16;
+
+/// What was measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Perplexity {
+    /// `exp` of the mean negative log-likelihood.
+    pub value: f64,
+    /// Its standard error.
+    pub error: f64,
+    /// Predicted tokens.
+    pub tokens: usize,
+    /// Chunks of the text so far.
+    pub chunks: usize,
+}
+
+/// Cuts `tokens` into chunks of `context`, which begin anew (with BOS where the base wants one),
+/// and predicts the second half of each. `each` sees the measure after every chunk, and may stop.
+///
+/// # Errors
+/// If the text is shorter than one chunk, or the base's output is not finite.
+pub fn perplexity(
+    engine: &Engine,
+    tokens: &[u32],
+    context: usize,
+    module: Option<&Module>,
+    s: &mut Scratch,
+    each: &mut dyn FnMut(Perplexity) -> bool,
+) -> Result<Perplexity> {
+    let spec = &engine.base.spec;
+    if context < 4 || tokens.len() < context {
+        return Err(Error::new(Code::Value, format!("{} tokens are no chunk of {context}", tokens.len()))
+            .hint("give a longer text, or a smaller --ctx-size of at least 4"));
+    }
+    let bos = engine.base.tokenizer.bos().filter(|_| engine.base.tokenizer.add_bos());
+    let (mut sum, mut squares, mut n, mut done) = (0.0f64, 0.0f64, 0usize, 0);
+    let (mut hidden, mut normed) = (Vec::new(), vec![0.0; ROWS * spec.hidden]);
+    let mut logits = vec![0.0; ROWS * spec.vocab];
+    let result = |sum: f64, squares: f64, n: usize, chunks: usize| {
+        let mean = sum / n as f64;
+        let variance = (squares / n as f64 - mean * mean).max(0.0);
+        let value = mean.exp();
+        Perplexity { value, error: value * (variance / (n.max(2) - 1) as f64).sqrt(), tokens: n, chunks }
+    };
+    for chunk in tokens.chunks_exact(context) {
+        let first = bos.unwrap_or(chunk[0]);
+        engine.embed(std::iter::once(first).chain(chunk[1..].iter().copied()), &mut hidden);
+        let mut rows = [Row { tokens: context, kv: None }];
+        let all = 0..spec.n_layer;
+        forward::layers(engine.device(), &engine.base, all, &mut rows, &mut hidden, module, s, &mut |_, _| {});
+        // The last token's successor lies in the next chunk.
+        let half: Vec<usize> = (context / 2..context - 1).collect();
+        for part in half.chunks(ROWS) {
+            let states = &hidden[part[0] * spec.hidden..(part[0] + part.len()) * spec.hidden];
+            let normed = &mut normed[..states.len()];
+            forward::normalise(engine.device(), states, engine.base.output_norm(), spec, normed);
+            let logits = &mut logits[..part.len() * spec.vocab];
+            engine.kernels.matmul(&engine.threads, engine.base.output(), normed, logits, part.len());
+            for (i, row) in part.iter().zip(logits.chunks_exact(spec.vocab)) {
+                let max = row.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+                let total: f64 = row.iter().map(|v| f64::from(v - max).exp()).sum();
+                let nll = total.ln() - f64::from(row[chunk[i + 1] as usize] - max);
+                if !nll.is_finite() {
+                    return Err(Error::new(Code::NotFinite, format!("logits of token {i} of chunk {done}"))
+                        .hint("the base or the module is damaged; conpet-inspect verify tells which"));
+                }
+                (sum, squares, n) = (sum + nll, squares + nll * nll, n + 1);
+            }
+        }
+        done += 1;
+        if !each(result(sum, squares, n, done)) {
+            break;
+        }
+    }
+    Ok(result(sum, squares, n, done))
+}
