@@ -340,6 +340,9 @@ macro_rules! single {
                         // SAFETY: this function has AVX2, FMA and F16C.
                         scales[r] = unsafe { group_scales::<B, $signed>(group[r], x, g, &mut minima[r]) };
                     }
+                    // From memory a number is broadcast by the load; out of a register it would take
+                    // the one port that shuffles.
+                    let scales = std::hint::black_box(&scales);
                     for j in 0..8 {
                         // SAFETY: 32 of the group's 256 numbers.
                         let xv = unsafe { _mm256_loadu_si256(codes.as_ptr().add(32 * j).cast()) };

@@ -78,10 +78,11 @@ unsafe fn where_bit(v: __m256i, bit: usize, value: i8) -> __m256i {
 /// Sixteen bytes' low nibbles, then their high ones.
 #[inline(always)]
 unsafe fn nibbles(qs: &[u8; 16]) -> __m256i {
-    // SAFETY: 16 bytes.
+    // SAFETY: 16 bytes. A load to both halves and a shift of one costs less than an insertion.
     unsafe {
-        let v = _mm_loadu_si128(qs.as_ptr().cast());
-        _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(v), v), _mm256_set1_epi8(15))
+        let both = _mm256_broadcastsi128_si256(_mm_loadu_si128(qs.as_ptr().cast()));
+        let high = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
+        _mm256_and_si256(high, _mm256_set1_epi8(15))
     }
 }
 
@@ -98,22 +99,52 @@ unsafe fn fifth_bits(qh: [u8; 4]) -> __m256i {
     }
 }
 
-/// One half-precision number of each of eight blocks.
+/// The first four bytes of eight blocks. Loads to all places and blends, because insertions would
+/// all wait for the one port that shuffles.
 #[inline(always)]
-unsafe fn halves<B>(blocks: &[B], of: impl Fn(&B) -> [u8; 2]) -> __m256 {
-    let h = |i: usize| i16::from_le_bytes(of(&blocks[i]));
-    // SAFETY: registers only; F16C by the contract of the callers.
-    unsafe { _mm256_cvtph_ps(_mm_setr_epi16(h(0), h(1), h(2), h(3), h(4), h(5), h(6), h(7))) }
+unsafe fn first_words<B>(blocks: &[B]) -> __m256i {
+    assert!(blocks.len() == 8 && size_of::<B>() >= 4);
+    // SAFETY: four bytes of a block of at least four.
+    let word = |i: usize| unsafe { _mm256_set1_epi32(blocks.as_ptr().add(i).cast::<i32>().read_unaligned()) };
+    // SAFETY: registers only.
+    unsafe {
+        let (a, b) = (_mm256_blend_epi32::<0x02>(word(0), word(1)), _mm256_blend_epi32::<0x08>(word(2), word(3)));
+        let (c, d) = (_mm256_blend_epi32::<0x20>(word(4), word(5)), _mm256_blend_epi32::<0x80>(word(6), word(7)));
+        let (low, high) = (_mm256_blend_epi32::<0x0c>(a, b), _mm256_blend_epi32::<0xc0>(c, d));
+        _mm256_blend_epi32::<0xf0>(low, high)
+    }
 }
 
-/// Scales that are half-precision numbers, with minima that follow from them.
+/// What stands in the low and in the high half of each word, as half-precision numbers.
 #[inline(always)]
-unsafe fn symmetric<B>(blocks: &[B], of: impl Fn(&B) -> [u8; 2], offset: f32) -> Scales {
+unsafe fn halves(words: __m256i) -> [__m256; 2] {
+    // SAFETY: registers only; F16C by the contract of the callers.
+    unsafe {
+        let low = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
+        let mixed = _mm256_packus_epi32(low, _mm256_srli_epi32::<16>(words));
+        let sorted = _mm256_permute4x64_epi64::<0b11_01_10_00>(mixed);
+        [_mm256_cvtph_ps(_mm256_castsi256_si128(sorted)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(sorted))]
+    }
+}
+
+/// Blocks that begin with a scale, and whose minimum follows from it.
+#[inline(always)]
+unsafe fn symmetric<B>(blocks: &[B], offset: f32) -> Scales {
     // SAFETY: by the callers' contract.
     unsafe {
-        let d = halves(blocks, of);
+        let d = halves(first_words(blocks))[0];
         let none = _mm256_setzero_ps();
         ([d, none], [_mm256_mul_ps(d, _mm256_set1_ps(-offset)), none])
+    }
+}
+
+/// Blocks that begin with a scale and a minimum.
+#[inline(always)]
+unsafe fn with_minimum<B>(blocks: &[B]) -> Scales {
+    // SAFETY: by the callers' contract.
+    unsafe {
+        let [d, m] = halves(first_words(blocks));
+        ([d, _mm256_setzero_ps()], [m, _mm256_setzero_ps()])
     }
 }
 
@@ -159,23 +190,19 @@ macro_rules! vectors {
 }
 
 vectors!(BlockQ8_0, |b, _j| _mm256_xor_si256(_mm256_loadu_si256(b.qs.as_ptr().cast()), _mm256_set1_epi8(-128)), |g| {
-    symmetric(g, |b| b.d, 128.0)
+    symmetric(g, 128.0)
 });
-vectors!(BlockQ4_0, |b, _j| nibbles(&b.qs), |g| symmetric(g, |b| b.d, 8.0));
-vectors!(BlockQ4_1, |b, _j| nibbles(&b.qs), |g| {
-    ([halves(g, |b| b.d), _mm256_setzero_ps()], [halves(g, |b| b.m), _mm256_setzero_ps()])
-});
-vectors!(BlockQ5_0, |b, _j| _mm256_or_si256(nibbles(&b.qs), fifth_bits(b.qh)), |g| symmetric(g, |b| b.d, 16.0));
-vectors!(BlockQ5_1, |b, _j| _mm256_or_si256(nibbles(&b.qs), fifth_bits(b.qh)), |g| {
-    ([halves(g, |b| b.d), _mm256_setzero_ps()], [halves(g, |b| b.m), _mm256_setzero_ps()])
-});
+vectors!(BlockQ4_0, |b, _j| nibbles(&b.qs), |g| symmetric(g, 8.0));
+vectors!(BlockQ4_1, |b, _j| nibbles(&b.qs), |g| with_minimum(g));
+vectors!(BlockQ5_0, |b, _j| _mm256_or_si256(nibbles(&b.qs), fifth_bits(b.qh)), |g| symmetric(g, 16.0));
+vectors!(BlockQ5_1, |b, _j| _mm256_or_si256(nibbles(&b.qs), fifth_bits(b.qh)), |g| with_minimum(g));
 vectors!(
     BlockIq4Nl,
     |b, _j| {
         let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(TABLE.as_ptr().cast()));
         _mm256_shuffle_epi8(table, nibbles(&b.qs))
     },
-    |g| symmetric(g, |b| b.d, 128.0)
+    |g| symmetric(g, 128.0)
 );
 vectors!(BlockQ4K, |b, j| bits(load(&b.qs, 32 * (j / 2)), 4 * (j % 2), 15), |g| {
     six_bits(g[0].d, g[0].dmin, &g[0].scales)
