@@ -127,7 +127,7 @@ fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
             };
         }
     }
-    let sum = hsum(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])));
+    let sum = hsum(four(sums));
     a[n..].iter().zip(&b[n..]).fold(sum, |s, (a, b)| a.mul_add(*b, s))
 }
 
@@ -150,10 +150,16 @@ fn gemv(ty: QuantType, bytes: &[u8], x: &[f32], y: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
+fn four(s: [__m256; 4]) -> __m256 {
+    _mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3]))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
 fn f16_row(w: &[u8], x: &[f32]) -> f32 {
-    let mut sums = [_mm256_setzero_ps(); 2];
-    let mut n = x.len() / 16 * 16;
-    for at in (0..n).step_by(16) {
+    let mut sums = [_mm256_setzero_ps(); 4];
+    let mut n = x.len() / 32 * 32;
+    for at in (0..n).step_by(32) {
+        int8_x86::ahead(&w[2 * at..2 * at + 64]);
         for (j, s) in sums.iter_mut().enumerate() {
             let at = at + 8 * j;
             // SAFETY: `w` holds two bytes for each number of `x`, and `at + 8 <= n`.
@@ -163,7 +169,7 @@ fn f16_row(w: &[u8], x: &[f32]) -> f32 {
             };
         }
     }
-    if x.len() - n >= 8 {
+    while x.len() - n >= 8 {
         // The second factors of LoRA are often just this wide.
         // SAFETY: eight halves and eight numbers are left.
         sums[0] = unsafe {
@@ -173,14 +179,15 @@ fn f16_row(w: &[u8], x: &[f32]) -> f32 {
         n += 8;
     }
     let tail = w[2 * n..].chunks_exact(2).zip(&x[n..]);
-    tail.fold(hsum(_mm256_add_ps(sums[0], sums[1])), |s, (w, x)| quant::f16([w[0], w[1]]).mul_add(*x, s))
+    tail.fold(hsum(four(sums)), |s, (w, x)| quant::f16([w[0], w[1]]).mul_add(*x, s))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn f32_row(w: &[u8], x: &[f32]) -> f32 {
-    let mut sums = [_mm256_setzero_ps(); 2];
-    let n = x.len() / 16 * 16;
-    for at in (0..n).step_by(16) {
+    let mut sums = [_mm256_setzero_ps(); 4];
+    let n = x.len() / 32 * 32;
+    for at in (0..n).step_by(32) {
+        int8_x86::ahead(&w[4 * at..4 * at + 128]);
         for (j, s) in sums.iter_mut().enumerate() {
             let at = at + 8 * j;
             // SAFETY: `w` holds four bytes for each number of `x`, and `at + 8 <= n`.
@@ -190,7 +197,7 @@ fn f32_row(w: &[u8], x: &[f32]) -> f32 {
         }
     }
     let tail = w[4 * n..].chunks_exact(4).zip(&x[n..]);
-    tail.fold(hsum(_mm256_add_ps(sums[0], sums[1])), |s, (w, x)| {
+    tail.fold(hsum(four(sums)), |s, (w, x)| {
         f32::from_le_bytes([w[0], w[1], w[2], w[3]]).mul_add(*x, s)
     })
 }

@@ -179,7 +179,7 @@ pub(super) struct Vnni512;
 /// borders of pages, and the weights of a base are many of those.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn ahead<B>(rows: &[B]) {
+pub(super) fn ahead<B>(rows: &[B]) {
     let start = rows.as_ptr().cast::<i8>();
     for at in (0..size_of_val(rows)).step_by(64) {
         // A prefetch of an address that is not mapped does nothing.
