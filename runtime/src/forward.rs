@@ -38,7 +38,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    fn reserve(&mut self, spec: &ModelSpec, n: usize, rank: usize) {
+    fn reserve(&mut self, spec: &ModelSpec, n: usize, low: usize) {
         let grow = |v: &mut Vec<f32>, len: usize| {
             if v.len() < len {
                 v.resize(len, 0.0);
@@ -51,7 +51,7 @@ impl Scratch {
         grow(&mut self.attn, n * spec.q_dim());
         grow(&mut self.gate, n * spec.ffn);
         grow(&mut self.up, n * spec.ffn);
-        grow(&mut self.low, n * rank);
+        grow(&mut self.low, n * low);
         self.rope.iter_mut().for_each(|r| grow(r, n * spec.rope_dim));
     }
 
@@ -101,7 +101,7 @@ pub fn layers(
     if n == 0 {
         return;
     }
-    s.reserve(spec, n, module.map_or(0, Module::rank));
+    s.reserve(spec, n, module.map_or(0, Module::width));
     turns(threads, spec.rope_base, spec, rows, &mut s.rope[0][..n * spec.rope_dim]);
     if let Some(local) = &spec.variant.local {
         turns(threads, local.rope_base, spec, rows, &mut s.rope[1][..n * spec.rope_dim]);
@@ -113,17 +113,10 @@ pub fn layers(
         let x = &mut s.norm[..n * spec.hidden];
         let (q, k, v) = (&mut s.q[..n * qd], &mut s.k[..n * kd], &mut s.v[..n * kd]);
         normalise(dev, hidden, w.attn_norm, spec, x);
-        kernels.matmul_many(
-            threads,
-            [(w.linear(Linear::Q), &mut *q), (w.linear(Linear::K), &mut *k), (w.linear(Linear::V), &mut *v)],
-            x,
-            n,
-        );
-        if let Some(m) = module {
-            m.apply(dev, (l, Linear::Q), x, q, n, &mut s.low);
-            m.apply(dev, (l, Linear::K), x, k, n, &mut s.low);
-            m.apply(dev, (l, Linear::V), x, v, n, &mut s.low);
-        }
+        let which = [Linear::Q, Linear::K, Linear::V];
+        let [on_q, on_k, on_v] = module.map_or([None; 3], |m| m.add(dev, (l, which), x, n, &mut s.low));
+        let [wq, wk, wv] = which.map(|which| w.linear(which));
+        kernels.matmul_many(threads, [(wq, &mut *q, on_q), (wk, &mut *k, on_k), (wv, &mut *v, on_v)], x, n);
         if let Some(norms) = w.qk_norm {
             for (x, norm) in [&mut *q, &mut *k].into_iter().zip(norms) {
                 by_token(threads, x, spec.head_dim, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
@@ -146,10 +139,8 @@ pub fn layers(
         let attn = &mut s.attn[..n * qd];
         attention(dev, spec, l, rows, (q, k, v), attn);
         // The norm buffer is free again: it takes the output projection.
-        kernels.matmul(threads, w.linear(Linear::Output), attn, x, n);
-        if let Some(m) = module {
-            m.apply(dev, (l, Linear::Output), attn, x, n, &mut s.low);
-        }
+        let [add] = module.map_or([None], |m| m.add(dev, (l, [Linear::Output]), attn, n, &mut s.low));
+        kernels.matmul_many(threads, [(w.linear(Linear::Output), &mut *x, add)], attn, n);
         if let Some([norm, _]) = w.post_norm {
             by_token(threads, x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
         }
@@ -157,18 +148,15 @@ pub fn layers(
 
         normalise(dev, hidden, w.ffn_norm, spec, x);
         let (gate, up) = (&mut s.gate[..n * spec.ffn], &mut s.up[..n * spec.ffn]);
-        kernels.matmul_many(threads, [(w.linear(Linear::Gate), &mut *gate), (w.linear(Linear::Up), &mut *up)], x, n);
-        if let Some(m) = module {
-            m.apply(dev, (l, Linear::Gate), x, gate, n, &mut s.low);
-            m.apply(dev, (l, Linear::Up), x, up, n, &mut s.low);
-        }
+        let which = [Linear::Gate, Linear::Up];
+        let [on_gate, on_up] = module.map_or([None; 2], |m| m.add(dev, (l, which), x, n, &mut s.low));
+        let [wg, wu] = which.map(|which| w.linear(which));
+        kernels.matmul_many(threads, [(wg, &mut *gate, on_gate), (wu, &mut *up, on_up)], x, n);
         by_token(threads, gate, spec.ffn, |t, gate| {
             kernels.gate_mul(spec.variant.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
         });
-        kernels.matmul(threads, w.linear(Linear::Down), gate, x, n);
-        if let Some(m) = module {
-            m.apply(dev, (l, Linear::Down), gate, x, n, &mut s.low);
-        }
+        let [add] = module.map_or([None], |m| m.add(dev, (l, [Linear::Down]), gate, n, &mut s.low));
+        kernels.matmul_many(threads, [(w.linear(Linear::Down), &mut *x, add)], gate, n);
         if let Some([_, norm]) = w.post_norm {
             by_token(threads, x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
         }

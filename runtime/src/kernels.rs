@@ -13,6 +13,7 @@
 
 mod columns;
 mod input;
+mod low_rank;
 mod math;
 pub mod naive;
 mod panel;
@@ -32,6 +33,7 @@ use conpet_formats::model_spec::{Activation, RopeKind};
 use conpet_formats::quant::QuantType;
 use half::f16;
 use input::Input;
+pub(crate) use low_rank::{LowRank, width as low_rank_width};
 use panel::Panel;
 use std::cell::RefCell;
 
@@ -87,16 +89,18 @@ enum Isa {
 macro_rules! dispatch {
     ($self:expr, $name:ident ( $($arg:expr),* $(,)? )) => {
         match $self.isa {
-            Isa::Naive => naive::Naive.$name($($arg),*),
+            $crate::kernels::Isa::Naive => $crate::kernels::naive::Naive.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(isa) => isa.$name($($arg),*),
+            $crate::kernels::Isa::Avx2(isa) => isa.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(isa) => isa.$name($($arg),*),
+            $crate::kernels::Isa::Avx512(isa) => isa.$name($($arg),*),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon(isa) => isa.$name($($arg),*),
+            $crate::kernels::Isa::Neon(isa) => isa.$name($($arg),*),
         }
     };
 }
+
+use dispatch;
 
 /// Rows of float weights taken apart at a time for a batch.
 const TILE: usize = 2 * Gemm::LANES;
@@ -148,6 +152,16 @@ struct Scratch {
     panel: Panel,
     /// Products with either.
     products: Vec<f32>,
+}
+
+impl Scratch {
+    /// Makes room for `len` floats, plain and turned.
+    fn reserve_tile(&mut self, len: usize) {
+        if self.tile.len() < len {
+            self.tile.resize(len, 0.0);
+            self.turned.resize(len, 0.0);
+        }
+    }
 }
 
 thread_local! {
@@ -220,40 +234,31 @@ impl Kernels {
     /// # Panics
     /// If the lengths do not fit; so do all functions here.
     pub fn matmul(self, threads: &Threads, w: MatrixRef<'_>, x: &[f32], y: &mut [f32], n: usize) {
-        self.matmul_many(threads, [(w, y)], x, n);
+        self.matmul_many(threads, [(w, y, None)], x, n);
     }
 
-    /// `y [n, rows] += scale · x [n, cols] · wᵀ`: the second factor of a LoRA site.
-    pub fn matmul_add(self, threads: &Threads, w: MatrixRef<'_>, x: &[f32], y: &mut [f32], n: usize, scale: f32) {
-        assert!(x.len() == n * w.cols && y.len() == n * w.rows);
-        let out = Columns::new(y, w.rows);
-        self.with_operand(threads, x, n, is_blocks(w.ty), |x| {
-            self.run(threads, w.rows, w.cols * n, |range| self.product(w, range, x, &out, Some(scale)));
-        });
-    }
-
-    /// Several weights on one input, in one parallel region.
-    pub fn matmul_many<const P: usize>(
+    /// Several weights on one input, in one parallel region, each with what a LoRA adds to it.
+    pub(crate) fn matmul_many<const P: usize>(
         self,
         threads: &Threads,
-        parts: [(MatrixRef<'_>, &mut [f32]); P],
+        parts: [(MatrixRef<'_>, &mut [f32], Option<LowRank<'_>>); P],
         x: &[f32],
         n: usize,
     ) {
-        let outs = parts.map(|(w, y)| {
-            let fits = x.len() == n * w.cols && y.len() == n * w.rows;
+        let outs = parts.map(|(w, y, add)| {
+            let fits = x.len() == n * w.cols && y.len() == n * w.rows && add.is_none_or(|l| l.b.rows == w.rows);
             assert!(fits, "matmul of {}x{} with {n} rows", w.rows, w.cols);
-            (w, Columns::new(y, w.rows))
+            (w, Columns::new(y, w.rows), add)
         });
-        let total: usize = outs.iter().map(|(w, _)| w.rows.next_multiple_of(panel::ROWS)).sum();
-        let any = outs.iter().any(|(w, _)| is_blocks(w.ty));
+        let total: usize = outs.iter().map(|(w, _, _)| w.rows.next_multiple_of(panel::ROWS)).sum();
+        let any = outs.iter().any(|(w, _, _)| is_blocks(w.ty));
         self.with_operand(threads, x, n, any, |x| {
             self.run(threads, total, x.x.len(), |range| {
                 let mut start = 0;
-                for (w, out) in &outs {
+                for (w, out, add) in &outs {
                     let mine = range.start.max(start)..range.end.min(start + w.rows);
                     if mine.start < mine.end {
-                        self.product(*w, mine.start - start..mine.end - start, x, out, None);
+                        self.product(*w, mine.start - start..mine.end - start, x, out, *add);
                     }
                     start += w.rows.next_multiple_of(panel::ROWS);
                 }
@@ -284,7 +289,7 @@ impl Kernels {
         range: std::ops::Range<usize>,
         x: Operand<'_>,
         out: &Columns<'_>,
-        add: Option<f32>,
+        add: Option<LowRank<'_>>,
     ) {
         SCRATCH.with_borrow_mut(|s| {
             let (n, mut start) = (x.n, range.start);
@@ -308,10 +313,7 @@ impl Kernels {
                     None => {
                         stride = TILE;
                         let k = w.cols;
-                        if s.tile.len() < TILE * k {
-                            s.tile.resize(TILE * k, 0.0);
-                            s.turned.resize(TILE * k, 0.0);
-                        }
+                        s.reserve_tile(TILE * k);
                         dispatch!(self, dequantize(w.ty, bytes, &mut s.tile[..rows * k]));
                         self.transpose(&s.tile, k, rows, k, &mut s.turned, TILE);
                         let (b, cols) = (&s.turned, rows.next_multiple_of(Gemm::LANES));
@@ -319,9 +321,14 @@ impl Kernels {
                         self.gemm(product, &mut s.products, stride);
                     }
                 }
+                if let Some(l) = add {
+                    s.reserve_tile(TILE * l.b.cols.max(1));
+                    let work = [&mut s.tile[..], &mut s.turned[..]];
+                    l.add(self, start..start + rows, n, &mut s.products[..n * stride], stride, work);
+                }
                 // SAFETY: `split` hands out disjoint row ranges, so no other thread writes these
                 // columns of `out` while it lives.
-                unsafe { out.write(start, rows, &s.products[..n * stride], stride, add) };
+                unsafe { out.write(start, rows, &s.products[..n * stride], stride) };
                 start += rows;
             }
         });

@@ -6,7 +6,7 @@
 
 use crate::base::Linear;
 use crate::error::{Code, Error, Result};
-use crate::kernels::{Kernels, MatrixRef};
+use crate::kernels::{Kernels, LowRank, MatrixRef, low_rank_width};
 use crate::threads::Threads;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::ModelSpec;
@@ -30,6 +30,8 @@ pub struct Module {
 #[derive(Debug, Clone)]
 struct Lora {
     rank: usize,
+    /// Rows of `B`.
+    rows: usize,
     a: Factor,
     b: Factor,
 }
@@ -111,7 +113,7 @@ impl Module {
                 Ok(Factor { ty, bytes: start..start + t.data.len() })
             };
             let slot: &mut Option<Lora> = &mut out[layer][which as usize];
-            if slot.replace(Lora { rank, a: factor(&a)?, b: factor(&b)? }).is_some() {
+            if slot.replace(Lora { rank, rows, a: factor(&a)?, b: factor(&b)? }).is_some() {
                 return Err(Error::new(Code::Duplicate, format!("site {site} is declared twice")));
             }
             (used, max_rank, first_layer) = (used + 2, max_rank.max(rank), first_layer.min(layer));
@@ -137,23 +139,45 @@ impl Module {
         self.first_layer
     }
 
-    /// Adds this site's `s·B(Ax)` to `y`; does nothing where the module has no such site.
-    ///
-    /// `x [n, in]`, `y [n, out]`, `low [>= n * rank]` is scratch.
-    pub(crate) fn apply(
-        &self,
+    /// Numbers that [`Module::add`] needs for each token.
+    pub(crate) fn width(&self) -> usize {
+        let groups: [&[Linear]; 4] =
+            [&[Linear::Q, Linear::K, Linear::V], &[Linear::Output], &[Linear::Gate, Linear::Up], &[Linear::Down]];
+        let width = |sites: &[Option<Lora>; 7], group: &[Linear]| {
+            low_rank_width(group.iter().filter_map(|w| sites[*w as usize].as_ref()).map(|l| l.rank))
+        };
+        self.sites.iter().flat_map(|s| groups.iter().map(move |g| width(s, g))).max().unwrap_or(0)
+    }
+
+    /// What this module adds to linears of one layer that share the input `x [n, in]`; nothing
+    /// where it has no site. `low [>= n * width]` is work space.
+    pub(crate) fn add<'m, const P: usize>(
+        &'m self,
         (kernels, threads): (Kernels, &Threads),
-        (layer, which): (usize, Linear),
+        (layer, which): (usize, [Linear; P]),
         x: &[f32],
-        y: &mut [f32],
         n: usize,
-        low: &mut [f32],
-    ) {
-        let Some(l) = &self.sites[layer][which as usize] else { return };
-        let low = &mut low[..n * l.rank];
-        let a = MatrixRef { ty: l.a.ty, rows: l.rank, cols: x.len() / n, data: &self.map[l.a.bytes.clone()] };
-        let b = MatrixRef { ty: l.b.ty, rows: y.len() / n, cols: l.rank, data: &self.map[l.b.bytes.clone()] };
-        kernels.matmul(threads, a, x, low, n);
-        kernels.matmul_add(threads, b, low, y, n, self.scale);
+        low: &'m mut [f32],
+    ) -> [Option<LowRank<'m>>; P] {
+        let loras = which.map(|w| self.sites[layer][w as usize].as_ref());
+        let matrix = |f: &Factor, rows: usize, cols: usize| {
+            let data = &self.map[f.bytes.clone()];
+            MatrixRef { ty: f.ty, rows, cols, data }
+        };
+        let cols = x.len() / n;
+        let empty = MatrixRef { ty: QuantType::F32, rows: 0, cols, data: &[] };
+        let factors = loras.map(|l| l.map_or(empty, |l| matrix(&l.a, l.rank, cols)));
+        let pitch = low_rank_width(factors.iter().map(|a| a.rows));
+        let low = &mut low[..n * pitch];
+        if pitch > 0 {
+            kernels.project(threads, &factors, x, low, n);
+        }
+        let (low, mut at) = (&*low, 0);
+        loras.map(|l| {
+            let l = l?;
+            at += l.rank;
+            let b = matrix(&l.b, l.rows, l.rank);
+            Some(LowRank { low, pitch, at: at - l.rank, b, scale: self.scale })
+        })
     }
 }

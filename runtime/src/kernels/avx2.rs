@@ -197,9 +197,7 @@ fn f32_row(w: &[u8], x: &[f32]) -> f32 {
         }
     }
     let tail = w[4 * n..].chunks_exact(4).zip(&x[n..]);
-    tail.fold(hsum(four(sums)), |s, (w, x)| {
-        f32::from_le_bytes([w[0], w[1], w[2], w[3]]).mul_add(*x, s)
-    })
+    tail.fold(hsum(four(sums)), |s, (w, x)| f32::from_le_bytes([w[0], w[1], w[2], w[3]]).mul_add(*x, s))
 }
 
 /// Rows multiplied with two vectors of columns in registers: 12 sums of 16 registers.

@@ -22,22 +22,19 @@ impl<'a> Columns<'a> {
     }
 
     /// Stores the first `width` numbers of each row of `block [n, pitch]` at columns
-    /// `first..first + width`; with `add`, adds them scaled.
+    /// `first..first + width`.
     ///
     /// # Safety
     /// * No other thread may access these columns while this runs.
-    pub(super) unsafe fn write(&self, first: usize, width: usize, block: &[f32], pitch: usize, add: Option<f32>) {
+    pub(super) unsafe fn write(&self, first: usize, width: usize, block: &[f32], pitch: usize) {
         assert!(first + width <= self.stride && width <= pitch && block.len() / pitch * self.stride <= self.len);
         for (t, row) in block.chunks_exact(pitch).enumerate() {
             // SAFETY: in bounds by the assertion; exclusive by this function's contract.
             let out = unsafe { std::slice::from_raw_parts_mut(self.ptr.add(t * self.stride + first), width) };
-            match add {
-                // A width known in advance is two vector moves instead of a call.
-                None => match (<&mut [f32; 16]>::try_from(&mut *out), row.first_chunk()) {
-                    (Ok(out), Some(row)) => *out = *row,
-                    _ => out.copy_from_slice(&row[..width]),
-                },
-                Some(s) => out.iter_mut().zip(row).for_each(|(o, v)| *o += s * v),
+            // A width known in advance is two vector moves instead of a call.
+            match (<&mut [f32; 16]>::try_from(&mut *out), row.first_chunk()) {
+                (Ok(out), Some(row)) => *out = *row,
+                _ => out.copy_from_slice(&row[..width]),
             }
         }
     }
