@@ -30,23 +30,35 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
     let mut s = Scratch::default();
     let first = first_answer(&engine, skills.as_ref(), &mut s)?;
     let ready_ms = begin.elapsed().as_secs_f64() * 1e3;
+    let switch_ns = switching(&engine, skills.as_ref())?;
     let module = match &skills {
         Some(sk) if !sk.manifest().modules.is_empty() => Some(sk.module(0, &engine.base)?),
         _ => None,
     };
-    let (mut rows, mut kv_bytes, mut memory) = (Vec::new(), 0, Memory::default());
-    for (what, m) in [("base", None), ("module", module)] {
-        if what == "module" && m.is_none() {
-            continue;
+    let forms: Vec<(&str, Option<&Module>)> =
+        std::iter::once(("base", None)).chain(module.map(|m| ("module", Some(m)))).collect();
+    let mut rows: Vec<(&str, &str, usize, Vec<f64>)> = forms
+        .iter()
+        .flat_map(|(what, _)| [(*what, "pp", a.n_prompt, Vec::new()), (*what, "tg", a.n_gen, Vec::new())])
+        .collect();
+    let (mut kv_bytes, mut memory) = (0, Memory::default());
+    // Round by round, so that a machine that slows down slows all of them; the first is not counted.
+    for round in 0..=a.repetitions {
+        for ((_, m), pair) in forms.iter().zip(rows.chunks_exact_mut(2)) {
+            let pp = prefill(&engine, *m, a.n_prompt, skills.as_ref(), &mut s, &mut kv_bytes, &mut memory);
+            let tg = decode(&engine, *m, a.n_gen, skills.as_ref(), &mut s);
+            if round > 0 {
+                pair[0].3.push(pp);
+                pair[1].3.push(tg);
+            }
         }
-        rows.push((
-            what,
-            "pp",
-            a.n_prompt,
-            samples(a, || prefill(&engine, m, a.n_prompt, skills.as_ref(), &mut s, &mut kv_bytes, &mut memory)),
-        ));
-        rows.push((what, "tg", a.n_gen, samples(a, || decode(&engine, m, a.n_gen, skills.as_ref(), &mut s))));
     }
+    // What the module costs: the median over rounds of its time over the bare base's.
+    let cost = |test: usize| {
+        let ratio = rows.get(2 + test)?.3.iter().zip(&rows[test].3).map(|(m, b)| m / b - 1.0);
+        Some(median(ratio.collect()))
+    };
+    let module_cost = [cost(0), cost(1)];
     let fields: Vec<Value> = rows
         .iter()
         .map(|(what, test, n, ns)| {
@@ -63,7 +75,7 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
                 "avg_ns": mean, "stddev_ns": sd, "avg_ts": ts, "stddev_ts": ts_sd, "samples_ns": ns, "samples_ts": per_second,
                 "kernels": engine.kernels.name(), "in_force": what,
                 "n_modules": skills.as_ref().map_or(0, |x| x.manifest().modules.len()),
-                "module_rank": module.map(Module::rank), "selector_ns": first.selector_ns, "open_ms": open_ms, "first_answer_ms": ready_ms,
+                "module_rank": module.map(Module::rank), "module_cost": module_cost[usize::from(*test == "tg")], "switch_ns": switch_ns, "selector_ns": first.selector_ns, "open_ms": open_ms, "first_answer_ms": ready_ms,
                 "rss_anon_kb": memory.anonymous / 1024, "rss_file_kb": memory.file / 1024, "rss_peak_kb": memory.peak / 1024, "kv_kb": kv_bytes / 1024,
             })
         })
@@ -80,6 +92,15 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
         "open {open_ms:.0} ms, first answer after {ready_ms:.0} ms, selection {:.3} ms",
         first.selector_ns as f64 / 1e6
     ))?;
+    if let ([Some(pp), Some(tg)], Some([first, again])) = (module_cost, switch_ns) {
+        print(&format!(
+            "a module costs {:.1} % of prefill and {:.1} % of decode; switching to one {:.0} us the first time, then {:.1} us",
+            100.0 * pp,
+            100.0 * tg,
+            first as f64 / 1e3,
+            again as f64 / 1e3
+        ))?;
+    }
     print(&format!(
         "private memory {:.1} MB (KV cache of {} tokens {:.1} MB), mapped {:.1} MB, peak {:.1} MB",
         memory.anonymous as f64 / 1e6,
@@ -148,10 +169,28 @@ fn decode(engine: &Engine, module: Option<&Module>, n: usize, skills: Option<&Sk
     begin.elapsed().as_nanos() as f64
 }
 
-/// One unmeasured run, then the repetitions.
-fn samples(a: &BenchArgs, mut f: impl FnMut() -> f64) -> Vec<f64> {
-    f();
-    (0..a.repetitions).map(|_| f()).collect()
+/// Nanoseconds to put a module in force: the median over all of the first time, which finds its
+/// factors in the map, and of every later time.
+fn switching(engine: &Engine, skills: Option<&Skills>) -> Result<Option<[u64; 2]>> {
+    let Some(skills) = skills.filter(|s| !s.manifest().modules.is_empty()) else { return Ok(None) };
+    let pass = || -> Result<u64> {
+        let mut times = Vec::new();
+        for i in 0..skills.manifest().modules.len() {
+            let begin = Instant::now();
+            std::hint::black_box(skills.module(i, &engine.base)?);
+            times.push(begin.elapsed().as_nanos() as f64);
+        }
+        Ok(median(times) as u64)
+    };
+    Ok(Some([pass()?, pass()?]))
+}
+
+fn median(mut v: Vec<f64>) -> f64 {
+    v.sort_by(f64::total_cmp);
+    match v.len() {
+        0 => f64::NAN,
+        n => (v[(n - 1) / 2] + v[n / 2]) / 2.0,
+    }
 }
 
 fn spread(v: &[f64]) -> (f64, f64) {
