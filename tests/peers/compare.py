@@ -131,6 +131,7 @@ def main():
     a.add_argument("--answer", type=int, default=64)
     a.add_argument("--peers", default="llama,ik")
     a.add_argument("--worker", help=argparse.SUPPRESS)
+    a.add_argument("--busy", type=int, default=0, help="also measure beside so many busy processes")
     a.add_argument("--json", action="store_true", help="print every round as JSON")
     a = a.parse_args()
     if a.worker:
@@ -141,15 +142,28 @@ def main():
     wide = float(subprocess.run([python, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'tests/peers')!r}); import compare; print(compare.bandwidth({a.threads}))"], check=True, capture_output=True, text=True).stdout)
     print(f"read bandwidth of {a.threads} threads: {wide:.1f} GB/s")
     for model in a.models:
+        def measure(engine):
+            if engine == "conpet":
+                return ours(model, a.threads, a.prompt, a.answer)
+            call = [python, __file__, model, "--worker", engine, "--threads", str(a.threads), "--prompt", str(a.prompt), "--answer", str(a.answer)]
+            done = subprocess.run(call, capture_output=True, text=True)
+            if done.returncode != 0:
+                sys.exit(f"{engine} failed on {model}:\n{done.stderr[-2000:]}")
+            return json.loads(done.stdout.splitlines()[-1])
+
         rounds = []
         for _ in range(a.rounds):
-            row = {"conpet": ours(model, a.threads, a.prompt, a.answer)}
-            for p in peers:
-                call = [python, __file__, model, "--worker", p, "--threads", str(a.threads), "--prompt", str(a.prompt), "--answer", str(a.answer)]
-                done = subprocess.run(call, capture_output=True, text=True)
-                if done.returncode != 0:
-                    sys.exit(f"{p} failed on {model}:\n{done.stderr[-2000:]}")
-                row[p] = json.loads(done.stdout.splitlines()[-1])
+            row = {}
+            for engine in ["conpet"] + peers:
+                row[engine] = measure(engine)
+                if a.busy:
+                    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(a.busy)]
+                    try:
+                        busy = measure(engine)
+                    finally:
+                        [o.kill() for o in others]
+                        [o.wait() for o in others]
+                    row[engine] |= {f"busy_{key}": busy[key] / row[engine][key] for key in ("pp", "tg")}
             rounds.append(row)
         print(f"\n{pathlib.Path(model).name}, {a.threads} threads, {a.rounds} rounds: median (least to most)")
         middle = lambda v: statistics.median(v)
@@ -159,6 +173,8 @@ def main():
             line = f"  {engine:7} prefill {spread([x['pp'] for x in r], 0):24} decode {spread([x['tg'] for x in r], 0):22}"
             line += f" private {middle([x['anon_kb'] for x in r]) / 1000:.0f} MB, mapped {middle([x['file_kb'] for x in r]) / 1000:.0f} MB"
             print(line)
+            if a.busy:
+                print(f"    beside {a.busy} busy processes: prefill {spread([x['busy_pp'] for x in r], 2)}, decode {spread([x['busy_tg'] for x in r], 2)} of that")
         for p in peers:
             ratio = lambda key: [row["conpet"][key] / row[p][key] for row in rounds]
             print(f"  conpet / {p:6} prefill {spread(ratio('pp'), 2):24} decode {spread(ratio('tg'), 2)}")
