@@ -83,7 +83,7 @@ fn scores_are_what_the_engine_answers() {
 fn the_same_seed_gives_the_same_bytes_and_a_stopped_run_resumes_to_them() {
     let dir = tempfile::tempdir().unwrap();
     let engine = tiny_engine(dir.path());
-    learn(tiny_config(), &engine, dir.path(), "a.cpb", None, false).unwrap();
+    let at_once = learn(tiny_config(), &engine, dir.path(), "a.cpb", None, false).unwrap().usage;
     let whole = std::fs::read(dir.path().join("a.cpb")).unwrap();
     learn(tiny_config(), &engine, dir.path(), "b.cpb", None, false).unwrap();
     assert!(whole == std::fs::read(dir.path().join("b.cpb")).unwrap(), "two runs of one seed differ");
@@ -92,8 +92,10 @@ fn the_same_seed_gives_the_same_bytes_and_a_stopped_run_resumes_to_them() {
     // Stop within the first task, then within the second, then let it finish.
     assert!(learn(tiny_config(), &engine, dir.path(), "r.cpb", Some(5), false).is_none());
     assert!(learn(tiny_config(), &engine, dir.path(), "r.cpb", Some(20), true).is_none());
-    learn(tiny_config(), &engine, dir.path(), "r.cpb", None, true).unwrap();
+    let resumed = learn(tiny_config(), &engine, dir.path(), "r.cpb", None, true).unwrap().usage;
     assert!(whole == std::fs::read(dir.path().join("r.cpb")).unwrap(), "the resumed bundle differs");
+    // The report counts what all three processes did.
+    assert_eq!((resumed.trained_tokens, resumed.trainable), (at_once.trained_tokens, at_once.trainable));
 }
 
 #[test]

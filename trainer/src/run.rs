@@ -151,6 +151,10 @@ impl<'a> Run<'a> {
         let begin = Instant::now();
         let stages = self.tasks.len();
         let done = self.resume_point(resume, method)?;
+        if resume {
+            self.usage = self.earlier_usage();
+        }
+        let before = self.usage.seconds;
         let mut evaluator = Evaluator::default();
         let mut scores: Vec<StageScores> = Vec::new();
         for t in 0..stages {
@@ -177,8 +181,14 @@ impl<'a> Run<'a> {
                 scores.push(self.score(&mut evaluator, bundle, t + 1, &kept)?);
                 continue;
             }
-            let Some(draft) = (method.learn)(self, Stage { task: t, draft: self.draft()? })? else { return Ok(None) };
+            let learned = (method.learn)(self, Stage { task: t, draft: self.draft()? })?;
+            self.usage.seconds = before + begin.elapsed().as_secs_f64();
+            let Some(draft) = learned else {
+                self.keep_usage()?;
+                return Ok(None);
+            };
             self.write(draft, t)?;
+            self.keep_usage()?;
             if !wanted {
                 continue;
             }
@@ -187,7 +197,7 @@ impl<'a> Run<'a> {
             self.tell(Event::Stage(t + 1, &s));
             scores.push(s);
         }
-        self.usage.seconds = begin.elapsed().as_secs_f64();
+        self.usage.seconds = before + begin.elapsed().as_secs_f64();
         Ok(Some(self.report(&scores)))
     }
 
@@ -205,6 +215,19 @@ impl<'a> Run<'a> {
         let kept = self.work.join("scores-add.json");
         let bundle = Bundle::open(&self.out)?;
         self.score(&mut evaluator, bundle, t + 1, &kept).map(Some)
+    }
+
+    /// What the processes before this one cost, so that a resumed run's report counts them.
+    fn earlier_usage(&self) -> Usage {
+        let kept = std::fs::read(self.work.join("usage.json")).unwrap_or_default();
+        serde_json::from_slice(&kept).unwrap_or_default()
+    }
+
+    fn keep_usage(&mut self) -> Result<()> {
+        self.usage.peak_rss = self.usage.peak_rss.max(Memory::now().peak);
+        let json = serde_json::to_vec(&self.usage).map_err(|e| Error::new(Code::Value, e.to_string()))?;
+        let file = self.work.join("usage.json");
+        conpet_formats::fs::write_atomic(&file, |w| w.write_all(&json).map_err(|e| Error::io("write", e)))
     }
 
     fn tell(&self, event: Event<'_>) {
@@ -396,7 +419,7 @@ impl<'a> Run<'a> {
 
     fn report(&mut self, scores: &[StageScores]) -> MethodReport {
         self.usage.base_parameters = self.engine.base.spec.parameters() as u64;
-        self.usage.peak_rss = Memory::now().peak;
+        self.usage.peak_rss = self.usage.peak_rss.max(Memory::now().peak);
         self.usage.bundle_bytes = std::fs::metadata(&self.out).map_or(0, |m| m.len());
         MethodReport::new(&self.config, &self.tasks, scores, self.usage.clone())
     }
