@@ -162,6 +162,7 @@ impl ModelSpec {
         }
         if self.head_dim == 0
             || self.head_dim > 1024
+            || self.rope_dim == 0
             || !self.rope_dim.is_multiple_of(2)
             || self.rope_dim > self.head_dim
         {

@@ -53,7 +53,7 @@ fn vectors(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("softmax", k.name()), |bench| {
             bench.iter(|| k.softmax(black_box(&mut out)));
         });
-        group.bench_function(BenchmarkId::new("silu_mul", k.name()), |bench| {
+        group.bench_function(BenchmarkId::new("gate_mul", k.name()), |bench| {
             bench.iter(|| k.gate_mul(Activation::Silu, black_box(&mut out), &b));
         });
     }

@@ -1,4 +1,4 @@
-//! The decoder: layers of a llama-family model over a ragged batch.
+//! The decoder: its layers over a ragged batch.
 //!
 //! A batch is the tokens of several sequences one after another, `hidden [tokens, hidden]`,
 //! without padding. Weights are read once per batch. A sequence either has a [`Kv`] cache and

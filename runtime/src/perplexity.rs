@@ -21,8 +21,8 @@ pub struct Perplexity {
     pub chunks: usize,
 }
 
-/// Cuts `tokens` into chunks of `context`, which begin anew (with BOS where the base wants one),
-/// and predicts the second half of each. `each` sees the measure after every chunk, and may stop.
+/// Cuts `tokens` (a text's, after BOS where the base wants one) into chunks of `context`, each of
+/// which begins anew with BOS in place of its first token, and predicts the second half of each in one pass. `each` sees the measure after every chunk, and may stop.
 ///
 /// # Errors
 /// If the text is shorter than one chunk, or the base's output is not finite.

@@ -26,22 +26,13 @@ pub struct Tokenizer {
     vocab: Vocab,
     model: Model,
     /// Control and user-defined tokens by first byte, the longest first.
-    specials: Vec<Special>,
+    specials: Vec<u32>,
     /// Where in `specials` those with this first byte lie.
     special_start: Box<[Range<usize>; 256]>,
     bos: Option<u32>,
     eos: Option<u32>,
     ends: Vec<u32>,
     add_bos: bool,
-}
-
-/// A token that is found in a text before anything else is.
-#[derive(Debug)]
-struct Special {
-    token: u32,
-    /// Never read out of somebody's words: a control token, or one that the chat template spells
-    /// and that is therefore structure, whatever the file calls it.
-    guarded: bool,
 }
 
 #[derive(Debug)]
@@ -82,20 +73,11 @@ impl Tokenizer {
         for name in ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "</s>"] {
             ends.extend(vocab.find(name.as_bytes()).filter(|t| vocab.kind(*t) == TokenKind::Control));
         }
-        let template = gguf.str("tokenizer.chat_template")?.unwrap_or_default();
-        let in_template = |t: u32| {
-            let spelling = std::str::from_utf8(vocab.bytes(t)).unwrap_or_default().trim();
-            !spelling.is_empty() && template.contains(spelling)
-        };
-        let mut specials: Vec<Special> = (0..vocab.len() as u32)
+        let mut specials: Vec<u32> = (0..vocab.len() as u32)
             .filter(|t| matches!(vocab.kind(*t), TokenKind::Control | TokenKind::User) && !vocab.bytes(*t).is_empty())
-            .map(|token| Special { token, guarded: vocab.kind(token) == TokenKind::Control || in_template(token) })
             .collect();
-        specials.sort_by_key(|s| {
-            let bytes = vocab.bytes(s.token);
-            (bytes[0], std::cmp::Reverse(bytes.len()))
-        });
-        let first = |s: &Special| usize::from(vocab.bytes(s.token)[0]);
+        specials.sort_by_key(|t| (vocab.bytes(*t)[0], std::cmp::Reverse(vocab.bytes(*t).len())));
+        let first = |t: &u32| usize::from(vocab.bytes(*t)[0]);
         let special_start = Box::new(std::array::from_fn(|b| {
             specials.partition_point(|s| first(s) < b)..specials.partition_point(|s| first(s) <= b)
         }));
@@ -151,7 +133,7 @@ impl Tokenizer {
         Ok((out.tokens, out.offsets))
     }
 
-    /// The first special token at or after `from`, no guarded one in somebody's `words` and none across
+    /// The first special token at or after `from`, no control token in somebody's `words` and none across
     /// their borders; among those that start there, the longest.
     fn next_special(&self, text: &str, from: usize, words: Option<&[Range<usize>]>) -> Option<(usize, u32)> {
         let bytes = text.as_bytes();
@@ -165,9 +147,12 @@ impl Tokenizer {
             }
             let said = words.peek().is_some_and(|w| w.contains(&at));
             let limit = words.peek().map_or(bytes.len(), |w| if said { w.end } else { w.start });
-            let fits = |s: &&Special| !(said && s.guarded) && bytes[at..limit].starts_with(self.vocab.bytes(s.token));
-            if let Some(s) = here.iter().find(fits) {
-                return Some((at, s.token));
+            let fits = |t: &&u32| {
+                let spoken = !said || self.vocab.kind(**t) != TokenKind::Control;
+                spoken && bytes[at..limit].starts_with(self.vocab.bytes(**t))
+            };
+            if let Some(t) = here.iter().find(fits) {
+                return Some((at, *t));
             }
         }
         None

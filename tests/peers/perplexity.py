@@ -33,10 +33,10 @@ def worker(model, text, chunks, context):
     vocab = C.llama_model_get_vocab(m)
     raw = open(text, "rb").read()
     ids = (ctypes.c_int32 * (len(raw) + 8))()
-    n = C.llama_tokenize(vocab, raw, len(raw), ids, len(ids), False, False)
+    n = C.llama_tokenize(vocab, raw, len(raw), ids, len(ids), True, False)
     tokens = list(ids[:n])
     width, total, count = C.llama_vocab_n_tokens(vocab), 0.0, 0
-    for at in range(0, min(len(tokens) // context, chunks) * context, context):
+    for at in range(0, min(len(tokens) // context, chunks or len(tokens)) * context, context):
         part = tokens[at : at + context]
         if C.llama_vocab_get_add_bos(vocab):
             part = [C.llama_vocab_bos(vocab)] + part[1:]
@@ -54,7 +54,7 @@ def worker(model, text, chunks, context):
             total += math.log(numpy.exp(row - top).sum()) + top - row[part[i + 1]]
             count += 1
         C.llama_batch_free(batch)
-    print(json.dumps({"perplexity": math.exp(total / count), "tokens": count, "ids": tokens}))
+    print(json.dumps({"perplexity": math.exp(total / count), "tokens": count, "ids": tokens, "bos": int(C.llama_vocab_get_add_bos(vocab))}))
 
 
 def main():
@@ -76,6 +76,7 @@ def main():
     theirs = json.loads(done.stdout.splitlines()[-1])
     print(f"llama.cpp  {theirs['perplexity']:.4f}  ({theirs['tokens']} tokens, {len(theirs['ids'])} in the text)")
     run = compare.ROOT / "target/release/conpet-run"
+    theirs["ids"] = theirs["ids"][theirs["bos"] :]
     ids = json.loads(subprocess.run([run, "tokenize", "-m", a.model, "-f", a.text, "--json"], check=True, capture_output=True, text=True).stdout)
     same = next((i for i, (x, y) in enumerate(zip(ids, theirs["ids"])) if x != y), min(len(ids), len(theirs["ids"])))
     print("tokens equal" if ids == theirs["ids"] else f"tokens differ from number {same} on: {ids[same:same + 8]}, llama.cpp {theirs['ids'][same:same + 8]}")

@@ -13,7 +13,7 @@ import sys
 
 import compare
 
-# hidden, layers, heads, key/value heads, feed-forward, vocabulary, tied
+# hidden, layers, heads, key/value heads, feed-forward, vocabulary
 SHAPES = {
     "qwen2.5-0.5b": (896, 24, 14, 2, 4864, 151936),
     "llama-3.2-1b": (2048, 16, 32, 8, 8192, 128256),

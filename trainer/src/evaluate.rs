@@ -74,14 +74,13 @@ impl Evaluator {
             let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); n];
             for task in 0..skills.manifest().tasks.len() {
                 let mine: Vec<usize> = all.iter().copied().filter(|i| wanted[*i].contains(&task)).collect();
-                let mut labels = self.labels(engine, skills, set, task, &mine, &decisions, &mut s)?;
-                labels.iter_mut().for_each(|l| l.retain(|(t, _, _)| *t < seen));
+                let labels = self.labels(engine, skills, set, (task, seen), &mine, &decisions, &mut s)?;
                 for (i, labels) in mine.into_iter().zip(labels) {
                     let weight = decisions.get(i).map_or(1.0, |d| d.task_weight[task]);
                     candidates[i].push(Candidate { task, weight, labels });
                 }
             }
-            let named = self.labels(engine, skills, set, truth, &all, &[], &mut s)?;
+            let named = self.labels(engine, skills, set, (truth, seen), &all, &[], &mut s)?;
             for i in 0..n {
                 candidates[i].sort_by(|a, b| b.weight.total_cmp(&a.weight));
                 // With one module for everything there is nothing to route.
@@ -133,13 +132,14 @@ impl Evaluator {
         }
     }
 
-    /// Log scores of a task's head on some rows; empty ones for a generation task.
+    /// Log scores of a task's head on some rows, of labels of the first `seen` tasks; empty ones for a
+    /// generation task.
     fn labels(
         &mut self,
         engine: &Engine,
         skills: &Skills,
         set: usize,
-        task: usize,
+        (task, seen): (usize, usize),
         rows: &[usize],
         decisions: &[Decision],
         s: &mut Scratch,
@@ -175,7 +175,7 @@ impl Evaluator {
             .iter()
             .map(|i| {
                 let lp = head.log_scores(&self.logits[&(set, *i, key.clone())], decisions.get(*i), &known);
-                head.classes.iter().zip(lp).map(|((t, l), p)| (*t, *l, p)).collect()
+                head.classes.iter().zip(lp).filter(|((t, _), _)| *t < seen).map(|((t, l), p)| (*t, *l, p)).collect()
             })
             .collect())
     }

@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a row is trained towards.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,9 +207,9 @@ fn failed(name: &str, step: u64, e: &candle_core::Error) -> Error {
 pub fn fit(job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome> {
     let mut optim = parameters(job).map_err(|e| failed(job.name, 0, &e))?;
     let mut losses: Vec<f32> = Vec::new();
-    let mut tokens = 0;
+    let (mut tokens, mut earlier) = (0, Duration::ZERO);
     if let Some((path, _)) = job.checkpoint.as_ref().filter(|(p, _)| p.exists()) {
-        (tokens, losses) = load(job, path, &mut optim)?;
+        (tokens, earlier, losses) = load(job, path, &mut optim)?;
     }
     let begin = Instant::now();
     let (steps, resumed) = (job.batches.steps(), tokens);
@@ -231,7 +231,7 @@ pub fn fit(job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome>
         if let Some((path, every)) = &job.checkpoint
             && (stop || (*every > 0 && optim.step % every == 0 && optim.step < steps))
         {
-            save(job, path, &optim, tokens, &losses)?;
+            save(job, path, &optim, (tokens, earlier + begin.elapsed()), &losses)?;
         }
         if stop {
             return Ok(Outcome::Stopped);
@@ -249,7 +249,7 @@ pub fn fit(job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome>
         tensors,
         trainable: optim.trainable(),
         tokens,
-        seconds: begin.elapsed().as_secs_f64(),
+        seconds: (earlier + begin.elapsed()).as_secs_f64(),
         loss: tail.iter().sum::<f32>() / tail.len().max(1) as f32,
     }))
 }
@@ -450,7 +450,13 @@ fn identity(job: &Job<'_>) -> String {
     conpet_formats::fingerprint::file_digest(text.as_bytes())
 }
 
-fn save(job: &Job<'_>, path: &std::path::Path, optim: &AdamW, tokens: u64, losses: &[f32]) -> Result<()> {
+fn save(
+    job: &Job<'_>,
+    path: &std::path::Path,
+    optim: &AdamW,
+    (tokens, time): (u64, Duration),
+    losses: &[f32],
+) -> Result<()> {
     let mut w = TensorsWriter::new();
     for (name, p) in &optim.params {
         let v = numbers(p.var.as_tensor()).map_err(|e| failed(job.name, optim.step, &e))?;
@@ -458,13 +464,9 @@ fn save(job: &Job<'_>, path: &std::path::Path, optim: &AdamW, tokens: u64, losse
         w.add_f32(&format!("m.{name}"), p.var.dims(), &p.m)?;
         w.add_f32(&format!("v.{name}"), p.var.dims(), &p.v)?;
     }
-    let counts = [
-        (optim.step >> 31) as i32,
-        (optim.step & 0x7fff_ffff) as i32,
-        (tokens >> 31) as i32,
-        (tokens & 0x7fff_ffff) as i32,
-    ];
-    w.add_i32("counts", &[4], &counts)?;
+    let halves = |v: u64| [(v >> 31) as i32, (v & 0x7fff_ffff) as i32];
+    let counts = [halves(optim.step), halves(tokens), halves(time.as_millis() as u64)].concat();
+    w.add_i32("counts", &[counts.len()], &counts)?;
     w.add_f32("losses", &[losses.len()], losses)?;
     w.add_u8("identity", &[64], identity(job).as_bytes())?;
     let bytes = w.finish()?;
@@ -476,7 +478,7 @@ fn save(job: &Job<'_>, path: &std::path::Path, optim: &AdamW, tokens: u64, losse
     })
 }
 
-fn load(job: &Job<'_>, path: &std::path::Path, optim: &mut AdamW) -> Result<(u64, Vec<f32>)> {
+fn load(job: &Job<'_>, path: &std::path::Path, optim: &mut AdamW) -> Result<(u64, Duration, Vec<f32>)> {
     let file = conpet_formats::fs::read(path)?;
     let damaged = || {
         Error::new(Code::Digest, "the checkpoint is damaged")
@@ -502,10 +504,10 @@ fn load(job: &Job<'_>, path: &std::path::Path, optim: &mut AdamW) -> Result<(u64
         p.v = get(&format!("v.{name}"))?.to_f32();
     }
     let counts = get("counts")?.to_i32();
-    let [a, b, c, d] = counts.as_slice() else { return Err(damaged()) };
+    let [a, b, c, d, e, f] = counts.as_slice() else { return Err(damaged()) };
     let whole = |hi: i32, lo: i32| (hi as u64) << 31 | lo as u64;
     optim.step = whole(*a, *b);
-    Ok((whole(*c, *d), get("losses")?.to_f32()))
+    Ok((whole(*c, *d), Duration::from_millis(whole(*e, *f)), get("losses")?.to_f32()))
 }
 
 #[cfg(test)]

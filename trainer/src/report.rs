@@ -99,7 +99,7 @@ impl MethodReport {
             tasks: tasks.iter().map(|t| t.name.clone()).collect(),
             labels: tasks.iter().map(|t| t.labels.len()).collect(),
             stages: stages.to_vec(),
-            metrics: metrics(stages),
+            metrics: Metrics { fwt: metrics(stages).fwt.filter(|_| config.method != "joint"), ..metrics(stages) },
             usage,
         }
     }

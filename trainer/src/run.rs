@@ -96,6 +96,14 @@ impl<'a> Run<'a> {
         on_event: impl FnMut(Event<'_>) + 'a,
     ) -> Result<Self> {
         let spec = &engine.base.spec;
+        if spec.variant != Variant::default() {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!("training on a {} base is not supported yet", spec.arch),
+            )
+            .hint("conpet-run serves it; train on a llama-family base")
+            .in_file(engine.base.path()));
+        }
         config.check(spec)?;
         if config.subset > 0 {
             tasks.iter_mut().for_each(|t| t.subset(config.subset));
@@ -110,14 +118,6 @@ impl<'a> Run<'a> {
             "quant" => WeightMode::Quant,
             _ => WeightMode::Auto(DENSE_MOST),
         };
-        if spec.variant != Variant::default() {
-            return Err(Error::new(
-                Code::Unsupported,
-                format!("training on a {} base is not supported yet", spec.arch),
-            )
-            .hint("conpet-run serves it; train on a llama-family base")
-            .in_file(engine.base.path()));
-        }
         let decoder = Decoder::new(engine, config.trunk(spec), mode);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(decoder.threads)
@@ -170,23 +170,32 @@ impl<'a> Run<'a> {
                 if let Ok(s) =
                     std::fs::read(&kept).map_err(|_| ()).and_then(|b| serde_json::from_slice(&b).map_err(|_| ()))
                 {
-                    scores.push(s);
-                    continue;
+                    let s: StageScores = s;
+                    // Another release scored what was learned at once on all tasks together.
+                    if s.rows.iter().skip(t + 1).all(|n| *n == 0) {
+                        scores.push(s);
+                        continue;
+                    }
                 }
                 // The stage was written but not scored: score it as it stands in the chain. Who has
                 // learned all at once is asked as if only the tasks so far existed: what it loses
                 // from stage to stage is lost to the choice among more classes, not to learning.
                 let stage = if method.at_once { 1 } else { t + 1 };
                 let bundle = Bundle::open_generation(&self.out, stage as u64)?;
-                scores.push(self.score(&mut evaluator, bundle, t + 1, &kept)?);
+                let s = self.score(&mut evaluator, bundle, t + 1, &kept)?;
+                self.tell(Event::Stage(t + 1, &s));
+                scores.push(s);
                 continue;
             }
+            let account = self.usage.clone();
             let learned = (method.learn)(self, Stage { task: t, draft: self.draft()? })?;
-            self.usage.seconds = before + begin.elapsed().as_secs_f64();
             let Some(draft) = learned else {
+                // What was finished of this stage stands in its checkpoints and is counted when it is done.
+                self.usage = Usage { seconds: before + begin.elapsed().as_secs_f64(), ..account };
                 self.keep_usage()?;
                 return Ok(None);
             };
+            self.usage.seconds = before + begin.elapsed().as_secs_f64();
             self.write(draft, t)?;
             self.keep_usage()?;
             if !wanted {

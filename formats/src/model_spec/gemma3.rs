@@ -26,6 +26,21 @@ pub(super) fn read(g: &Gguf<'_>) -> Result<ModelSpec> {
         return Err(Error::new(Code::Unsupported, format!("RoPE scaling {kind:?} is not supported"))
             .hint("Gemma 3 of 4B and more use it; take 270M or 1B"));
     }
+    let fixed = |key: &str, is: Option<f64>, must: f64| match is {
+        Some(v) if v != must => Err(Error::new(Code::Unsupported, format!("{key} is {v}, only {must} is supported"))
+            .hint("Gemma 3 of 270M and 1B has that; take one of those")),
+        _ => Ok(()),
+    };
+    for (key, must) in [
+        ("gemma3.rope.freq_base_swa", f64::from(LOCAL_ROPE)),
+        ("gemma3.rope.local_freq_base", f64::from(LOCAL_ROPE)),
+        ("gemma3.rope.scaling.factor", 1.0),
+    ] {
+        fixed(key, g.f32(key)?.map(f64::from), must)?;
+    }
+    for key in ["gemma3.attention.sliding_window_pattern", "gemma3.attention.sliding_window_type"] {
+        fixed(key, g.u32(key)?.map(f64::from), PERIOD as f64)?;
+    }
     let (hidden, n_head) = (num("gemma3.embedding_length")?, num("gemma3.attention.head_count")?);
     let head_dim = num("gemma3.attention.key_length")?;
     if num("gemma3.attention.value_length")? != head_dim {

@@ -20,10 +20,19 @@ pub(super) fn run(a: &PerplexityArgs, stop: &AtomicBool) -> Result<()> {
         }
     };
     let module = match task {
-        Some((s, t)) => s.manifest().tasks[t].module.map(|m| s.module(m as usize, &engine.base)).transpose()?,
+        Some((s, t)) => {
+            let task = &s.manifest().tasks[t];
+            let m = task.module.ok_or_else(|| {
+                Error::new(Code::Missing, format!("task {} has no module", task.name)).hint("leave --task out")
+            })?;
+            Some(s.module(m as usize, &engine.base)?)
+        }
         None => None,
     };
-    let tokens = engine.base.tokenizer.encode(&text, false).map_err(|e| e.in_file(&a.file))?;
+    let mut tokens = engine.base.tokenizer.encode(&text, false).map_err(|e| e.in_file(&a.file))?;
+    if let Some(bos) = engine.base.tokenizer.bos().filter(|_| engine.base.tokenizer.add_bos()) {
+        tokens.insert(0, bos);
+    }
     let context = if a.common.ctx_size == 0 { engine.context.min(512) } else { a.common.ctx_size };
     let most = if a.chunks == 0 { usize::MAX } else { a.chunks };
     let result = perplexity(&engine, &tokens, context, module, &mut Scratch::default(), &mut |p| {

@@ -3,7 +3,7 @@
 use super::print;
 use crate::base::Base;
 use crate::cli::TokenizeArgs;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use serde_json::json;
 use std::io::Read;
 
@@ -19,7 +19,11 @@ pub(super) fn run(a: &TokenizeArgs) -> Result<()> {
             text
         }
     };
-    let tokens = base.tokenizer.encode(&text, a.special)?;
+    let name = a.file.as_ref().map_or_else(|| "the text".into(), |f| f.display().to_string());
+    if text.is_empty() {
+        return Err(Error::new(Code::Missing, "there is no text").in_file(name).hint("give at least one character"));
+    }
+    let tokens = base.tokenizer.encode(&text, a.special).map_err(|e| e.in_file(name))?;
     if a.json {
         return print(&json!(tokens).to_string());
     }

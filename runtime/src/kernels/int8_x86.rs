@@ -136,7 +136,7 @@ struct F16c;
 impl Half for F16c {
     #[inline(always)]
     fn f32(bytes: [u8; 2]) -> f32 {
-        // SAFETY: this type is private, and named only in functions with F16C.
+        // SAFETY: this type is private, and named only in functions with F16C and in those inlined into them.
         unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(bytes))))) }
     }
 

@@ -29,7 +29,7 @@ impl Kernels {
         assert!(factors.iter().all(|a| a.cols == k) && low.len() == n * width);
         if n == 1 {
             let mut rest = low;
-            for a in factors {
+            for a in factors.iter().filter(|a| a.rows > 0) {
                 let (mine, others) = rest.split_at_mut(a.rows);
                 dispatch!(self, gemv(a.ty, a.rows(0..a.rows), x, mine));
                 rest = others;
@@ -39,7 +39,7 @@ impl Kernels {
         SCRATCH.with_borrow_mut(|s| {
             s.reserve_tile(width * k);
             let mut at = 0;
-            for a in factors {
+            for a in factors.iter().filter(|a| a.rows > 0) {
                 dispatch!(self, dequantize(a.ty, a.rows(0..a.rows), &mut s.tile[at * k..(at + a.rows) * k]));
                 at += a.rows;
             }

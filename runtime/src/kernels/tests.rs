@@ -51,8 +51,12 @@ fn products_equal_the_naive_ones(exact: bool) {
     let (one, three) = (Threads::new(1), Threads::new(3));
     for ty in QuantType::ALL {
         let b = ty.block_len();
-        let widths: Vec<usize> =
-            if b == 1 { vec![1, 7, 8, 9, 16, 31, 32, 40, 64, 100] } else { vec![b, 2 * b, 3 * b, 5 * b] };
+        let widths: Vec<usize> = match b {
+            1 => vec![1, 7, 8, 9, 16, 31, 32, 40, 64, 100],
+            // Some that fill 256 numbers, and some that do not.
+            32 => vec![32, 64, 96, 160, 256, 288, 512, 736],
+            _ => vec![b, 2 * b, 3 * b, 5 * b],
+        };
         for cols in widths {
             for rows in [1, 3, 8, 25, 61] {
                 let bytes = weights(ty, rows, cols);

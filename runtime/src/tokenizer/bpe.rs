@@ -3,7 +3,7 @@
 
 use super::Encoded;
 use super::pretokenize::{Pattern, split};
-use super::vocab::Vocab;
+use super::vocab::{TokenKind, Vocab};
 use crate::error::{Code, Error, Result};
 use conpet_formats::gguf::Gguf;
 use std::cmp::Reverse;
@@ -77,6 +77,10 @@ impl Bpe {
             joined.extend(left.iter().chain(right));
             let find = |t: &[u8]| vocab.find(t).ok_or_else(|| bad("names a token that does not exist"));
             let (left, right, token) = (find(left)?, find(right)?, find(&joined)?);
+            // Words must not add up to a control token.
+            if vocab.kind(token) == TokenKind::Control {
+                continue;
+            }
             let mut slot = bpe.slot(left, right);
             while bpe.merges[slot].rank != 0 {
                 slot = (slot + 1) & (bpe.merges.len() - 1);

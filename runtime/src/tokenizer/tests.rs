@@ -46,9 +46,9 @@ fn special_tokens_are_read_only_where_asked_for() {
 }
 
 /// A SentencePiece vocabulary with a few merges, bytes, and special tokens of both kinds.
-fn pieces() -> Tokenizer {
+fn pieces(kind: i32) -> Tokenizer {
     let mut tokens: Vec<(String, f32, i32)> =
-        vec![("<unk>".into(), 0.0, 2), ("cc".into(), 0.0, 3), ("<turn>".into(), 0.0, 4), ("\n\n".into(), 0.0, 4)];
+        vec![("<unk>".into(), 0.0, 2), ("cc".into(), 0.0, kind), ("<turn>".into(), 0.0, 4), ("\n\n".into(), 0.0, 4)];
     tokens.extend((0..=255u8).map(|b| (format!("<0x{b:02X}>"), 0.0, 6)));
     // A higher score merges first.
     for (i, piece) in ["\u{2581}", "a", "b", "c", "bc", "ab", "\u{2581}a", "\u{2581}ab"].iter().enumerate() {
@@ -61,7 +61,7 @@ fn pieces() -> Tokenizer {
         .f32s("tokenizer.ggml.scores", &tokens.iter().map(|t| t.1).collect::<Vec<_>>())
         .i32s("tokenizer.ggml.token_type", &tokens.iter().map(|t| t.2).collect::<Vec<_>>())
         .u32("tokenizer.ggml.bos_token_id", 1)
-        .str("tokenizer.chat_template", "<turn>{{ message }}\n\n");
+        .str("tokenizer.chat_template", "<turn>{{ message }}\n\ncc");
     let mut bytes = Vec::new();
     w.finish(&mut bytes, |_| Ok(&[][..])).unwrap();
     let map = Mapped::from_vec(bytes);
@@ -70,7 +70,7 @@ fn pieces() -> Tokenizer {
 
 #[test]
 fn pieces_merge_by_score_and_bytes_catch_the_rest() {
-    let t = pieces();
+    let t = pieces(3);
     let spell = |text: &str| -> Vec<String> {
         let id = |t_: &u32| String::from_utf8_lossy(t.vocab.bytes(*t_)).into_owned();
         t.encode(text, false).unwrap().iter().map(id).collect()
@@ -83,7 +83,13 @@ fn pieces_merge_by_score_and_bytes_catch_the_rest() {
 
 #[test]
 fn user_defined_tokens_are_found_everywhere_but_for_structure() {
-    let t = pieces();
+    // Called a control token or not: "cc" stands in the template.
+    for t in [pieces(3), pieces(4)] {
+        found_everywhere_but_for_structure(&t);
+    }
+}
+
+fn found_everywhere_but_for_structure(t: &Tokenizer) {
     let count = |text: &str, words: Option<Range<usize>>, token: u32| {
         let words = words.as_ref().map(std::slice::from_ref);
         t.encode_with_offsets(text, words).unwrap().0.iter().filter(|x| **x == token).count()

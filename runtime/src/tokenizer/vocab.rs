@@ -27,6 +27,10 @@ pub(super) struct Vocab {
 
 const TOKEN_CAP: usize = 64 << 10;
 
+/// Values of `tokenizer.ggml.token_type`.
+const CONTROL: u8 = 3;
+const USER: u8 = 4;
+
 impl Vocab {
     pub(super) fn read(gguf: &Gguf<'_>, map: Mapped) -> Result<Self> {
         let missing = |key: &str| Error::new(Code::Missing, format!("the file lacks the key {key}"));
@@ -57,6 +61,14 @@ impl Vocab {
                 *k = u8::try_from(t).unwrap_or(1);
             }
         }
+        // What the chat template spells is structure, whatever the file calls it.
+        let template = gguf.str("tokenizer.chat_template")?.unwrap_or_default();
+        for (kind, (at, len)) in kinds.iter_mut().zip(&tokens).filter(|(kind, _)| **kind == USER) {
+            let spelling = std::str::from_utf8(&map[*at as usize..(at + len) as usize]).unwrap_or_default().trim();
+            if !spelling.is_empty() && template.contains(spelling) {
+                *kind = CONTROL;
+            }
+        }
         let mut v = Self { index: vec![0; (tokens.len() * 2).next_power_of_two()], map, tokens, kinds };
         for id in 0..v.len() as u32 {
             let mut at = v.slot(v.bytes(id));
@@ -84,8 +96,8 @@ impl Vocab {
     pub(super) fn kind(&self, id: u32) -> TokenKind {
         match self.kinds[id as usize] {
             2 => TokenKind::Unknown,
-            3 => TokenKind::Control,
-            4 => TokenKind::User,
+            CONTROL => TokenKind::Control,
+            USER => TokenKind::User,
             6 => TokenKind::Byte,
             _ => TokenKind::Normal,
         }

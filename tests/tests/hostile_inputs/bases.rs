@@ -1,6 +1,7 @@
 //! Bases: bytes that are no GGUF, GGUF files that break a rule, models that cannot be run.
 
 use super::place::{Case, Place, case};
+use conpet_formats::tiny::{self, TinyArch, TinyConfig};
 
 /// A GGUF written byte by byte, so that it can be wrong.
 struct Raw(Vec<u8>);
@@ -63,6 +64,17 @@ fn model(out: &mut Vec<Case>, name: &str, says: &[&'static str], f: impl Fn(&mut
             p.change("base.gguf", "x.gguf", f.clone());
         },
     ));
+}
+
+/// The same with a tiny base of the gemma3 family.
+fn gemma(out: &mut Vec<Case>, name: &str, says: &[&'static str], f: impl Fn(&mut Vec<u8>) + Clone + 'static) {
+    let says = [&["x.gguf"], says].concat();
+    let spoil = move |p: &Place| {
+        let mut bytes = tiny::base(&TinyConfig { arch: TinyArch::Gemma3, ..TinyConfig::default() }).unwrap();
+        f(&mut bytes);
+        p.write("x.gguf", &bytes);
+    };
+    out.push(case(format!("gemma: {name}"), "conpet-train stream @/stream -m @/x.gguf -b @/out.cpb", &says, spoil));
 }
 
 /// The offset just behind the first occurrence of `what`.
@@ -143,6 +155,13 @@ pub(crate) fn cases() -> Vec<Case> {
     model(out, "2^32-1 layers", &["block_count"], |b| poke(b, "llama.block_count", 4, u32::MAX));
     model(out, "more layers than tensors", &["blk.4.", "lacks"], |b| poke(b, "llama.block_count", 4, 5));
     model(out, "another width", &["tensor "], |b| poke(b, "llama.embedding_length", 4, 128));
+    model(out, "rope size 0", &["rope size 0"], |b| poke(b, "llama.rope.dimension_count", 4, 0));
+    gemma(out, "one of another family", &["gemma3", "not supported"], |_| ());
+    gemma(out, "values of another width", &["value_length"], |b| poke(b, "gemma3.attention.value_length", 4, 8));
+    gemma(out, "an odd head", &["head size 15"], |b| {
+        poke(b, "gemma3.attention.key_length", 4, 15);
+        poke(b, "gemma3.attention.value_length", 4, 15);
+    });
     model(out, "rope base NaN", &["freq_base"], |b| poke(b, "llama.rope.freq_base", 4, f32::NAN.to_bits()));
     model(out, "norm epsilon -1", &["epsilon"], |b| {
         poke(b, "llama.attention.layer_norm_rms_epsilon", 4, (-1f32).to_bits());

@@ -21,6 +21,15 @@ pub(crate) fn cases() -> Vec<Case> {
                 .code(1),
         );
     }
+    for (name, text, says) in [
+        ("not UTF-8", &b"open \xff\xfe\n"[..], &["in.txt", "UTF-8"][..]),
+        ("empty", b"", &["in.txt", "no chunk|no text"]),
+    ] {
+        for command in ["perplexity -m @/base.gguf -b @/b.cpb", "tokenize -m @/base.gguf"] {
+            let spoil = move |p: &Place| p.write("in.txt", text);
+            c.push(case(format!("{command}: {name}"), format!("conpet-run {command} -f @/in.txt"), says, spoil));
+        }
+    }
     let other =
         |p: &Place| p.write("other.gguf", &tiny::base(&TinyConfig { seed: 99, ..TinyConfig::default() }).unwrap());
     c.extend([

@@ -59,6 +59,9 @@ unsafe fn load(bytes: &[u8], at: usize) -> __m256i {
 }
 
 /// `(v >> shift) & mask` in every byte; the mask drops what comes over from the next byte.
+///
+/// # Safety
+/// * As for [`Vectors::codes32`].
 #[inline(always)]
 unsafe fn bits(v: __m256i, shift: usize, mask: i8) -> __m256i {
     // SAFETY: registers only.
@@ -66,6 +69,9 @@ unsafe fn bits(v: __m256i, shift: usize, mask: i8) -> __m256i {
 }
 
 /// `value` in every byte of `v` that has bit `bit`.
+///
+/// # Safety
+/// * As for [`Vectors::codes32`].
 #[inline(always)]
 unsafe fn where_bit(v: __m256i, bit: usize, value: i8) -> __m256i {
     // SAFETY: registers only.
@@ -76,6 +82,9 @@ unsafe fn where_bit(v: __m256i, bit: usize, value: i8) -> __m256i {
 }
 
 /// Sixteen bytes' low nibbles, then their high ones.
+///
+/// # Safety
+/// * As for [`Vectors::codes32`].
 #[inline(always)]
 unsafe fn nibbles(qs: &[u8; 16]) -> __m256i {
     // SAFETY: 16 bytes. A load to both halves and a shift of one costs less than an insertion.
@@ -87,6 +96,9 @@ unsafe fn nibbles(qs: &[u8; 16]) -> __m256i {
 }
 
 /// 16 where bit `i` of `qh` is set, in byte `i`.
+///
+/// # Safety
+/// * As for [`Vectors::codes32`].
 #[inline(always)]
 unsafe fn fifth_bits(qh: [u8; 4]) -> __m256i {
     // SAFETY: registers only.
@@ -101,6 +113,9 @@ unsafe fn fifth_bits(qh: [u8; 4]) -> __m256i {
 
 /// The first four bytes of eight blocks. Loads to all places and blends, because insertions would
 /// all wait for the one port that shuffles.
+///
+/// # Safety
+/// * As for [`Vectors::codes32`].
 #[inline(always)]
 unsafe fn first_words<B>(blocks: &[B]) -> __m256i {
     assert!(blocks.len() == 8 && size_of::<B>() >= 4);
@@ -116,6 +131,9 @@ unsafe fn first_words<B>(blocks: &[B]) -> __m256i {
 }
 
 /// What stands in the low and in the high half of each word, as half-precision numbers.
+///
+/// # Safety
+/// * As for [`Vectors::codes32`].
 #[inline(always)]
 unsafe fn halves(words: __m256i) -> [__m256; 2] {
     // SAFETY: registers only; F16C by the contract of the callers.
@@ -128,6 +146,9 @@ unsafe fn halves(words: __m256i) -> [__m256; 2] {
 }
 
 /// Blocks that begin with a scale, and whose minimum follows from it.
+///
+/// # Safety
+/// * As for [`Vectors::codes32`].
 #[inline(always)]
 unsafe fn symmetric<B>(blocks: &[B], offset: f32) -> Scales {
     // SAFETY: by the callers' contract.
@@ -139,6 +160,9 @@ unsafe fn symmetric<B>(blocks: &[B], offset: f32) -> Scales {
 }
 
 /// Blocks that begin with a scale and a minimum.
+///
+/// # Safety
+/// * As for [`Vectors::codes32`].
 #[inline(always)]
 unsafe fn with_minimum<B>(blocks: &[B]) -> Scales {
     // SAFETY: by the callers' contract.
@@ -149,6 +173,9 @@ unsafe fn with_minimum<B>(blocks: &[B]) -> Scales {
 }
 
 /// The packed scales and minima of Q4_K and Q5_K.
+///
+/// # Safety
+/// * As for [`Vectors::codes32`].
 #[inline(always)]
 unsafe fn six_bits(d: [u8; 2], dmin: [u8; 2], s: &[u8; 12]) -> Scales {
     use conpet_formats::quant::Half;
