@@ -101,9 +101,10 @@ impl ModelSpec {
     /// Reads and checks the spec of a base.
     pub fn from_gguf(g: &Gguf<'_>) -> Result<Self> {
         let arch = g.required_str("general.architecture")?;
+        let keys = Keys { gguf: g, arch };
         match arch {
-            "llama" => llama::read(g),
-            "gemma3" => gemma3::read(g),
+            "llama" => llama::read(&keys),
+            "gemma3" => gemma3::read(&keys),
             other => Err(Error::new(Code::Unsupported, format!("base architecture {other:?} is not supported"))
                 .hint("this release runs: llama (SmolLM2, Llama 2/3, Mistral, TinyLlama), gemma3 (270M, 1B)")),
         }
@@ -181,5 +182,74 @@ impl ModelSpec {
             return bad(format!("rope.freq_base {} is not a positive number", self.rope_base));
         }
         Ok(self)
+    }
+}
+
+/// The metadata of one architecture: every key begins with its name.
+struct Keys<'a> {
+    gguf: &'a Gguf<'a>,
+    arch: &'a str,
+}
+
+impl Keys<'_> {
+    fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.arch)
+    }
+
+    fn num(&self, key: &str) -> Result<usize> {
+        Ok(self.gguf.required_u32(&self.name(key))? as usize)
+    }
+
+    fn opt(&self, key: &str) -> Result<Option<usize>> {
+        Ok(self.gguf.u32(&self.name(key))?.map(|v| v as usize))
+    }
+
+    fn float(&self, key: &str) -> Result<Option<f32>> {
+        self.gguf.f32(&self.name(key))
+    }
+
+    fn no_rope_scaling(&self, hint: &str) -> Result<()> {
+        match self.gguf.str(&self.name("rope.scaling.type"))?.filter(|k| *k != "none") {
+            Some(kind) => {
+                Err(Error::new(Code::Unsupported, format!("RoPE scaling {kind:?} is not supported")).hint(hint))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What every family says alike, the rest as llama has it; not checked yet.
+    fn common(&self) -> Result<ModelSpec> {
+        let (hidden, n_head) = (self.num("embedding_length")?, self.num("attention.head_count")?);
+        let in_metadata = |what: String| Error::new(Code::Value, what).in_section("metadata");
+        if n_head == 0 {
+            return Err(in_metadata(format!("{} is 0", self.name("attention.head_count"))));
+        }
+        let head_dim = match self.opt("attention.key_length")? {
+            Some(d) => d,
+            None if hidden % n_head == 0 => hidden / n_head,
+            None => {
+                return Err(in_metadata(format!("embedding_length {hidden} is not a multiple of head_count {n_head}")));
+            }
+        };
+        let table = self.gguf.tensor("token_embd.weight");
+        let table = table.ok_or_else(|| Error::new(Code::Missing, "no tensor token_embd.weight"))?;
+        Ok(ModelSpec {
+            arch: self.arch.to_owned(),
+            name: self.gguf.str("general.name")?.unwrap_or(self.arch).to_owned(),
+            n_layer: self.num("block_count")?,
+            hidden,
+            n_head,
+            n_kv_head: self.opt("attention.head_count_kv")?.unwrap_or(n_head),
+            head_dim,
+            ffn: self.num("feed_forward_length")?,
+            vocab: usize::try_from(table.rows()).unwrap_or(usize::MAX),
+            context: self.num("context_length")?,
+            norm_eps: self.gguf.required_f32(&self.name("attention.layer_norm_rms_epsilon"))?,
+            rope_base: self.float("rope.freq_base")?.unwrap_or(10_000.0),
+            rope_dim: head_dim,
+            rope: RopeKind::Adjacent,
+            tied: self.gguf.tensor("output.weight").is_none(),
+            variant: Variant::default(),
+        })
     }
 }

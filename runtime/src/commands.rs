@@ -106,6 +106,17 @@ fn need(skills: Option<Skills>) -> Result<Skills> {
     })
 }
 
+/// The task that `--task` names, which takes a bundle.
+fn task_of(skills: Option<&Skills>, task: Option<&String>) -> Result<Option<usize>> {
+    match (skills, task) {
+        (Some(s), t) => named(s, t),
+        (None, None) => Ok(None),
+        (None, Some(t)) => {
+            Err(Error::new(Code::Missing, format!("--task {t} needs a bundle")).hint("give one with -b"))
+        }
+    }
+}
+
 /// A task by name.
 fn named(skills: &Skills, task: Option<&String>) -> Result<Option<usize>> {
     task.map(|t| skills.task(t)).transpose()

@@ -105,9 +105,7 @@ impl Engine {
     /// If the text has no tokens or more than the context.
     pub fn prompt(&self, text: &str, words: Option<&[Range<usize>]>) -> Result<Prompt> {
         let (mut tokens, mut offsets) = self.base.tokenizer.encode_with_offsets(text, words)?;
-        if self.base.tokenizer.add_bos()
-            && let Some(bos) = self.base.tokenizer.bos()
-        {
+        if let Some(bos) = self.base.tokenizer.bos() {
             tokens.insert(0, bos);
             offsets.insert(0, 0..0);
         }

@@ -22,8 +22,10 @@ pub struct Module {
     scale: f32,
     /// Per layer, in the order of [`Linear::ALL`].
     sites: Vec<[Option<Lora>; 7]>,
-    /// Largest rank, for scratch space.
+    /// Largest rank.
     rank: usize,
+    /// Numbers of scratch space for each token.
+    width: usize,
     first_layer: usize,
 }
 
@@ -126,7 +128,8 @@ impl Module {
             )
             .hint("a module is refused rather than applied in part"));
         }
-        Ok(Self { map, scale, sites: out, rank: max_rank, first_layer })
+        let width = out.iter().map(layer_width).max().unwrap_or(0);
+        Ok(Self { map, scale, sites: out, rank: max_rank, width, first_layer })
     }
 
     /// Largest rank of any site.
@@ -141,12 +144,7 @@ impl Module {
 
     /// Numbers that [`Module::add`] needs for each token.
     pub(crate) fn width(&self) -> usize {
-        let groups: [&[Linear]; 4] =
-            [&[Linear::Q, Linear::K, Linear::V], &[Linear::Output], &[Linear::Gate, Linear::Up], &[Linear::Down]];
-        let width = |sites: &[Option<Lora>; 7], group: &[Linear]| {
-            low_rank_width(group.iter().filter_map(|w| sites[*w as usize].as_ref()).map(|l| l.rank))
-        };
-        self.sites.iter().flat_map(|s| groups.iter().map(move |g| width(s, g))).max().unwrap_or(0)
+        self.width
     }
 
     /// What this module adds to linears of one layer that share the input `x [n, in]`; nothing
@@ -164,13 +162,11 @@ impl Module {
             let data = &self.map[f.bytes.clone()];
             MatrixRef { ty: f.ty, rows, cols, data }
         };
-        let cols = x.len() / n;
-        let empty = MatrixRef { ty: QuantType::F32, rows: 0, cols, data: &[] };
-        let factors = loras.map(|l| l.map_or(empty, |l| matrix(&l.a, l.rank, cols)));
-        let pitch = low_rank_width(factors.iter().map(|a| a.rows));
+        let there = loras.iter().flatten();
+        let pitch = low_rank_width(there.clone().map(|l| l.rank));
         let low = &mut low[..n * pitch];
         if pitch > 0 {
-            kernels.project(threads, &factors, x, low, n);
+            kernels.project(threads, there.map(|l| matrix(&l.a, l.rank, x.len() / n)), x, low, n);
         }
         let (low, mut at) = (&*low, 0);
         loras.map(|l| {
@@ -180,4 +176,13 @@ impl Module {
             Some(LowRank { low, pitch, at: at - l.rank, b, scale: self.scale })
         })
     }
+}
+
+/// The most that the linears of a layer which share an input need side by side.
+fn layer_width(sites: &[Option<Lora>; 7]) -> usize {
+    let groups: [&[Linear]; 4] =
+        [&[Linear::Q, Linear::K, Linear::V], &[Linear::Output], &[Linear::Gate, Linear::Up], &[Linear::Down]];
+    let width =
+        |group: &[Linear]| low_rank_width(group.iter().filter_map(|w| sites[*w as usize].as_ref()).map(|l| l.rank));
+    groups.into_iter().map(width).max().unwrap_or(0)
 }

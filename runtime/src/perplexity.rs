@@ -39,7 +39,7 @@ pub fn perplexity(
         return Err(Error::new(Code::Value, format!("{} tokens are no chunk of {context}", tokens.len()))
             .hint("give a longer text, or a smaller --ctx-size of at least 4"));
     }
-    let bos = engine.base.tokenizer.bos().filter(|_| engine.base.tokenizer.add_bos());
+    let bos = engine.base.tokenizer.bos();
     let (mut sum, mut squares, mut n, mut done) = (0.0f64, 0.0f64, 0usize, 0);
     let (mut hidden, mut normed) = (Vec::new(), vec![0.0; ROWS * spec.hidden]);
     let mut logits = vec![0.0; ROWS * spec.vocab];

@@ -32,7 +32,6 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     ends: Vec<u32>,
-    add_bos: bool,
 }
 
 #[derive(Debug)]
@@ -83,7 +82,7 @@ impl Tokenizer {
         }));
         let spm = matches!(model, Model::Spm(_));
         let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(spm);
-        Ok(Self { vocab, model, specials, special_start, bos, eos, ends, add_bos })
+        Ok(Self { vocab, model, specials, special_start, bos: bos.filter(|_| add_bos), eos, ends })
     }
 
     /// Tokens of a text. `special`: the text may spell control tokens (templates do, users do not).
@@ -185,17 +184,13 @@ impl Tokenizer {
     pub fn n_vocab(&self) -> usize {
         self.vocab.len()
     }
-    /// The token that begins a sequence.
+    /// The token that begins every prompt, where the file asks for one.
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
     /// The token that ends a sequence.
     pub fn eos(&self) -> Option<u32> {
         self.eos
-    }
-    /// Whether every prompt begins with [`Tokenizer::bos`].
-    pub fn add_bos(&self) -> bool {
-        self.add_bos
     }
     /// True for tokens after which a model has nothing more to say.
     pub fn is_end(&self, token: u32) -> bool {

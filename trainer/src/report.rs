@@ -90,6 +90,7 @@ impl MethodReport {
     pub fn new(config: &Config, tasks: &[Task], stages: &[StageScores], usage: Usage) -> Self {
         let name =
             if config.method == "dynamic" { format!("dynamic ({})", config.selector) } else { config.method.clone() };
+        let figures = metrics(stages);
         Self {
             name,
             config: match serde_json::to_value(config) {
@@ -99,7 +100,7 @@ impl MethodReport {
             tasks: tasks.iter().map(|t| t.name.clone()).collect(),
             labels: tasks.iter().map(|t| t.labels.len()).collect(),
             stages: stages.to_vec(),
-            metrics: Metrics { fwt: metrics(stages).fwt.filter(|_| config.method != "joint"), ..metrics(stages) },
+            metrics: Metrics { fwt: figures.fwt.filter(|_| config.method != "joint"), ..figures },
             usage,
         }
     }

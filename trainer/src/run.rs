@@ -161,47 +161,33 @@ impl<'a> Run<'a> {
             let learned = t < done || method.at_once && t > 0;
             let set = self.test_set(t)?;
             evaluator.add(set);
-            let kept = self.work.join(format!("scores-{}.json", t + 1));
-            let wanted = self.config.score == "stages" || t + 1 == stages;
-            if learned && !wanted {
+            if !learned {
+                let account = self.usage.clone();
+                let draft = (method.learn)(self, Stage { task: t, draft: self.draft()? })?;
+                if draft.is_none() {
+                    // What was finished of this stage stands in its checkpoints and is counted when it is done.
+                    self.usage = account;
+                }
+                self.usage.seconds = before + begin.elapsed().as_secs_f64();
+                let written = draft.map(|d| self.write(d, t)).transpose()?;
+                self.keep_usage()?;
+                if written.is_none() {
+                    return Ok(None);
+                }
+            }
+            if self.config.score != "stages" && t + 1 < stages {
                 continue;
             }
-            if learned {
-                if let Ok(s) =
-                    std::fs::read(&kept).map_err(|_| ()).and_then(|b| serde_json::from_slice(&b).map_err(|_| ()))
-                {
-                    let s: StageScores = s;
-                    // Another release scored what was learned at once on all tasks together.
-                    if s.rows.iter().skip(t + 1).all(|n| *n == 0) {
-                        scores.push(s);
-                        continue;
-                    }
-                }
-                // The stage was written but not scored: score it as it stands in the chain. Who has
-                // learned all at once is asked as if only the tasks so far existed: what it loses
-                // from stage to stage is lost to the choice among more classes, not to learning.
-                let stage = if method.at_once { 1 } else { t + 1 };
-                let bundle = Bundle::open_generation(&self.out, stage as u64)?;
-                let s = self.score(&mut evaluator, bundle, t + 1, &kept)?;
-                self.tell(Event::Stage(t + 1, &s));
+            let kept = self.work.join(format!("scores-{}.json", t + 1));
+            if let Some(s) = kept_scores(&kept, t + 1).filter(|_| learned) {
                 scores.push(s);
                 continue;
             }
-            let account = self.usage.clone();
-            let learned = (method.learn)(self, Stage { task: t, draft: self.draft()? })?;
-            let Some(draft) = learned else {
-                // What was finished of this stage stands in its checkpoints and is counted when it is done.
-                self.usage = Usage { seconds: before + begin.elapsed().as_secs_f64(), ..account };
-                self.keep_usage()?;
-                return Ok(None);
-            };
-            self.usage.seconds = before + begin.elapsed().as_secs_f64();
-            self.write(draft, t)?;
-            self.keep_usage()?;
-            if !wanted {
-                continue;
-            }
-            let bundle = Bundle::open(&self.out)?;
+            // As the stage stands in the chain. Who has learned all at once is asked as if only the
+            // tasks so far existed: what it loses from stage to stage is lost to the choice among
+            // more classes, not to learning.
+            let stage = if method.at_once { 1 } else { t + 1 };
+            let bundle = Bundle::open_generation(&self.out, stage as u64)?;
             let s = self.score(&mut evaluator, bundle, t + 1, &kept)?;
             self.tell(Event::Stage(t + 1, &s));
             scores.push(s);
@@ -432,6 +418,13 @@ impl<'a> Run<'a> {
         self.usage.bundle_bytes = std::fs::metadata(&self.out).map_or(0, |m| m.len());
         MethodReport::new(&self.config, &self.tasks, scores, self.usage.clone())
     }
+}
+
+/// Scores kept by an earlier process, of the first `seen` tasks: another release scored what was
+/// learned at once on all tasks together.
+fn kept_scores(file: &Path, seen: usize) -> Option<StageScores> {
+    let scores: StageScores = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    scores.rows.iter().skip(seen).all(|n| *n == 0).then_some(scores)
 }
 
 /// One shared module is asked without knowing the task, so no task's own words can be around the

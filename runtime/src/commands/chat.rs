@@ -1,6 +1,6 @@
 //! `chat`: turns on standard input, answers on standard output.
 
-use super::named;
+use super::task_of;
 use crate::chat::Message;
 use crate::cli::ChatArgs;
 use crate::error::{Code, Error, Result};
@@ -12,10 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) fn run(a: &ChatArgs, stop: &AtomicBool) -> Result<()> {
     let sampler = a.sampling.config()?;
     let (engine, skills) = a.common.open()?;
-    let task = match &skills {
-        Some(s) => named(s, a.task.as_ref())?,
-        None => None,
-    };
+    let task = task_of(skills.as_ref(), a.task.as_ref())?;
     let template = engine.base.chat_template()?.ok_or_else(|| {
         Error::new(Code::Missing, "this base has no chat template").in_file(&a.common.model).hint("use generate")
     })?;

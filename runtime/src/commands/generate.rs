@@ -1,8 +1,8 @@
 //! `generate`: texts to text.
 
-use super::{inputs, named, print};
+use super::{inputs, print, task_of};
 use crate::cli::GenerateArgs;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::forward::Scratch;
 use crate::generate::Request;
 use crate::memory::Memory;
@@ -13,13 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) fn run(a: &GenerateArgs, stop: &AtomicBool) -> Result<()> {
     let sampler = a.sampling.config()?;
     let (engine, skills) = a.input.common.open()?;
-    let task = match (&skills, &a.input.task) {
-        (Some(s), t) => named(s, t.as_ref())?,
-        (None, None) => None,
-        (None, Some(t)) => {
-            return Err(Error::new(Code::Missing, format!("--task {t} needs a bundle")).hint("give one with -b"));
-        }
-    };
+    let task = task_of(skills.as_ref(), a.input.task.as_ref())?;
     let mut input = a.input.clone();
     input.texts.extend(a.prompt.clone());
     let mut s = Scratch::default();

@@ -1,6 +1,6 @@
 //! `perplexity`: how well a text is predicted.
 
-use super::{named, print};
+use super::{print, task_of};
 use crate::cli::PerplexityArgs;
 use crate::error::{Code, Error, Result};
 use crate::forward::Scratch;
@@ -12,14 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) fn run(a: &PerplexityArgs, stop: &AtomicBool) -> Result<()> {
     let (engine, skills) = a.common.open()?;
     let text = conpet_formats::fs::read_text(&a.file)?;
-    let task = match (&skills, &a.task) {
-        (Some(s), t) => named(s, t.as_ref())?.map(|t| (s, t)),
-        (None, None) => None,
-        (None, Some(t)) => {
-            return Err(Error::new(Code::Missing, format!("--task {t} needs a bundle")).hint("give one with -b"));
-        }
-    };
-    let module = match task {
+    let module = match skills.as_ref().zip(task_of(skills.as_ref(), a.task.as_ref())?) {
         Some((s, t)) => {
             let task = &s.manifest().tasks[t];
             let m = task.module.ok_or_else(|| {
@@ -30,7 +23,7 @@ pub(super) fn run(a: &PerplexityArgs, stop: &AtomicBool) -> Result<()> {
         None => None,
     };
     let mut tokens = engine.base.tokenizer.encode(&text, false).map_err(|e| e.in_file(&a.file))?;
-    if let Some(bos) = engine.base.tokenizer.bos().filter(|_| engine.base.tokenizer.add_bos()) {
+    if let Some(bos) = engine.base.tokenizer.bos() {
         tokens.insert(0, bos);
     }
     let context = if a.common.ctx_size == 0 { engine.context.min(512) } else { a.common.ctx_size };

@@ -24,12 +24,19 @@ pub(crate) fn width(ranks: impl Iterator<Item = usize>) -> usize {
 
 impl Kernels {
     /// `low [n, width] = x [n, k] · [A₁; A₂; ..]ᵀ`; columns beyond the ranks are left undefined.
-    pub(crate) fn project(self, threads: &Threads, factors: &[MatrixRef<'_>], x: &[f32], low: &mut [f32], n: usize) {
-        let (k, width) = (x.len() / n, width(factors.iter().map(|a| a.rows)));
-        assert!(factors.iter().all(|a| a.cols == k) && low.len() == n * width);
+    pub(crate) fn project<'a>(
+        self,
+        threads: &Threads,
+        factors: impl Iterator<Item = MatrixRef<'a>> + Clone,
+        x: &[f32],
+        low: &mut [f32],
+        n: usize,
+    ) {
+        let (k, width) = (x.len() / n, width(factors.clone().map(|a| a.rows)));
+        assert!(factors.clone().all(|a| a.cols == k && a.rows > 0) && low.len() == n * width);
         if n == 1 {
             let mut rest = low;
-            for a in factors.iter().filter(|a| a.rows > 0) {
+            for a in factors {
                 let (mine, others) = rest.split_at_mut(a.rows);
                 dispatch!(self, gemv(a.ty, a.rows(0..a.rows), x, mine));
                 rest = others;
@@ -39,7 +46,7 @@ impl Kernels {
         SCRATCH.with_borrow_mut(|s| {
             s.reserve_tile(width * k);
             let mut at = 0;
-            for a in factors.iter().filter(|a| a.rows > 0) {
+            for a in factors {
                 dispatch!(self, dequantize(a.ty, a.rows(0..a.rows), &mut s.tile[at * k..(at + a.rows) * k]));
                 at += a.rows;
             }

@@ -105,7 +105,7 @@ fn what_a_lora_adds_equals_its_two_products() {
                     let pitch = low_rank_width(ranks.into_iter());
                     let mut low = vec![f32::NAN; n * pitch];
                     let both = [0, 1].map(|i| matrix(factors, ranks[i], cols, &a[i]));
-                    k.project(&t, &both, &x, &mut low, n);
+                    k.project(&t, both.into_iter(), &x, &mut low, n);
                     let add = |i: usize| {
                         let b = matrix(factors, rows[i], ranks[i], &b[i]);
                         Some(LowRank { low: &low, pitch, at: i * ranks[0], b, scale: 0.5 })
