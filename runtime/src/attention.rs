@@ -5,6 +5,7 @@
 //! a block and all query heads that share it. Blocks of keys start at multiples of [`KEYS`], so
 //! that how queries are grouped never changes a result.
 
+use crate::aligned::Aligned;
 use crate::forward::Row;
 use crate::kernels::{Gemm, Kernels};
 use crate::kv::Store;
@@ -24,15 +25,15 @@ const MANY: usize = 8;
 #[derive(Debug, Default)]
 struct Scratch {
     /// Queries of the block, scaled: `[rows, head_dim]`.
-    q: Vec<f32>,
+    q: Aligned<f32>,
     /// A block of keys or values, `[KEYS, width]`.
-    block: Vec<f32>,
+    block: Aligned<f32>,
     /// Keys transposed, `[head_dim, KEYS]`.
-    keys: Vec<f32>,
+    keys: Aligned<f32>,
     /// Scores, then weights, `[rows, KEYS]`.
-    scores: Vec<f32>,
+    scores: Aligned<f32>,
     /// Sums of weighted values, `[rows, width]`.
-    sums: Vec<f32>,
+    sums: Aligned<f32>,
     /// Largest score and sum of weights of each row.
     state: Vec<(f32, f32)>,
 }
@@ -120,16 +121,11 @@ impl Block<'_> {
         let (spec, hd) = (self.spec, self.spec.head_dim);
         let (group, wide) = (spec.n_head / spec.n_kv_head, hd.next_multiple_of(Gemm::LANES));
         let rows = self.tokens.len() * group;
-        let grow = |v: &mut Vec<f32>, len: usize| {
-            if v.len() < len {
-                v.resize(len, 0.0);
-            }
-        };
-        grow(&mut s.q, rows * hd);
-        grow(&mut s.block, KEYS * wide);
-        grow(&mut s.keys, hd * KEYS);
-        grow(&mut s.scores, rows * KEYS);
-        grow(&mut s.sums, rows * wide);
+        s.q.reserve(rows * hd);
+        s.block.reserve(KEYS * wide);
+        s.keys.reserve(hd * KEYS);
+        s.scores.reserve(rows * KEYS);
+        s.sums.reserve(rows * wide);
         let scale = 1.0 / (hd as f32).sqrt();
         for (t, q_rows) in self.tokens.clone().zip(s.q.chunks_exact_mut(group * hd)) {
             let at = t * spec.q_dim() + self.head * group * hd;

@@ -4,6 +4,7 @@
 //! without padding. Weights are read once per batch. A sequence either has a [`Kv`] cache and
 //! continues it, or has none and attends to itself only (one-shot: classification, features).
 
+use crate::aligned::Aligned;
 use crate::attention::attention;
 use crate::base::{Base, Linear};
 use crate::kernels::Kernels;
@@ -25,34 +26,29 @@ pub struct Row<'a> {
 /// Work space of a forward pass, kept between passes so that decoding allocates nothing.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    norm: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    attn: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    low: Vec<f32>,
+    norm: Aligned<f32>,
+    q: Aligned<f32>,
+    k: Aligned<f32>,
+    v: Aligned<f32>,
+    attn: Aligned<f32>,
+    gate: Aligned<f32>,
+    up: Aligned<f32>,
+    low: Aligned<f32>,
     /// Rotary tables of the batch's tokens: of layers that see all, and of local ones.
-    rope: [Vec<f32>; 2],
+    rope: [Aligned<f32>; 2],
 }
 
 impl Scratch {
     fn reserve(&mut self, spec: &ModelSpec, n: usize, low: usize) {
-        let grow = |v: &mut Vec<f32>, len: usize| {
-            if v.len() < len {
-                v.resize(len, 0.0);
-            }
-        };
-        grow(&mut self.norm, n * spec.hidden);
-        grow(&mut self.q, n * spec.q_dim());
-        grow(&mut self.k, n * spec.kv_dim());
-        grow(&mut self.v, n * spec.kv_dim());
-        grow(&mut self.attn, n * spec.q_dim());
-        grow(&mut self.gate, n * spec.ffn);
-        grow(&mut self.up, n * spec.ffn);
-        grow(&mut self.low, n * low);
-        self.rope.iter_mut().for_each(|r| grow(r, n * spec.rope_dim));
+        self.norm.reserve(n * spec.hidden);
+        self.q.reserve(n * spec.q_dim());
+        self.k.reserve(n * spec.kv_dim());
+        self.v.reserve(n * spec.kv_dim());
+        self.attn.reserve(n * spec.q_dim());
+        self.gate.reserve(n * spec.ffn);
+        self.up.reserve(n * spec.ffn);
+        self.low.reserve(n * low);
+        self.rope.iter_mut().for_each(|r| r.reserve(n * spec.rope_dim));
     }
 
     /// Bytes held.
@@ -60,7 +56,7 @@ impl Scratch {
         [&self.norm, &self.q, &self.k, &self.v, &self.attn, &self.gate, &self.up, &self.low]
             .into_iter()
             .chain(&self.rope)
-            .map(|v| v.capacity() * 4)
+            .map(Aligned::bytes)
             .sum()
     }
 }

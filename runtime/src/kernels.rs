@@ -27,6 +27,7 @@ mod int8_x86;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+use crate::aligned::Aligned;
 use crate::threads::Threads;
 use columns::Columns;
 use conpet_formats::model_spec::{Activation, RopeKind};
@@ -146,21 +147,19 @@ impl Gemm<'_> {
 #[derive(Default)]
 struct Scratch {
     /// Rows as floats, `[rows, k]`, and turned, `[k, rows]`.
-    tile: Vec<f32>,
-    turned: Vec<f32>,
+    tile: Aligned<f32>,
+    turned: Aligned<f32>,
     /// Rows as codes.
     panel: Panel,
     /// Products with either.
-    products: Vec<f32>,
+    products: Aligned<f32>,
 }
 
 impl Scratch {
     /// Makes room for `len` floats, plain and turned.
     fn reserve_tile(&mut self, len: usize) {
-        if self.tile.len() < len {
-            self.tile.resize(len, 0.0);
-            self.turned.resize(len, 0.0);
-        }
+        self.tile.reserve(len);
+        self.turned.reserve(len);
     }
 }
 
@@ -298,9 +297,7 @@ impl Kernels {
             while start < range.end {
                 let rows = step.min(range.end - start);
                 let bytes = w.rows(start..start + rows);
-                if s.products.len() < n * TILE {
-                    s.products.resize(n * TILE, 0.0);
-                }
+                s.products.reserve(n * TILE);
                 let mut stride = rows;
                 match rounded {
                     Some(x) if n == 1 => dispatch!(self, gemv_int8(w.ty, bytes, x, &mut s.products[..rows])),

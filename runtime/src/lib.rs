@@ -5,6 +5,7 @@
 //! [`threads`]. Everything a bundle adds is in [`skills`], [`module`], [`mod@head`], [`select`].
 //! What trains is elsewhere: the trainer stands on this crate, so that what is measured is what runs.
 
+mod aligned;
 mod attention;
 pub mod base;
 pub mod chat;

@@ -31,9 +31,10 @@ impl<'a> Columns<'a> {
         for (t, row) in block.chunks_exact(pitch).enumerate() {
             // SAFETY: in bounds by the assertion; exclusive by this function's contract.
             let out = unsafe { std::slice::from_raw_parts_mut(self.ptr.add(t * self.stride + first), width) };
-            // A width known in advance is two vector moves instead of a call.
-            match (<&mut [f32; 16]>::try_from(&mut *out), row.first_chunk()) {
-                (Ok(out), Some(row)) => *out = *row,
+            // Widths known in advance are vector moves instead of a call.
+            match (out.as_chunks_mut::<16>().0, row[..width].as_chunks::<16>().0) {
+                ([out], [row]) if width == 16 => *out = *row,
+                ([out, out2], [row, row2]) if width == 32 => (*out, *out2) = (*row, *row2),
                 _ => out.copy_from_slice(&row[..width]),
             }
         }

@@ -4,6 +4,7 @@
 //! that llama.cpp calls Q8_0, with the scale kept in `f32`. Weights are `scale · code + min`, so a
 //! product also needs the sums of the numbers, which are kept beside them.
 
+use crate::aligned::Aligned;
 use crate::threads::Threads;
 use zerocopy::IntoBytes;
 
@@ -17,7 +18,7 @@ const RUN: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Input {
     k: usize,
-    words: Vec<f32>,
+    words: Aligned<f32>,
 }
 
 /// Some rows of an [`Input`].
@@ -67,9 +68,7 @@ impl Input {
         assert!(k.is_multiple_of(RUN), "rows of {k} numbers are not runs of {RUN}");
         self.k = k;
         let len = n * stride(k);
-        if self.words.len() < len {
-            self.words.resize(len, 0.0);
-        }
+        self.words.reserve(len);
         let fill = |first: usize, rows: &mut [f32]| {
             for (row, x) in rows.chunks_exact_mut(stride(k)).zip(x[first * k..].chunks_exact(k)) {
                 let (codes, rest) = row.split_at_mut(k / 4);

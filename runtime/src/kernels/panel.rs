@@ -8,6 +8,7 @@
 //! quantized in the map.
 
 use super::input::Rows;
+use crate::aligned::Aligned;
 use conpet_formats::quant::{self, Block, Half, QuantType};
 use conpet_formats::with_block;
 
@@ -18,11 +19,11 @@ pub(super) const ROWS: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Panel {
     /// `[k / 4, 16, 4]`.
-    pub(super) codes: Vec<u8>,
+    pub(super) codes: Aligned<u8>,
     /// `[k / run, 16]`.
-    pub(super) scales: Vec<f32>,
+    pub(super) scales: Aligned<f32>,
     /// `[k / run, 16]`.
-    pub(super) mins: Vec<f32>,
+    pub(super) mins: Aligned<f32>,
     /// Numbers that share a scale: 16 or 32.
     pub(super) run: usize,
     /// Bits of the largest code. Eight-bit codes have `min = -128 · scale`.
@@ -48,9 +49,9 @@ impl Panel {
         with_block!(ty, B => {
             let (len, runs) = (ty.block_len(), ty.block_len() / B::RUN);
             (self.run, self.bits) = (B::RUN, B::BITS);
-            self.codes.resize(k * ROWS, 0);
-            self.scales.resize(k / B::RUN * ROWS, 0.0);
-            self.mins.resize(k / B::RUN * ROWS, 0.0);
+            self.codes.reserve(k * ROWS);
+            self.scales.reserve(k / B::RUN * ROWS);
+            self.mins.reserve(k / B::RUN * ROWS);
             let blocks = quant::blocks::<B>(bytes).unwrap_or_default();
             let per_row = k / len;
             let mut codes: Codes = [[0; 256]; ROWS];
