@@ -134,13 +134,13 @@ def main():
     a.add_argument("--busy", type=int, default=0, help="also measure beside so many busy processes")
     a.add_argument("--json", action="store_true", help="print every round as JSON")
     a = a.parse_args()
+    if a.worker == "bandwidth":
+        return print(json.dumps(bandwidth(a.threads)))
     if a.worker:
         return worker(a.worker, a.models[0], a.threads, a.prompt, a.answer)
     peers = [p for p in a.peers.split(",") if p]
     subprocess.run(["cargo", "build", "--release", "-q", "-p", "conpet-runtime"], check=True, cwd=ROOT)
     python = environment(peers)
-    wide = float(subprocess.run([python, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'tests/peers')!r}); import compare; print(compare.bandwidth({a.threads}))"], check=True, capture_output=True, text=True).stdout)
-    print(f"read bandwidth of {a.threads} threads: {wide:.1f} GB/s")
     for model in a.models:
         def measure(engine):
             if engine == "conpet":
@@ -164,6 +164,7 @@ def main():
                         [o.kill() for o in others]
                         [o.wait() for o in others]
                     row[engine] |= {f"busy_{key}": busy[key] / row[engine][key] for key in ("pp", "tg")}
+            row["bandwidth"] = measure("bandwidth")
             rounds.append(row)
         print(f"\n{pathlib.Path(model).name}, {a.threads} threads, {a.rounds} rounds: median (least to most)")
         middle = lambda v: statistics.median(v)
@@ -178,10 +179,11 @@ def main():
         for p in peers:
             ratio = lambda key: [row["conpet"][key] / row[p][key] for row in rounds]
             print(f"  conpet / {p:6} prefill {spread(ratio('pp'), 2):24} decode {spread(ratio('tg'), 2)}")
-        reads = middle([row["conpet"]["bytes"] * row["conpet"]["tg"] for row in rounds]) / 1e9
-        print(f"  decode reads {rounds[0]['conpet']['bytes'] / 1e6:.1f} MB a token: {reads:.1f} GB/s, {100 * reads / wide:.0f} % of the bandwidth")
+        reads = [row["conpet"]["bytes"] * row["conpet"]["tg"] / 1e9 for row in rounds]
+        part = [100 * r / row["bandwidth"] for r, row in zip(reads, rounds)]
+        print(f"  decode reads {rounds[0]['conpet']['bytes'] / 1e6:.1f} MB a token: {middle(reads):.1f} GB/s, {spread(part, 0)} % of the bandwidth in the same round ({spread([row['bandwidth'] for row in rounds], 1)} GB/s)")
         if a.json:
-            print(json.dumps({"model": pathlib.Path(model).name, "bandwidth_gbps": wide, "rounds": rounds}))
+            print(json.dumps({"model": pathlib.Path(model).name, "rounds": rounds}))
 
 
 if __name__ == "__main__":
