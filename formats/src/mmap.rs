@@ -57,6 +57,20 @@ impl Mapped {
         Self(Arc::new(Inner::Memory(bytes)))
     }
 
+    /// Takes a range out of this process's memory; the next use reads the file again. Bytes that were
+    /// never in a file stay.
+    pub fn forget(&self, range: Range<usize>) {
+        if let Inner::File(m) = &*self.0
+            && range.start < range.end
+            && range.end <= m.len()
+        {
+            // SAFETY: the map is of a file and never written, so the same bytes come back.
+            let _ = unsafe {
+                m.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.end - range.start)
+            };
+        }
+    }
+
     /// Asks the kernel to read a range ahead; a hint, so failure is of no consequence.
     pub fn will_need(&self, range: Range<usize>) {
         if let Inner::File(m) = &*self.0

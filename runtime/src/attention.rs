@@ -198,10 +198,7 @@ impl Block<'_> {
             let at = j * kd + self.head * hd..j * kd + (self.head + 1) * hd;
             match self.memory {
                 Memory::Batch(m) => out[..hd].copy_from_slice(&m[which][at]),
-                Memory::Cache(m) => match m[which] {
-                    Store::F16(v) => self.kernels.widen(&v[at], &mut out[..hd]),
-                    Store::F32(v) => out[..hd].copy_from_slice(&v[at]),
-                },
+                Memory::Cache(m) => m[which].load(self.kernels, at, &mut out[..hd]),
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Linear weights and the embedding stay in the map and are computed on there; only the norms
 //! (a few hundred KiB) are copied, because they are read as `f32` whatever the file stores.
 
+use crate::budget::Budget;
 use crate::chat::ChatTemplate;
 use crate::error::{Code, Error, Result};
 use crate::kernels::MatrixRef;
@@ -26,6 +27,7 @@ pub struct Base {
     embedding: Weight,
     output_norm: Vec<f32>,
     output: Weight,
+    budget: Option<Budget>,
 }
 
 /// Where a matrix `[rows, cols]` lies in the mapped file.
@@ -143,7 +145,28 @@ impl Base {
             )
             .in_section("tokenizer.ggml.tokens"));
         }
-        Ok(Self { path: path.to_owned(), spec, tokenizer, layers, embedding, output_norm, output, map })
+        let path = path.to_owned();
+        Ok(Self { path, spec, tokenizer, layers, embedding, output_norm, output, map, budget: None })
+    }
+
+    /// Keeps at most `bytes` of weights in memory: what does not fit is read from the file again in
+    /// every pass.
+    ///
+    /// # Errors
+    /// If `bytes` is less than the largest layer, or the output head.
+    pub fn limit_memory(&mut self, bytes: usize) -> Result<()> {
+        let place = |w: &Weight| w.start..w.start + w.len;
+        let layers = self.layers.iter().map(|l| l.linears.iter().map(place).collect());
+        let parts = layers.chain([vec![place(&self.output)]]).collect();
+        self.budget = Some(Budget::new(parts, bytes).map_err(|e| e.in_file(&self.path))?);
+        Ok(())
+    }
+
+    /// Tells that a pass is done with a layer; the output head counts as the layer after the last.
+    pub(crate) fn used(&self, layer: usize) {
+        if let Some(b) = &self.budget {
+            b.used(&self.map, layer);
+        }
     }
 
     /// One layer's weights.

@@ -1,5 +1,6 @@
 //! The command line of `conpet-run`; flags are llama.cpp's where one exists.
 
+use crate::base::Base;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::kernels::Kernels;
@@ -8,6 +9,7 @@ use crate::sampler::SamplerConfig;
 use crate::skills::Skills;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Runs a frozen quantized base and a bundle of modules, choosing the module from the input.
 #[derive(Debug, Parser)]
@@ -63,7 +65,11 @@ pub struct Common {
     /// Most tokens computed at once: bounds the work space.
     #[arg(short = 'B', long = "batch-size", default_value_t = 256, env = "LLAMA_ARG_BATCH")]
     pub batch_size: usize,
-    /// What the KV cache stores: f16 or f32.
+    /// Keep at most so many MiB of the base's weights in memory and read the rest from the file in
+    /// every pass; 0 leaves that to the system.
+    #[arg(long = "mem-budget", value_name = "MIB", default_value_t = 0)]
+    pub mem_budget: usize,
+    /// What the KV cache stores: f16, f32, or q8_0 (about half the memory of f16).
     #[arg(long = "cache-type", default_value = "f16")]
     pub cache_type: String,
     /// Instruction set: naive, avx2, avxvnni, avx512, neon; the fastest there is by default.
@@ -224,7 +230,11 @@ impl Common {
     /// # Errors
     /// If one cannot be opened, they do not belong together, or a flag's value is not allowed.
     pub fn open(&self) -> Result<(Engine, Option<Skills>)> {
-        let mut e = Engine::open(&self.model, self.threads)?;
+        let mut base = Base::open(&self.model)?;
+        if self.mem_budget > 0 {
+            base.limit_memory(self.mem_budget.saturating_mul(1 << 20))?;
+        }
+        let mut e = Engine::new(Arc::new(base), self.threads);
         if let Some(name) = &self.kernels {
             e.kernels = Kernels::by_name(name).ok_or_else(|| {
                 let have: Vec<_> = Kernels::all().iter().map(|k| k.name()).collect();
@@ -236,8 +246,13 @@ impl Common {
             e.kernels = e.kernels.exact();
         }
         e.kv_type = KvType::from_name(&self.cache_type).ok_or_else(|| {
-            Error::new(Code::Value, format!("--cache-type {:?} is not allowed", self.cache_type)).hint("use f16 or f32")
+            Error::new(Code::Value, format!("--cache-type {:?} is not allowed", self.cache_type))
+                .hint("use f16, f32 or q8_0")
         })?;
+        if !e.kv_type.fits(e.base.spec.head_dim) {
+            let text = format!("a KV cache of {} does not fit heads of {}", self.cache_type, e.base.spec.head_dim);
+            return Err(Error::new(Code::Shape, text).in_file(&self.model).hint("use --cache-type f16"));
+        }
         if self.batch_size == 0 {
             return Err(Error::new(Code::Value, "--batch-size 0 is not allowed").hint("use at least 1"));
         }

@@ -137,6 +137,12 @@ impl Engine {
         }
     }
 
+    /// Next-token logits `[n, vocab]` of normed states `[n, hidden]`.
+    pub(crate) fn output(&self, normed: &[f32], logits: &mut [f32], n: usize) {
+        self.kernels.matmul(&self.threads, self.base.output(), normed, logits, n);
+        self.base.used(self.base.spec.n_layer);
+    }
+
     /// Runs prompts through the first `depth` layers of the bare base, and reads `feature`
     /// (going deeper on a copy if it asks for deeper layers).
     pub fn trunk(

@@ -157,6 +157,7 @@ pub fn layers(
             by_token(threads, x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
         }
         by_token(threads, hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
+        base.used(l);
         observe(l + 1, hidden);
     }
 }

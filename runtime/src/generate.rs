@@ -234,7 +234,7 @@ impl Sequence {
             let h = engine.base.spec.hidden;
             let state = &self.hidden[self.hidden.len() - h..];
             engine.kernels.rms_norm(state, engine.base.output_norm(), engine.base.spec.norm_eps, &mut self.last);
-            engine.kernels.matmul(&engine.threads, engine.base.output(), &self.last, logits, 1);
+            engine.output(&self.last, logits, 1);
         }
     }
 
@@ -265,7 +265,7 @@ impl Engine {
         forward::layers(self.device(), &self.base, 0..spec.n_layer, &mut rows, &mut hidden, module, s, &mut |_, _| {});
         forward::normalise(self.device(), &hidden, self.base.output_norm(), spec, &mut normed);
         let mut out = vec![0.0; n * spec.vocab];
-        self.kernels.matmul(&self.threads, self.base.output(), &normed, &mut out, n);
+        self.output(&normed, &mut out, n);
         out
     }
 }

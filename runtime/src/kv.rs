@@ -3,11 +3,16 @@
 //! Trunk and branch each have their own, so that all modules share the trunk's. It grows with
 //! use, in steps of 64 tokens, never to the context limit in advance.
 
+use crate::kernels::{Kernels, MatrixRef};
+use conpet_formats::quant::{QuantType, q8_0};
 use half::f16;
 use std::ops::Range;
 
 /// Tokens by which a cache grows.
 const STEP: usize = 64;
+/// Numbers and bytes of a Q8_0 block.
+const BLOCK: usize = QuantType::Q8_0.block_len();
+const BLOCK_BYTES: usize = QuantType::Q8_0.block_bytes();
 
 /// What keys and values are stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,16 +22,24 @@ pub enum KvType {
     F16,
     /// Single precision: for parity tests.
     F32,
+    /// 32 numbers as bytes with one scale: a little over half the memory of half precision.
+    Q8_0,
 }
 
 impl KvType {
-    /// Parses `f16` or `f32`, as llama.cpp's `--cache-type-k`.
+    /// Parses `f16`, `f32` or `q8_0`, as llama.cpp's `--cache-type-k`.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "f16" => Some(Self::F16),
             "f32" => Some(Self::F32),
+            "q8_0" => Some(Self::Q8_0),
             _ => None,
         }
+    }
+
+    /// Whether a head's numbers are whole blocks.
+    pub fn fits(self, head_dim: usize) -> bool {
+        self != Self::Q8_0 || head_dim.is_multiple_of(BLOCK)
     }
 }
 
@@ -42,15 +55,21 @@ pub struct Kv {
 pub(crate) enum Store {
     F16(Vec<f16>),
     F32(Vec<f32>),
+    Q8_0(Vec<u8>),
 }
 
 impl Kv {
     /// An empty cache for `layers`.
+    ///
+    /// # Panics
+    /// If `ty` does not fit `kv_dim`.
     pub fn new(layers: Range<usize>, kv_dim: usize, ty: KvType) -> Self {
         let empty = || match ty {
             KvType::F16 => Store::F16(Vec::new()),
             KvType::F32 => Store::F32(Vec::new()),
+            KvType::Q8_0 => Store::Q8_0(Vec::new()),
         };
+        assert!(ty.fits(kv_dim), "{kv_dim} keys and values are not whole blocks");
         Self { data: layers.clone().map(|_| [empty(), empty()]).collect(), layers, kv_dim }
     }
 
@@ -70,6 +89,7 @@ impl Kv {
             match s {
                 Store::F16(v) => v.truncate(len * self.kv_dim),
                 Store::F32(v) => v.truncate(len * self.kv_dim),
+                Store::Q8_0(v) => v.truncate(block_bytes(len * self.kv_dim)),
             }
         }
     }
@@ -82,6 +102,7 @@ impl Kv {
             .map(|s| match s {
                 Store::F16(v) => v.capacity() * 2,
                 Store::F32(v) => v.capacity() * 4,
+                Store::Q8_0(v) => v.capacity(),
             })
             .sum()
     }
@@ -106,24 +127,50 @@ impl Store {
         match self {
             Self::F16(v) => v.len(),
             Self::F32(v) => v.len(),
+            Self::Q8_0(v) => v.len() / BLOCK_BYTES * BLOCK,
+        }
+    }
+
+    /// Numbers `range` as `f32`.
+    pub(crate) fn load(&self, kernels: Kernels, range: Range<usize>, out: &mut [f32]) {
+        match self {
+            Self::F16(v) => kernels.widen(&v[range], out),
+            Self::F32(v) => out.copy_from_slice(&v[range]),
+            Self::Q8_0(v) => {
+                let data = &v[block_bytes(range.start)..block_bytes(range.end)];
+                kernels.dequantize_row(MatrixRef { ty: QuantType::Q8_0, rows: 1, cols: out.len(), data }, 0, out);
+            }
         }
     }
 
     fn push(&mut self, new: &[f32], step: usize) {
-        // Exact growth in steps: doubling would cost up to twice the memory of a long context.
+        let whole = new.len().next_multiple_of(step);
         match self {
             Self::F16(v) => {
-                if v.capacity() - v.len() < new.len() {
-                    v.reserve_exact(new.len().next_multiple_of(step));
-                }
+                reserve(v, new.len(), whole);
                 v.extend(new.iter().map(|x| f16::from_f32(*x)));
             }
             Self::F32(v) => {
-                if v.capacity() - v.len() < new.len() {
-                    v.reserve_exact(new.len().next_multiple_of(step));
-                }
+                reserve(v, new.len(), whole);
                 v.extend_from_slice(new);
             }
+            Self::Q8_0(v) => {
+                reserve(v, block_bytes(new.len()), block_bytes(whole));
+                new.chunks_exact(BLOCK).for_each(|x| q8_0::quantize(x, v));
+            }
         }
+    }
+}
+
+/// Bytes of so many numbers in blocks.
+fn block_bytes(numbers: usize) -> usize {
+    numbers / BLOCK * BLOCK_BYTES
+}
+
+/// Room for `wanted` more, `step` at a time: doubling would cost up to twice the memory of a long
+/// context.
+fn reserve<T>(v: &mut Vec<T>, wanted: usize, step: usize) {
+    if v.capacity() - v.len() < wanted {
+        v.reserve_exact(step);
     }
 }

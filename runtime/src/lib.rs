@@ -8,6 +8,7 @@
 mod aligned;
 mod attention;
 pub mod base;
+mod budget;
 pub mod chat;
 pub mod cli;
 pub mod commands;

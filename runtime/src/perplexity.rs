@@ -62,7 +62,7 @@ pub fn perplexity(
             let normed = &mut normed[..states.len()];
             forward::normalise(engine.device(), states, engine.base.output_norm(), spec, normed);
             let logits = &mut logits[..part.len() * spec.vocab];
-            engine.kernels.matmul(&engine.threads, engine.base.output(), normed, logits, part.len());
+            engine.output(normed, logits, part.len());
             for (i, row) in part.iter().zip(logits.chunks_exact(spec.vocab)) {
                 let max = row.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
                 let total: f64 = row.iter().map(|v| f64::from(v - max).exp()).sum();

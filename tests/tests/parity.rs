@@ -106,6 +106,30 @@ fn batch_cache_and_kernels_agree_with_each_other() {
 }
 
 #[test]
+fn a_cache_of_bytes_is_half_as_large_and_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tiny.gguf");
+    let config = TinyConfig { heads: 2, kv_heads: 1, ..TinyConfig::default() };
+    std::fs::write(&path, tiny::base(&config).unwrap()).unwrap();
+    let mut engine = Engine::open(&path, 2).unwrap();
+    engine.kernels = engine.kernels.exact();
+    let p = engine.prompt(TEXT, None).unwrap();
+    let (mut s, mut bytes, mut logits) = (Scratch::default(), Vec::new(), Vec::new());
+    for ty in [KvType::F32, KvType::Q8_0] {
+        assert!(ty.fits(engine.base.spec.head_dim));
+        engine.kv_type = ty;
+        let mut sequence = Sequence::new(&engine, 2);
+        logits.push(sequence.all_logits(&engine, &p, None, &mut s));
+        bytes.push(sequence.kv_bytes());
+    }
+    let d = logits[0].iter().zip(&logits[1]).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+    // Keys and values are rounded to a part in 254 of the largest of 32; logits are about 10 in size.
+    assert!(d > 0.0 && d < 0.5, "logits differ by {d}");
+    assert_eq!(bytes[1] * 128, bytes[0] * 34, "34 bytes for 32 numbers");
+    assert!(!KvType::Q8_0.fits(16), "heads of 16 are refused");
+}
+
+#[test]
 fn smollm2_agrees_with_candle_transformers_on_500_tokens() {
     let Some(path) = conpet_tests::real_base() else {
         println!("skipped: no SmolLM2 base here (run examples/first-run.sh, or set CONPET_BASE)");

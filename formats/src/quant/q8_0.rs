@@ -31,10 +31,11 @@ impl Block for BlockQ8_0 {
     }
 }
 
-/// Appends one block: `d = max|x| / 127`, round to nearest.
-pub(super) fn quantize(x: &[f32], out: &mut Vec<u8>) {
+/// Appends one block: `d = max|x| / 127`, round to nearest. A number that is not finite makes the
+/// whole block not a number, rather than vanish.
+pub fn quantize(x: &[f32], out: &mut Vec<u8>) {
     let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let d = max / 127.0;
+    let d = max / 127.0 + x.iter().map(|v| v * 0.0).sum::<f32>();
     let inv = if d > 0.0 { 1.0 / d } else { 0.0 };
     out.extend(half::f16::from_f32(d).to_le_bytes());
     out.extend(x.iter().map(|v| (v * inv).round() as i8 as u8));
