@@ -26,5 +26,9 @@ rustup target add "$target" >/dev/null 2>&1 || give_up "the standard library for
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
-cargo test --quiet --target "$target" -p conpet-runtime --lib -- kernels "$@"
+seen=$(mktemp)
+cargo test --quiet --target "$target" -p conpet-runtime --lib -- kernels --nocapture "$@" | tee "$seen"
+# The tests take every form that the processor has; the emulated one has them all.
+grep -q "kernels here:.* neon dotprod i8mm" "$seen" || { echo "dotprod or i8mm was not tested" >&2; exit 1; }
+rm "$seen"
 cargo build --quiet --target "$target" -p conpet-runtime --bin conpet-run

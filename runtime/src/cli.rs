@@ -72,7 +72,7 @@ pub struct Common {
     /// What the KV cache stores: f16, f32, or q8_0 (about half the memory of f16).
     #[arg(long = "cache-type", default_value = "f16")]
     pub cache_type: String,
-    /// Instruction set: naive, avx2, avxvnni, avx512, neon; the fastest there is by default.
+    /// Instruction set: naive, avx2, avxvnni, avx512, neon, dotprod, i8mm; the fastest there is by default.
     #[arg(long)]
     pub kernels: Option<String>,
     /// Keep activations in f32 instead of rounding them to 8 bits where weights are quantized; slower.

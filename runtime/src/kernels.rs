@@ -200,7 +200,7 @@ impl Kernels {
             all.extend(avx512::Avx512::detect().map(Isa::Avx512));
         }
         #[cfg(target_arch = "aarch64")]
-        all.extend(neon::Neon::detect().map(Isa::Neon));
+        all.extend(neon::Neon::all().into_iter().map(Isa::Neon));
         all.into_iter().map(|isa| Self { isa, exact: false }).collect()
     }
 
@@ -215,7 +215,7 @@ impl Kernels {
         Self { exact: true, ..self }
     }
 
-    /// Its name: `naive`, `avx2`, `avxvnni`, `avx512`, `neon`.
+    /// Its name: `naive`, `avx2`, `avxvnni`, `avx512`, `neon`, `dotprod`, `i8mm`.
     pub fn name(self) -> &'static str {
         match self.isa {
             Isa::Naive => "naive",
@@ -224,7 +224,7 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => "avx512",
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon(_) => "neon",
+            Isa::Neon(isa) => isa.name(),
         }
     }
 

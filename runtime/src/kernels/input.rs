@@ -92,7 +92,7 @@ impl Input {
 
 impl<'a> Rows<'a> {
     /// How many.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub(super) fn n(self) -> usize {
         self.words.len() / stride(self.k)
     }

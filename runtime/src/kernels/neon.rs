@@ -1,4 +1,7 @@
-//! NEON: four numbers at a time, on every 64-bit ARM.
+//! NEON: four numbers at a time, on every 64-bit ARM; integer products with what the processor has
+//! beyond that ([`dot`]).
+
+mod dot;
 
 use super::Gemm;
 use super::input::{self, Row, RowMut, Rows};
@@ -11,13 +14,41 @@ use conpet_formats::with_block;
 use half::f16;
 use std::arch::aarch64::*;
 
-/// Proof that the processor has NEON.
+/// Proof that the processor has NEON, and what of its products of bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Neon(());
+pub(super) struct Neon {
+    bytes: Bytes,
+}
+
+/// How bytes are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bytes {
+    /// Pairs of products in 16 bits.
+    Widened,
+    /// FEAT_DotProd.
+    Dot,
+    /// FEAT_I8MM, besides dot products.
+    Matrix,
+}
 
 impl Neon {
-    pub(super) fn detect() -> Option<Self> {
-        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+    /// Every form this processor has, slowest first.
+    pub(super) fn all() -> Vec<Self> {
+        let neon = std::arch::is_aarch64_feature_detected!("neon");
+        let dot = neon && std::arch::is_aarch64_feature_detected!("dotprod");
+        let matrix = dot && std::arch::is_aarch64_feature_detected!("i8mm");
+        [(neon, Bytes::Widened), (dot, Bytes::Dot), (matrix, Bytes::Matrix)]
+            .into_iter()
+            .filter_map(|(there, bytes)| there.then_some(Self { bytes }))
+            .collect()
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self.bytes {
+            Bytes::Widened => "neon",
+            Bytes::Dot => "dotprod",
+            Bytes::Matrix => "i8mm",
+        }
     }
 
     pub(super) fn dequantize(self, ty: QuantType, bytes: &[u8], out: &mut [f32]) {
@@ -48,13 +79,15 @@ impl Neon {
     }
 
     pub(super) fn product(self, p: &Panel, x: Rows<'_>, out: &mut [f32]) {
-        // SAFETY: a value of `Neon` exists only if `detect` found neon.
+        // SAFETY: a value of `Neon` exists only if `all` found what it says.
         unsafe {
-            match (p.run, p.bits) {
-                (16, _) => product::<16, 4>(p, x, out),
-                (_, 0..=5) => product::<32, 8>(p, x, out),
-                (_, 6) => product::<32, 4>(p, x, out),
-                (_, _) => product::<32, 2>(p, x, out),
+            match (self.bytes, p.run, p.bits) {
+                (Bytes::Matrix, _, _) => dot::product_i8mm(p, x, out),
+                (Bytes::Dot, _, _) => dot::product_dot(p, x, out),
+                (_, 16, _) => product::<16, 4>(p, x, out),
+                (_, _, 0..=5) => product::<32, 8>(p, x, out),
+                (_, _, 6) => product::<32, 4>(p, x, out),
+                (_, _, _) => product::<32, 2>(p, x, out),
             }
         }
     }
@@ -63,14 +96,19 @@ impl Neon {
         with_block!(ty, B => {
             let rows = quant::blocks::<B>(bytes).unwrap_or_default().chunks_exact(x.k / ty.block_len());
             for (y, blocks) in y.iter_mut().zip(rows) {
-                // SAFETY: a value of `Neon` exists only if `detect` found neon.
-                *y = unsafe { row(blocks, x.row(0)) };
+                // SAFETY: a value of `Neon` exists only if `all` found what it says.
+                *y = unsafe {
+                    match self.bytes {
+                        Bytes::Widened => row(blocks, x.row(0), |acc, w, x| widened(acc, w, x)),
+                        _ => row(blocks, x.row(0), |acc, w, x| dot::sdot(acc, w, x)),
+                    }
+                };
             }
         }, float => unreachable!("{} is not made of blocks", ty.name()));
     }
 
     pub(super) fn dot_f32(self, a: &[f32], b: &[f32]) -> f32 {
-        // SAFETY: a value of `Neon` exists only if `detect` found neon.
+        // SAFETY: a value of `Neon` exists only if `all` found neon.
         unsafe { dot(a, b) }
     }
 
@@ -90,7 +128,7 @@ impl Neon {
     pub(super) fn gemm(self, g: Gemm<'_>, c: &mut [f32], ldc: usize) {
         for r in (0..g.rows).step_by(GEMM_ROWS) {
             for j in (0..g.cols).step_by(8) {
-                // SAFETY: a value of `Neon` exists only if `detect` found neon.
+                // SAFETY: a value of `Neon` exists only if `all` found neon.
                 unsafe {
                     match (g.rows - r).min(GEMM_ROWS) {
                         8 => gemm_micro::<8>(&g, r, j, c, ldc),
@@ -215,10 +253,19 @@ fn product<const RUN: usize, const GROUP: usize>(p: &Panel, x: Rows<'_>, out: &m
     }
 }
 
+/// Sixteen products of bytes, added by fours in some order: two of them fit 16 bits, save
+/// `2 · 128 · 128`, which activations down to -127 never make.
+#[inline]
+#[target_feature(enable = "neon")]
+fn widened(acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    let pairs = vmull_s8(vget_low_s8(a), vget_low_s8(b));
+    vpadalq_s16(acc, vmlal_s8(pairs, vget_high_s8(a), vget_high_s8(b)))
+}
+
 /// `row · x` for one token, the row taken apart block by block.
 #[inline]
 #[target_feature(enable = "neon")]
-fn row<B: Block>(row: &[B], x: Row<'_>) -> f32 {
+fn row<B: Block>(row: &[B], x: Row<'_>, dot: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t) -> f32 {
     let len = B::TYPE.block_len();
     assert_eq!(x.codes.len(), row.len() * len);
     let flip = vdupq_n_u8(if B::BITS == 8 { 0x80 } else { 0 });
@@ -232,8 +279,7 @@ fn row<B: Block>(row: &[B], x: Row<'_>) -> f32 {
             // SAFETY: 16 of the 256 codes and of the row's numbers, asserted above.
             let (w, xv) = unsafe { (vld1q_u8(codes.as_ptr().add(j)), vld1q_u8(x.codes.as_ptr().add(at))) };
             let (w, xv) = (vreinterpretq_s8_u8(veorq_u8(w, flip)), vreinterpretq_s8_u8(xv));
-            let pairs = vmull_s8(vget_low_s8(w), vget_low_s8(xv));
-            let dot = vpaddlq_s16(vmlal_s8(pairs, vget_high_s8(w), vget_high_s8(xv)));
+            let dot = dot(vdupq_n_s32(0), w, xv);
             sums = vfmaq_n_f32(sums, vcvtq_f32_s32(dot), scale[j / B::RUN] * x.scales[at / 32]);
             if B::BITS < 8 {
                 minima += min[j / B::RUN] * x.sums16[at / 16];

@@ -38,6 +38,14 @@ fn close(a: &[f32], b: &[f32], k: usize, what: &str) {
 }
 
 #[test]
+fn every_form_is_found_by_its_name() {
+    let names: Vec<_> = Kernels::all().iter().map(|k| k.name()).collect();
+    println!("kernels here: {}", names.join(" "));
+    assert!(names.iter().all(|n| Kernels::by_name(n).is_some_and(|k| k.name() == *n)));
+    assert_eq!(names[0], "naive");
+}
+
+#[test]
 fn products_equal_the_naive_ones_for_every_type_and_shape() {
     // In f32, and with activations rounded: then fast and naive sets round alike, and differ only
     // in the order in which they add the runs.
