@@ -9,6 +9,7 @@ use crate::aligned::Aligned;
 use crate::forward::Row;
 use crate::kernels::{Gemm, Kernels};
 use crate::kv::Store;
+use crate::module::Learned;
 use crate::threads::Threads;
 use conpet_formats::model_spec::ModelSpec;
 use std::cell::RefCell;
@@ -52,13 +53,15 @@ enum Memory<'a> {
 }
 
 /// `out [n, q_dim]` from `q [n, q_dim]` and each row's keys and values: its cache of `layer`, which
-/// already holds the new tokens, or `k, v [n, kv_dim]`.
+/// already holds the new tokens, or `k, v [n, kv_dim]`. What a module has `learned` every token sees
+/// before them.
 pub(crate) fn attention(
     (kernels, threads): (Kernels, &Threads),
     spec: &ModelSpec,
     layer: usize,
     rows: &[Row<'_>],
     (q, k, v): (&[f32], &[f32], &[f32]),
+    learned: Option<Learned<'_>>,
     out: &mut [f32],
 ) {
     let (group, kd) = (spec.n_head / spec.n_kv_head, spec.kv_dim());
@@ -83,7 +86,7 @@ pub(crate) fn attention(
                     let (from, to) = (mine.start.max(start), mine.end.min(end));
                     for t in (from..to).step_by(TOKENS) {
                         let tokens = t..to.min(t + TOKENS);
-                        let block = Block { kernels, spec, head, memory, tokens, window, past, start };
+                        let block = Block { kernels, spec, head, memory, learned, tokens, window, past, start };
                         block.run(q, s, |t, values| {
                             let at = (t * heads + head - first) * width;
                             out[at..at + width].copy_from_slice(values);
@@ -105,6 +108,7 @@ struct Block<'a> {
     spec: &'a ModelSpec,
     head: usize,
     memory: Memory<'a>,
+    learned: Option<Learned<'a>>,
     /// Tokens of the batch.
     tokens: Range<usize>,
     /// Newest keys that a token sees, its own included.
@@ -137,14 +141,17 @@ impl Block<'_> {
         let seen = |t: usize| self.past + t - self.start + 1;
         let hidden = |t: usize| seen(t).saturating_sub(self.window);
         let last = seen(self.tokens.end - 1);
-        for from in (hidden(self.tokens.start) / KEYS * KEYS..last).step_by(KEYS) {
-            let keys = KEYS.min(last - from);
-            self.load(0, from..from + keys, hd, &mut s.block);
+        let learned = self.learned.map_or(0, |l| l.n);
+        let own = (hidden(self.tokens.start) / KEYS * KEYS..last).step_by(KEYS).map(|from| (false, from, last));
+        for (of_module, from, end) in (0..learned).step_by(KEYS).map(|from| (true, from, learned)).chain(own) {
+            let keys = KEYS.min(end - from);
+            let load = if of_module { Self::load_learned } else { Self::load };
+            load(self, 0, from..from + keys, hd, &mut s.block);
             self.scores(s, rows, keys);
             for (i, (row, state)) in s.scores.chunks_exact_mut(KEYS).zip(&mut s.state).enumerate() {
                 let t = self.tokens.start + i / group;
                 let visible = |n: usize| n.saturating_sub(from).min(keys);
-                let (first, end) = (visible(hidden(t)), visible(seen(t)));
+                let (first, end) = if of_module { (0, keys) } else { (visible(hidden(t)), visible(seen(t))) };
                 row[..first].fill(0.0);
                 row[end..].fill(0.0);
                 if first == end {
@@ -157,7 +164,7 @@ impl Block<'_> {
                 }
                 *state = (max, state.1 * shrink + sum);
             }
-            self.load(1, from..from + keys, wide, &mut s.block);
+            load(self, 1, from..from + keys, wide, &mut s.block);
             let weighted =
                 Gemm { a: &s.scores, lda: KEYS, rows, b: &s.block, ldb: wide, k: keys, cols: wide, add: true };
             self.kernels.gemm(weighted, &mut s.sums, wide);
@@ -189,6 +196,15 @@ impl Block<'_> {
         self.kernels.transpose(&s.block, hd, keys, hd, &mut s.keys, KEYS);
         let scores = Gemm { a: &s.q, lda: hd, rows, b: &s.keys, ldb: KEYS, k: hd, cols, add: false };
         self.kernels.gemm(scores, &mut s.scores, KEYS);
+    }
+
+    /// The same of what a module has learned.
+    fn load_learned(&self, which: usize, range: Range<usize>, width: usize, out: &mut [f32]) {
+        let Some(learned) = self.learned else { return };
+        for (j, out) in range.zip(out.chunks_exact_mut(width)) {
+            let row = j * self.spec.n_kv_head + self.head;
+            self.kernels.dequantize_row(learned.kv[which], row, &mut out[..self.spec.head_dim]);
+        }
     }
 
     /// Keys (0) or values (1) of this head as `f32`, `width` numbers apart.

@@ -9,9 +9,10 @@ use crate::attention::attention;
 use crate::base::{Base, Linear};
 use crate::kernels::Kernels;
 use crate::kv::Kv;
-use crate::module::Module;
+use crate::module::{Module, Point};
 use crate::threads::Threads;
 use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::pet::Place;
 use std::ops::Range;
 
 /// One sequence of a batch.
@@ -34,12 +35,15 @@ pub struct Scratch {
     gate: Aligned<f32>,
     up: Aligned<f32>,
     low: Aligned<f32>,
+    /// What a module's parts compute in, and what they give beside a sublayer.
+    work: Aligned<f32>,
+    aside: Aligned<f32>,
     /// Rotary tables of the batch's tokens: of layers that see all, and of local ones.
     rope: [Aligned<f32>; 2],
 }
 
 impl Scratch {
-    fn reserve(&mut self, spec: &ModelSpec, n: usize, low: usize) {
+    fn reserve(&mut self, spec: &ModelSpec, n: usize, module: Option<&Module>) {
         self.norm.reserve(n * spec.hidden);
         self.q.reserve(n * spec.q_dim());
         self.k.reserve(n * spec.kv_dim());
@@ -47,17 +51,19 @@ impl Scratch {
         self.attn.reserve(n * spec.q_dim());
         self.gate.reserve(n * spec.ffn);
         self.up.reserve(n * spec.ffn);
-        self.low.reserve(n * low);
+        if let Some(m) = module {
+            let [low, work] = m.width();
+            self.low.reserve(n * low);
+            self.work.reserve(n * work);
+            self.aside.reserve(if m.aside().is_empty() { 0 } else { n * spec.hidden });
+        }
         self.rope.iter_mut().for_each(|r| r.reserve(n * spec.rope_dim));
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        [&self.norm, &self.q, &self.k, &self.v, &self.attn, &self.gate, &self.up, &self.low]
-            .into_iter()
-            .chain(&self.rope)
-            .map(Aligned::bytes)
-            .sum()
+        let own = [&self.norm, &self.q, &self.k, &self.v, &self.attn, &self.gate, &self.up];
+        own.into_iter().chain([&self.low, &self.work, &self.aside]).chain(&self.rope).map(Aligned::bytes).sum()
     }
 }
 
@@ -82,6 +88,23 @@ pub fn rope_table(base: f32, position: usize, out: &mut [f32]) {
 /// # Panics
 /// If `hidden` does not hold the rows' tokens.
 pub fn layers(
+    dev: (Kernels, &Threads),
+    base: &Base,
+    layers: Range<usize>,
+    rows: &mut [Row<'_>],
+    hidden: &mut [f32],
+    module: Option<&Module>,
+    s: &mut Scratch,
+    observe: &mut dyn FnMut(usize, &[f32]),
+) {
+    if let Some(m) = module {
+        m.prepare(dev, base);
+    }
+    prepared(dev, base, layers, rows, hidden, module, s, observe);
+}
+
+/// The same with a module that has been prepared, or is being prepared by this.
+pub(crate) fn prepared(
     (kernels, threads): (Kernels, &Threads),
     base: &Base,
     layers: Range<usize>,
@@ -97,22 +120,37 @@ pub fn layers(
     if n == 0 {
         return;
     }
-    s.reserve(spec, n, module.map_or(0, Module::width));
-    turns(threads, spec.rope_base, spec, rows, &mut s.rope[0][..n * spec.rope_dim]);
+    s.reserve(spec, n, module);
+    let before = module.map_or(0, Module::positions);
+    turns(threads, spec.rope_base, spec, (before, rows), &mut s.rope[0][..n * spec.rope_dim]);
     if let Some(local) = &spec.variant.local {
-        turns(threads, local.rope_base, spec, rows, &mut s.rope[1][..n * spec.rope_dim]);
+        turns(threads, local.rope_base, spec, (before, rows), &mut s.rope[1][..n * spec.rope_dim]);
     }
     let (qd, kd) = (spec.q_dim(), spec.kv_dim());
     let dev = (kernels, threads);
+    let aside = module.map(Module::aside).unwrap_or_default();
     for l in layers {
+        let act = |point: Point, x: &[f32], y: &mut [f32], work: &mut [f32]| {
+            if let Some(m) = module {
+                m.act(dev, (l, point), x, y, work);
+            }
+        };
         let w = base.layer(l);
         let x = &mut s.norm[..n * spec.hidden];
         let (q, k, v) = (&mut s.q[..n * qd], &mut s.k[..n * kd], &mut s.v[..n * kd]);
         normalise(dev, hidden, w.attn_norm, spec, x);
+        act(Point::Out(Place::AttnNorm), hidden, x, &mut s.work);
         let which = [Linear::Q, Linear::K, Linear::V];
         let [on_q, on_k, on_v] = module.map_or([None; 3], |m| m.add(dev, (l, which), x, n, &mut s.low));
         let [wq, wk, wv] = which.map(|which| w.linear(which));
         kernels.matmul_many(threads, [(wq, &mut *q, on_q), (wk, &mut *k, on_k), (wv, &mut *v, on_v)], x, n);
+        for (place, y) in [(Place::Q, &mut *q), (Place::K, &mut *k), (Place::V, &mut *v)] {
+            act(Point::Out(place), x, y, &mut s.work);
+        }
+        if aside.has(Place::Output) {
+            s.aside[..x.len()].fill(0.0);
+            act(Point::Aside(Place::Output), x, &mut s.aside[..x.len()], &mut s.work);
+        }
         if let Some(norms) = w.qk_norm {
             for (x, norm) in [&mut *q, &mut *k].into_iter().zip(norms) {
                 by_token(threads, x, spec.head_dim, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
@@ -133,30 +171,50 @@ pub fn layers(
             at += r.tokens;
         }
         let attn = &mut s.attn[..n * qd];
-        attention(dev, spec, l, rows, (q, k, v), attn);
+        attention(dev, spec, l, rows, (q, k, v), module.and_then(|m| m.learned(l)), attn);
         // The norm buffer is free again: it takes the output projection.
         let [add] = module.map_or([None], |m| m.add(dev, (l, [Linear::Output]), attn, n, &mut s.low));
         kernels.matmul_many(threads, [(w.linear(Linear::Output), &mut *x, add)], attn, n);
+        act(Point::Out(Place::Output), attn, x, &mut s.work);
         if let Some([norm, _]) = w.post_norm {
             by_token(threads, x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
+        }
+        act(Point::Add(Place::Output), &[], x, &mut s.work);
+        if aside.has(Place::Output) {
+            by_token(threads, x, spec.hidden, |t, x| kernels.add(x, &s.aside[t * spec.hidden..][..spec.hidden]));
         }
         by_token(threads, hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
 
         normalise(dev, hidden, w.ffn_norm, spec, x);
+        act(Point::Out(Place::FfnNorm), hidden, x, &mut s.work);
         let (gate, up) = (&mut s.gate[..n * spec.ffn], &mut s.up[..n * spec.ffn]);
         let which = [Linear::Gate, Linear::Up];
         let [on_gate, on_up] = module.map_or([None; 2], |m| m.add(dev, (l, which), x, n, &mut s.low));
         let [wg, wu] = which.map(|which| w.linear(which));
         kernels.matmul_many(threads, [(wg, &mut *gate, on_gate), (wu, &mut *up, on_up)], x, n);
+        for (place, y) in [(Place::Gate, &mut *gate), (Place::Up, &mut *up)] {
+            act(Point::Out(place), x, y, &mut s.work);
+        }
+        if aside.has(Place::Down) {
+            s.aside[..x.len()].fill(0.0);
+            act(Point::Aside(Place::Down), x, &mut s.aside[..x.len()], &mut s.work);
+        }
         by_token(threads, gate, spec.ffn, |t, gate| {
             kernels.gate_mul(spec.variant.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
         });
+        act(Point::In(Place::Down), &[], gate, &mut s.work);
         let [add] = module.map_or([None], |m| m.add(dev, (l, [Linear::Down]), gate, n, &mut s.low));
         kernels.matmul_many(threads, [(w.linear(Linear::Down), &mut *x, add)], gate, n);
+        act(Point::Out(Place::Down), gate, x, &mut s.work);
         if let Some([_, norm]) = w.post_norm {
             by_token(threads, x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
         }
+        act(Point::Add(Place::Down), &[], x, &mut s.work);
+        if aside.has(Place::Down) {
+            by_token(threads, x, spec.hidden, |t, x| kernels.add(x, &s.aside[t * spec.hidden..][..spec.hidden]));
+        }
         by_token(threads, hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
+        act(Point::Layer, &[], hidden, &mut s.work);
         base.used(l);
         observe(l + 1, hidden);
     }
@@ -176,21 +234,21 @@ pub(crate) fn normalise(
 }
 
 /// Runs `f` on each token's numbers, `[n, width]`, on several threads where that is worth it.
-fn by_token(threads: &Threads, data: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+pub(crate) fn by_token(threads: &Threads, data: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let part = |first: usize, data: &mut [f32]| {
         data.chunks_exact_mut(width).enumerate().for_each(|(i, x)| f(first + i, x));
     };
     if data.len() < 1 << 14 { part(0, data) } else { threads.split_mut(data, width, part) }
 }
 
-/// Rotary tables of every token of the batch, `[tokens, rope_dim]`.
-fn turns(threads: &Threads, base: f32, spec: &ModelSpec, rows: &[Row<'_>], tables: &mut [f32]) {
+/// Rotary tables of every token of the batch, `[tokens, rope_dim]`; a sequence begins at position `before`.
+fn turns(threads: &Threads, base: f32, spec: &ModelSpec, (before, rows): (usize, &[Row<'_>]), tables: &mut [f32]) {
     by_token(threads, tables, spec.rope_dim, |t, table| {
         let mut first = 0;
         for r in rows {
             if t < first + r.tokens {
                 let past = r.kv.as_ref().map_or(0, |kv| kv.len());
-                return rope_table(base, past + t - first, table);
+                return rope_table(base, before + past + t - first, table);
             }
             first += r.tokens;
         }

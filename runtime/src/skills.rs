@@ -115,16 +115,9 @@ impl Skills {
             Error::new(Code::Missing, format!("no target set {:?}", entry.targets)).in_section(place())
         })?;
         let (map, range) = self.bundle.section_map(entry.section)?;
-        let module = Module::from_payload(map, range, sites, entry.scale.to_f64() as f32, &base.spec)
+        let pet = entry.pet().map_err(|e| e.in_section(place()).in_file(self.bundle.path()))?;
+        let module = Module::load(map, range, sites, &pet, &base.spec)
             .map_err(|e| e.in_section(place()).in_file(self.bundle.path()))?;
-        if module.rank() != entry.rank as usize {
-            return Err(Error::new(
-                Code::Shape,
-                format!("declares rank {}, but its factors have rank {}", entry.rank, module.rank()),
-            )
-            .in_section(place())
-            .in_file(self.bundle.path()));
-        }
         if module.first_layer() < self.trunk() {
             return Err(Error::new(
                 Code::Value,

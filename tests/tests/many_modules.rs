@@ -5,60 +5,70 @@
 
 use conpet_formats::bundle::manifest::{ModuleEntry, TaskEntry, TaskKind};
 use conpet_formats::bundle::{Bundle, Draft, SectionKind};
-use conpet_formats::decimal::Decimal;
 use conpet_formats::fingerprint::base_ref;
-use conpet_formats::pet::PetKind;
-use conpet_formats::pet::lora::{Scaling, a_name, b_name};
+use conpet_formats::mmap::Mapped;
+use conpet_formats::pet::{Pet, PetKind, PetSpec, Site, sparse};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::forward::Scratch;
 use conpet_runtime::generate::Sequence;
 use conpet_runtime::kv::KvType;
+use conpet_runtime::module::Module;
 use conpet_runtime::skills::Skills;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-const RANK: usize = 8;
 const TRUNK: u32 = 2;
+const LORA: &str = "lora:r=8,alpha=16";
 
-/// A bundle of `n` generation tasks, each with a module on these linears above the trunk.
-fn bundle(engine: &Engine, path: &Path, n: usize, linears: &[&str]) {
+/// A bundle of generation tasks, each with a module of this spec above the trunk.
+fn bundle(engine: &Engine, path: &Path, trunk: u32, pets: &[&str]) {
     let spec = &engine.base.spec;
     let base = base_ref(&engine.base.gguf().unwrap(), engine.base.map()).unwrap();
-    let mut d = Draft::new(base, "dynamic", TRUNK);
-    let shapes = spec.linears();
-    let sites: Vec<(String, usize, usize)> = (TRUNK as usize..spec.n_layer)
-        .flat_map(|l| shapes.map(|(short, out, input)| (l, short, out, input)))
-        .filter(|(_, short, _, _)| linears.is_empty() || linears.contains(short))
-        .map(|(l, short, out, input)| (format!("blk.{l}.{short}.weight"), out, input))
-        .collect();
-    let mut names: Vec<String> = sites.iter().map(|s| s.0.clone()).collect();
-    names.sort();
-    d.manifest.target_sets.insert("all".into(), names);
-    for id in 0..n {
-        let mut w = TensorsWriter::new();
+    let mut d = Draft::new(base, "dynamic", trunk);
+    for (id, text) in pets.iter().enumerate() {
+        let pet = PetSpec::from_canonical(text).unwrap();
+        let sites = pet.sites(spec, trunk as usize).unwrap();
         let wave = |len: usize, phase: usize| -> Vec<f32> {
             (0..len).map(|i| ((i * 7 + phase) as f32 * 0.37).sin() * 0.2).collect()
         };
-        for (i, (site, out, input)) in sites.iter().enumerate() {
-            w.add_f16(&a_name(site), &[RANK, *input], &wave(RANK * input, id + i)).unwrap();
-            w.add_f16(&b_name(site), &[*out, RANK], &wave(out * RANK, 3 * id + i)).unwrap();
+        let mut w = TensorsWriter::new();
+        for (i, name) in sites.iter().enumerate() {
+            let site = Site::parse(spec, name).unwrap();
+            for part in pet.parts().iter().filter(|p| p.acts(spec.n_layer, site)) {
+                for (j, (suffix, shape)) in part.tensors(spec, site.place).into_iter().enumerate() {
+                    let numbers = wave(shape.iter().product(), (1 + 2 * j) * id + i);
+                    w.add_f16(&format!("{name}.{suffix}"), &shape, &numbers).unwrap();
+                }
+                if let Pet::Sparse(s) = part.pet {
+                    // The same number at every site, far apart.
+                    let (k, (out, input)) = (s.n / sites.len(), site.place.shape(spec));
+                    let index: Vec<i32> = (0..k).map(|e| (e * out * input / k) as i32).collect();
+                    w.add_i32(&format!("{name}.{}", sparse::NAMES[0]), &[k], &index).unwrap();
+                    w.add_f16(&format!("{name}.{}", sparse::NAMES[1]), &[k], &wave(k, id + i)).unwrap();
+                }
+            }
         }
         let section = d.add_section(SectionKind::Module, w.finish().unwrap());
-        d.manifest.modules.push(ModuleEntry {
-            alpha: Decimal::from_f64(16.0),
+        let targets = format!("t{}", d.manifest.target_sets.values().position(|s| *s == sites).unwrap_or(id));
+        d.manifest.target_sets.insert(targets.clone(), sites.clone());
+        let mut entry = ModuleEntry {
+            alpha: None,
             dtype: "F16".into(),
             id: format!("m{id:04}"),
             kind: PetKind::Lora,
-            rank: RANK as u32,
-            scale: Decimal::from_f64(2.0),
-            scaling: Scaling::AlphaOverRank,
+            pet: None,
+            rank: None,
+            scale: None,
+            scaling: None,
             section,
             site_count: sites.len() as u32,
-            targets: "all".into(),
+            targets,
             train: BTreeMap::new(),
-        });
+        };
+        entry.set_pet(&pet);
+        d.manifest.modules.push(entry);
         d.manifest.tasks.push(TaskEntry {
             head: None,
             id: id as u32,
@@ -81,7 +91,7 @@ fn a_thousand_modules_cost_little_memory() {
     let engine = Engine::open(&base, 1).unwrap();
     let measure = |n: usize| {
         let path = dir.path().join(format!("{n}.cpb"));
-        bundle(&engine, &path, n, &[]);
+        bundle(&engine, &path, TRUNK, &vec![LORA; n]);
         let out = Command::new(conpet_tests::program("conpet-run"))
             .args(["bench", "--json", "-p", "8", "-n", "4", "-r", "1", "-m"])
             .arg(&base)
@@ -101,38 +111,57 @@ fn a_thousand_modules_cost_little_memory() {
     assert!(thousand - one < 10_000.0, "999 modules hold {} kB", thousand - one);
 }
 
+/// Every kind in one bundle, and what a prompt needs apart: no trunk.
+const KINDS: [&str; 9] = [
+    LORA,
+    LORA,
+    "bias",
+    "ia3",
+    "adapter:n=4,form=houlsby,act=gelu",
+    "adapter:n=4,form=parallel,act=relu",
+    "prefix:n=70",
+    "sparse:n=420,rule=random",
+    "lora:r=2,alpha=4+ia3+bias+adapter:n=4,form=pfeiffer,act=gelu+prefix:n=3",
+];
+const WITHOUT_TRUNK: [&str; 3] = ["prompt:n=5", "prefix:n=3+prompt:n=5", "lora:r=2,alpha=4+prompt:n=2"];
+
+/// Fails if anything of a module (learned keys, prompt states, work space) outlives its being in force.
 #[test]
 fn going_back_to_a_module_equals_never_having_left_it() {
     let dir = tempfile::tempdir().unwrap();
     let engine = conpet_tests::tiny_engine(dir.path());
-    let path = dir.path().join("b.cpb");
-    bundle(&engine, &path, 3, &[]);
-    let skills = Skills::new(Bundle::open(&path).unwrap(), &engine.base).unwrap();
-    let mut s = Scratch::default();
-    let tokens = engine.prompt("the list of two words and the number", None).unwrap().tokens;
-    let (start, rest) = tokens.split_at(tokens.len() / 2);
-    let mut answer = |run: &mut Sequence, module: Option<usize>| {
-        let module = module.map(|m| skills.module(m, &engine.base).unwrap());
-        let mut logits = vec![0.0; engine.base.spec.vocab];
-        run.truncate(0);
-        run.extend(&engine, start, module, &mut s, None);
-        run.extend(&engine, rest, module, &mut s, Some(&mut logits));
-        logits
-    };
-    let fresh = || Sequence::new(&engine, TRUNK as usize);
-    let cold: Vec<Vec<f32>> = [None, Some(0), Some(1), Some(2)].map(|m| answer(&mut fresh(), m)).to_vec();
-    for (i, a) in cold.iter().enumerate() {
-        assert!(cold[..i].iter().all(|b| a != b), "module {i} does nothing");
-    }
-    // One work space, one cache, any order.
-    let mut run = fresh();
-    for m in [1usize, 2, 1, 0, 3, 3, 0, 2, 3, 1] {
-        assert_eq!(answer(&mut run, m.checked_sub(1)), cold[m], "form {m} met something left behind");
+    for (trunk, pets) in [(TRUNK, &KINDS[..]), (0, &WITHOUT_TRUNK)] {
+        let path = dir.path().join(format!("{trunk}.cpb"));
+        bundle(&engine, &path, trunk, pets);
+        let mut s = Scratch::default();
+        let tokens = engine.prompt("the list of two words and the number", None).unwrap().tokens;
+        let (start, rest) = tokens.split_at(tokens.len() / 2);
+        let mut answer = |skills: &Skills, run: &mut Sequence, module: Option<usize>| {
+            let module = module.map(|m| skills.module(m, &engine.base).unwrap());
+            let mut logits = vec![0.0; engine.base.spec.vocab];
+            run.truncate(0);
+            run.extend(&engine, start, module, &mut s, None);
+            run.extend(&engine, rest, module, &mut s, Some(&mut logits));
+            logits
+        };
+        let fresh = || Sequence::new(&engine, trunk as usize);
+        let open = || Skills::new(Bundle::open(&path).unwrap(), &engine.base).unwrap();
+        let cold: Vec<Vec<f32>> = (0..=pets.len()).map(|m| answer(&open(), &mut fresh(), m.checked_sub(1))).collect();
+        for (i, a) in cold.iter().enumerate() {
+            assert!(cold[..i].iter().all(|b| a != b), "module {i} does nothing");
+        }
+        // One work space, one cache, any order.
+        let (skills, mut run) = (open(), fresh());
+        for m in [1usize, 2, 1, 0, 3, 3, 0, 2, 3, 1].into_iter().chain((0..cold.len()).rev()).chain(0..cold.len()) {
+            let m = m % cold.len();
+            assert_eq!(answer(&skills, &mut run, m.checked_sub(1)), cold[m], "form {m} met something left behind");
+        }
     }
 }
 
+/// Fails if a kind acts in a batch but not in decoding, or the other way round.
 #[test]
-fn a_module_on_some_linears_only_runs_token_by_token_as_in_a_batch() {
+fn every_module_runs_token_by_token_as_in_a_batch() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = conpet_tests::tiny_engine(dir.path());
     engine.kernels = engine.kernels.exact();
@@ -140,15 +169,64 @@ fn a_module_on_some_linears_only_runs_token_by_token_as_in_a_batch() {
     let p = engine.prompt("the list of two words and the number", None).unwrap();
     let mut s = Scratch::default();
     let bare = engine.logits(&p, None, &mut s);
-    for linears in [&["attn_q", "attn_v"][..], &["ffn_gate"], &["attn_k"], &["ffn_up", "ffn_down"], &["attn_output"]] {
-        let path = dir.path().join(format!("{}.cpb", linears.join("-")));
-        bundle(&engine, &path, 1, linears);
+    let some_linears = ["attn_q/attn_v", "ffn_gate", "attn_k", "ffn_up/ffn_down", "attn_output"];
+    let some_linears = some_linears.map(|at| format!("{LORA},at={at}"));
+    let above = KINDS[2..].iter().copied().chain(some_linears.iter().map(String::as_str)).map(|k| (TRUNK, k));
+    for (i, (trunk, pet)) in above.chain(WITHOUT_TRUNK.map(|k| (0, k))).enumerate() {
+        let path = dir.path().join(format!("{i}.cpb"));
+        bundle(&engine, &path, trunk, &[pet]);
         let skills = Skills::new(Bundle::open(&path).unwrap(), &engine.base).unwrap();
         let module = skills.module(0, &engine.base).unwrap();
         let batch = engine.logits(&p, Some(module), &mut s);
-        let single = Sequence::new(&engine, TRUNK as usize).all_logits(&engine, &p, Some(module), &mut s);
+        let single = Sequence::new(&engine, trunk as usize).all_logits(&engine, &p, Some(module), &mut s);
         let far = |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
-        assert!(far(&batch, &bare) > 0.05, "{linears:?}: the module does nothing");
-        assert!(far(&batch, &single) < 5e-3, "{linears:?}: {} apart", far(&batch, &single));
+        assert!(far(&batch, &bare) > 0.05, "{pet}: the module does nothing");
+        assert!(far(&batch, &single) < 5e-3, "{pet}: {} apart", far(&batch, &single));
+    }
+}
+
+/// Fails if a module is applied in part: every tensor, site and number of positions must be there.
+#[test]
+fn a_module_that_does_not_fit_its_sites_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = conpet_tests::tiny_engine(dir.path());
+    let spec = &engine.base.spec;
+    let bias =
+        |w: &mut TensorsWriter<'_>, n: usize| w.add_f16("blk.2.attn_q.weight.bias", &[n], &vec![0.5; n]).unwrap();
+    let load = |pet: &str, sites: &[&str], fill: &dyn Fn(&mut TensorsWriter<'_>)| {
+        let mut w = TensorsWriter::new();
+        fill(&mut w);
+        let bytes = w.finish().unwrap();
+        let (len, sites) = (bytes.len(), sites.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+        let pet = PetSpec::from_canonical(pet).unwrap();
+        Module::load(Mapped::from_vec(bytes), 0..len, &sites, &pet, spec).map_err(|e| e.to_string())
+    };
+    let (q, width) = ("blk.2.attn_q.weight", spec.q_dim());
+    assert!(load("bias", &[q], &|w| bias(w, width)).is_ok());
+    let index = |w: &mut TensorsWriter<'_>, at: &[i32]| {
+        w.add_i32("blk.2.attn_q.weight.sparse_index", &[at.len()], at).unwrap();
+        w.add_f16("blk.2.attn_q.weight.sparse", &[at.len()], &vec![0.5; at.len()]).unwrap();
+    };
+    assert!(load("sparse:n=2,rule=random", &[q], &|w| index(w, &[3, 9])).is_ok());
+    type Case<'a> = (&'a str, &'a [&'a str], &'a dyn Fn(&mut TensorsWriter<'_>), &'a str);
+    let cases: [Case<'_>; 9] = [
+        ("ia3:at=attn_k", &[q], &|w| bias(w, width), "nothing of ia3:at=attn_k acts"),
+        ("ia3+bias", &[q], &|w| bias(w, width), "no site for ia3"),
+        ("bias", &[q], &|w| bias(w, width + 1), "has shape"),
+        ("bias", &[q, "blk.3.attn_q.weight"], &|w| bias(w, width), "blk.3.attn_q.weight"),
+        ("bias", &["blk.3.attn_q.weight"], &|w| bias(w, width), "no tensor blk.3.attn_q.weight.bias"),
+        ("sparse:n=3,rule=random", &[q], &|w| index(w, &[3, 9]), "2 positions"),
+        ("sparse:n=2,rule=random", &[q], &|w| index(w, &[9, 3]), "ascending"),
+        ("sparse:n=2,rule=random", &[q], &|w| index(w, &[3, 1 << 30]), "ascending"),
+        (
+            "prefix:n=2",
+            &["blk.2.attn_k.weight"],
+            &|w| w.add_f16("blk.2.attn_k.weight.prefix", &[2, spec.kv_dim()], &vec![0.5; 2 * spec.kv_dim()]).unwrap(),
+            "not both",
+        ),
+    ];
+    for (pet, sites, fill, says) in cases {
+        let e = load(pet, sites, fill).unwrap_err();
+        assert!(e.contains(says), "{pet}: {e}");
     }
 }

@@ -3,9 +3,10 @@
 
 #![expect(clippy::print_stdout, reason = "a test that is skipped, or measures, says so")]
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use conpet_formats::mmap::Mapped;
-use conpet_formats::pet::lora;
+use conpet_formats::pet::lora::{self, Scaling};
+use conpet_formats::pet::{Lora, PetSpec};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::features::Prompt;
@@ -14,7 +15,6 @@ use conpet_runtime::module::Module;
 use conpet_runtime::sampler::argmax;
 use conpet_trainer::decoder::{Adapters, Decoder, Training, WeightMode};
 use conpet_trainer::nn::attention::Ragged;
-use std::collections::BTreeMap;
 
 const TEXT: &str = "The number of people who write long letters has gone down each day, and 42 of them say that water, oil \
 and words will be what we use when the list of files is full. What did you find in the house of the two men? ";
@@ -27,36 +27,35 @@ fn wave(n: usize, phase: f32, size: f32) -> Vec<f32> {
 /// Factors on every linear above the trunk; `size` is large enough to change first choices.
 fn adapters(engine: &Engine, trunk: usize, size: f32) -> Adapters {
     let spec = &engine.base.spec;
-    let mut sites = BTreeMap::new();
+    let mut a = Adapters::none(PetSpec::lora(Lora { rank: 4, alpha: 4.0, scaling: Scaling::AlphaOverRank }));
     for l in trunk..spec.n_layer {
         for (short, out, input) in spec.linears() {
-            let var = |v: Vec<f32>, s: (usize, usize)| {
-                Var::from_tensor(&Tensor::from_vec(v, s, &Device::Cpu).unwrap()).unwrap()
+            let site = format!("blk.{l}.{short}.weight");
+            let mut put = |name: String, v: Vec<f32>, s: (usize, usize)| {
+                a.tensors.insert(name, Tensor::from_vec(v, s, &Device::Cpu).unwrap());
             };
-            let a = var(wave(4 * input, l as f32, 0.05), (4, input));
-            let b = var(wave(4 * out, 2.0 + l as f32, size), (out, 4));
-            sites.insert(format!("blk.{l}.{short}.weight"), (a, b));
+            put(lora::a_name(&site), wave(4 * input, l as f32, 0.05), (4, input));
+            put(lora::b_name(&site), wave(4 * out, 2.0 + l as f32, size), (out, 4));
         }
     }
-    Adapters { scale: 1.0, sites }
+    a
 }
 
 fn module(a: &Adapters, engine: &Engine) -> Module {
     let mut w = TensorsWriter::new();
-    for (site, (x, y)) in &a.sites {
-        for (name, t) in [(lora::a_name(site), x), (lora::b_name(site), y)] {
-            w.add_f16(&name, t.dims(), &t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).unwrap();
-        }
+    for (name, t) in &a.tensors {
+        w.add_f16(name, t.dims(), &t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).unwrap();
     }
     let bytes = w.finish().unwrap();
-    let (len, sites): (usize, Vec<String>) = (bytes.len(), a.sites.keys().cloned().collect());
-    Module::from_payload(Mapped::from_vec(bytes), 0..len, &sites, a.scale as f32, &engine.base.spec).unwrap()
+    let sites: Vec<String> = a.tensors.keys().filter_map(|n| n.strip_suffix(".lora_a")).map(Into::into).collect();
+    let len = bytes.len();
+    Module::load(Mapped::from_vec(bytes), 0..len, &sites, &a.pet, &engine.base.spec).unwrap()
 }
 
 /// (largest difference, largest logit, first choices that differ by more than rounding, tokens).
 fn compare(engine: &Engine, trunk: usize, a: &Adapters, mode: WeightMode) -> (f32, f32, usize, usize) {
     let spec = &engine.base.spec;
-    let module = (!a.sites.is_empty()).then(|| module(a, engine));
+    let module = (!a.tensors.is_empty()).then(|| module(a, engine));
     let mut s = Scratch::default();
     let mut prompts: Vec<Prompt> = Vec::new();
     let mut tokens = 0;
@@ -96,7 +95,8 @@ fn compare(engine: &Engine, trunk: usize, a: &Adapters, mode: WeightMode) -> (f3
 fn check(mut engine: Engine, name: &str, trunk: usize, size: f32, tolerance: f32) {
     // The trainer computes in f32; serving rounds activations, which `tests/parity.rs` measures.
     engine.kernels = engine.kernels.exact();
-    for (what, a) in [("bare", Adapters::default()), ("module", adapters(&engine, trunk, size))] {
+    let module = adapters(&engine, trunk, size);
+    for (what, a) in [("bare", Adapters::none(module.pet.clone())), ("module", module)] {
         for mode in [WeightMode::Dense, WeightMode::Quant] {
             let (diff, size, other, n) = compare(&engine, trunk, &a, mode);
             println!(

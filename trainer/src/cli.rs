@@ -29,6 +29,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Compare features for the selector on the validation rows, without training.
     Probe(ProbeArgs),
+    /// Train one task (or a few) with several PET kinds at several sizes: accuracy against trainable numbers.
+    Sweep(Box<SweepArgs>),
     /// Join report.json files of several runs on one stream into one page.
     Report(ReportArgs),
     /// Write a tiny random base: for trying things without a download.
@@ -137,6 +139,43 @@ pub struct ProbeArgs {
     /// Print JSON, a line for each feature.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `sweep`.
+#[derive(Debug, clap::Args)]
+pub struct SweepArgs {
+    /// The stream's folder; its tasks must be answered by labels.
+    pub stream: PathBuf,
+    /// The base, a GGUF file.
+    #[arg(short = 'm', long = "model")]
+    pub model: PathBuf,
+    /// A task to train on, by name; may be given several times [default: the first].
+    #[arg(long = "task")]
+    pub tasks: Vec<String>,
+    /// A PET kind, as --pet takes it; may be given several times [default: lora, adapter, prefix, bias, ia3, and sparse by each rule].
+    #[arg(long = "kind")]
+    pub kinds: Vec<String>,
+    /// Trainable numbers of a module, as --params takes them, comma-separated.
+    #[arg(long, value_delimiter = ',', default_values = ["1e-5", "1e-4", "1e-3", "1e-2"])]
+    pub sizes: Vec<String>,
+    /// Peak learning rates to choose from on the validation rows, comma-separated.
+    #[arg(long, value_delimiter = ',', default_values_t = [1e-3, 3e-3, 1e-2])]
+    pub rates: Vec<f64>,
+    /// Seeds to average over, from --seed on.
+    #[arg(long, default_value_t = 1)]
+    pub seeds: u64,
+    /// Folder for sweep.json and sweep.html.
+    #[arg(short = 'o', long = "out", default_value = "sweep")]
+    pub out: PathBuf,
+    /// Go on with a sweep that was stopped.
+    #[arg(long)]
+    pub resume: bool,
+    /// Settings as TOML; flags override them.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// The settings; --pet, --params, --lr, --method and --selector have no effect here.
+    #[command(flatten)]
+    pub settings: Flags,
 }
 
 /// Arguments of `report`.

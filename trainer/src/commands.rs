@@ -1,14 +1,16 @@
 //! What the commands do.
 
-use crate::cli::{AddArgs, Cli, Command, EvalArgs, ProbeArgs, ReportArgs, StreamArgs, TinyArgs};
+use crate::cli::{AddArgs, Cli, Command, EvalArgs, ProbeArgs, ReportArgs, StreamArgs, SweepArgs, TinyArgs};
 use crate::config::Config;
 use crate::data::{Plan, Prepared};
 use crate::evaluate::{Evaluator, TestSet};
 use crate::metrics::metrics;
 use crate::progress::Bar;
+use crate::report::sweep::Sweep;
 use crate::report::{Machine, MethodReport, Report, SCHEMA, page};
 use crate::run::Run;
 use crate::stream;
+use crate::sweep::{DEFAULT_KINDS, Wanted};
 use conpet_formats::bundle::Bundle;
 use conpet_formats::quant::QuantType;
 use conpet_formats::selector::SelectorKind;
@@ -38,6 +40,7 @@ pub fn run(cli: Cli, stop: &AtomicBool) -> Result<Done> {
         Command::Add(a) => add(*a, stop),
         Command::Eval(a) => eval(&a).map(|()| Done::Finished),
         Command::Probe(a) => probe(&a).map(|()| Done::Finished),
+        Command::Sweep(a) => sweep(*a, stop),
         Command::Report(a) => join(&a).map(|()| Done::Finished),
         Command::TinyBase(a) => tiny_base(&a).map(|()| Done::Finished),
     }
@@ -305,6 +308,43 @@ fn probe(a: &ProbeArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn sweep(a: SweepArgs, stop: &AtomicBool) -> Result<Done> {
+    let config = a.settings.overlay(Config::load(a.config.as_deref())?);
+    let mut tasks = stream::open(&a.stream)?;
+    if let Some(name) = a.tasks.iter().find(|n| !tasks.iter().any(|t| t.name == **n)) {
+        let known: Vec<_> = tasks.iter().map(|t| t.name.as_str()).collect();
+        return Err(Error::new(Code::Missing, format!("the stream has no task {name:?}"))
+            .in_file(&a.stream)
+            .hint(format!("it has {}", known.join(", "))));
+    }
+    let first = tasks[0].name.clone();
+    tasks.retain(|t| if a.tasks.is_empty() { t.name == first } else { a.tasks.contains(&t.name) });
+    let e = engine(&a.model, config.threads)?;
+    let kinds = if a.kinds.is_empty() { DEFAULT_KINDS.map(String::from).to_vec() } else { a.kinds };
+    let wanted = Wanted { kinds, sizes: a.sizes, rates: a.rates, seeds: a.seeds.max(1) };
+    let words: Vec<String> = std::env::args().collect();
+    let head = Sweep {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION").into(),
+        commit: std::env::var("CONPET_COMMIT").ok(),
+        command: without_folders(&words.join(" ")),
+        machine: Machine::here(e.threads.n(), e.kernels.name()),
+        base: format!("{} {}", e.base.spec.name, e.base.quant_name()),
+        ..Sweep::default()
+    };
+    let mut bar = Bar::new();
+    let done =
+        crate::sweep::sweep(&e, &config, &tasks, &wanted, head, (&a.out, a.resume), stop, |event| bar.show(&event))?;
+    bar.clear();
+    let Some(result) = done else {
+        say(&format!("stopped; go on with the same command and --resume ({})", a.out.display()));
+        return Ok(Done::Stopped);
+    };
+    print(result.text().trim_end())?;
+    say(&format!("{}", a.out.join("sweep.html").display()));
+    Ok(Done::Finished)
 }
 
 fn tiny_base(a: &TinyArgs) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use conpet_formats::feature::{FeaturePart, FeatureSpec, Pool, StateNorm};
 use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::pet::lora::Scaling;
+use conpet_formats::pet::{Budget, Lora, PetSpec, Places};
 use conpet_formats::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -38,11 +40,15 @@ settings! {
     selector: String = "lda".into();
     /// Layers below the first site, shared by all modules; -1 is a third of the base's.
     trunk: i64 = -1;
-    /// LoRA rank.
+    /// What a module is: PET kinds joined by +, each with its options: lora, sparse, ia3, bias, adapter, prefix, prompt; for example lora:r=4+bias, adapter:n=16,form=parallel,act=relu, sparse:n=5000,rule=fisher (docs/pet-kinds.md).
+    pet: String = "lora".into();
+    /// Trainable numbers of a module, whatever its kind: 5000, or a part of the base's as 0.1% or 1e-4; it overrides rank and the sizes in pet. Empty leaves them.
+    params: String = String::new();
+    /// LoRA rank, where pet does not give it.
     rank: usize = 8;
-    /// LoRA alpha; the scale is alpha / rank.
+    /// LoRA alpha, where pet does not give it; the scale is alpha / rank.
     alpha: f64 = 16.0;
-    /// Linears of each branch layer that get a LoRA, comma-separated.
+    /// Linears of each branch layer that get a LoRA, comma-separated, where pet does not give them.
     sites: String = "attn_q,attn_k,attn_v,attn_output,ffn_gate,ffn_up,ffn_down".into();
     /// What heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL is mean, max, min, last, marker:TEXT or span:OPEN:CLOSE.
     head_feature: String = "last:mean".into();
@@ -179,20 +185,31 @@ impl Config {
         usize::try_from(self.trunk).unwrap_or(spec.n_layer / 3)
     }
 
-    /// Full names of the sites, sorted.
-    pub fn sites(&self, spec: &ModelSpec) -> Result<Vec<String>> {
-        let known = spec.linears().map(|(n, _, _)| n);
-        let mut out = Vec::new();
-        for short in self.sites.split(',').map(str::trim).filter(|s| !s.is_empty()) {
-            if !known.contains(&short) {
-                return Err(Error::new(Code::Value, format!("--sites names {short:?}"))
-                    .hint(format!("sites are {}", known.join(", "))));
-            }
-            out.extend((self.trunk(spec)..spec.n_layer).map(|l| format!("blk.{l}.{short}.weight")));
+    /// What a module is.
+    ///
+    /// # Errors
+    /// If `--pet`, `--params` or `--sites` is malformed, or they do not fit each other or the base.
+    pub fn pet(&self, spec: &ModelSpec) -> Result<PetSpec> {
+        let at = Places::parse(&self.sites, ',').map_err(|e| e.in_section("--sites"))?;
+        if at.is_empty() || !at.within(Places::LINEARS) {
+            return Err(Error::new(Code::Value, format!("--sites names {:?}", self.sites))
+                .hint(format!("sites are {}", Places::LINEARS.to_string().replace('/', ", "))));
         }
-        out.sort();
-        out.dedup();
-        Ok(out)
+        let lora = Lora { rank: self.rank, alpha: self.alpha, scaling: Scaling::AlphaOverRank };
+        let pet = PetSpec::parse(&self.pet, lora, at)?;
+        if self.params.is_empty() {
+            return Ok(pet);
+        }
+        let budget: Budget = self.params.parse().map_err(|e: Error| e.in_section("--params"))?;
+        pet.sized(spec, self.trunk(spec), budget).map_err(|e| e.in_section("--params"))
+    }
+
+    /// Full names of the sites, sorted.
+    ///
+    /// # Errors
+    /// As [`Config::pet`]; also if the module cannot act above the trunk.
+    pub fn sites(&self, spec: &ModelSpec) -> Result<Vec<String>> {
+        self.pet(spec)?.sites(spec, self.trunk(spec))
     }
 
     /// What heads read.

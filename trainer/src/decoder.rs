@@ -1,7 +1,7 @@
-//! The differentiable decoder: the branch layers of a llama-family base with a LoRA in force.
+//! The differentiable decoder: the branch layers of a llama-family base with a module in force.
 //!
 //! It computes what [`conpet_runtime::forward`] computes (a test holds them together), from the
-//! same quantized weights, with gradients for the LoRA factors and nothing else. Each layer is one
+//! same quantized weights, with gradients for the module's factors and nothing else. Each layer is one
 //! operator (`decoder/layer.rs`). Layers whose activations do not fit the budget compute them again in the
 //! backward pass, from their input alone.
 
@@ -9,10 +9,12 @@ mod layer;
 
 use crate::nn::attention::{Heads, Ragged};
 use crate::nn::frozen_weight::{FrozenLinear, FrozenWeight, QuantWeight};
-use crate::nn::lora::{Dropout, Factor, Plan};
+use crate::nn::pet::{Dropout, Plan};
 use crate::nn::rms_norm::{RmsNorm, rms_norm};
-use candle_core::{Result, Tensor, Var};
+use crate::nn::sparse::Probe;
+use candle_core::{Result, Tensor};
 use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::pet::{PetSpec, Place, Site, prompt};
 use conpet_runtime::base::{Base, Linear};
 use conpet_runtime::engine::Engine;
 use conpet_runtime::kernels::{Kernels, MatrixRef};
@@ -38,6 +40,8 @@ pub struct Decoder {
     pub spec: ModelSpec,
     /// The first layer it runs; those below are the trunk.
     pub first: usize,
+    /// The base itself.
+    pub base: Arc<Base>,
     layers: Vec<Arc<Frozen>>,
     output_norm: Arc<Vec<f32>>,
     output: Arc<FrozenWeight>,
@@ -46,33 +50,32 @@ pub struct Decoder {
     pub threads: usize,
 }
 
-/// LoRA factors being trained, by site.
-#[derive(Debug, Clone, Default)]
+/// A module in training.
+#[derive(Debug, Clone)]
 pub struct Adapters {
-    /// `s` in `y = Wx + s·B(Ax)`.
-    pub scale: f64,
-    /// `A [r, in]` and `B [out, r]` of each site.
-    pub sites: BTreeMap<String, (Var, Var)>,
+    /// What it is.
+    pub pet: PetSpec,
+    /// Its tensors by full name; empty if nothing is in force.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Where a sparse delta's numbers stand, by full name.
+    pub indices: BTreeMap<String, Arc<Vec<i32>>>,
+    /// Listens to gradients of frozen weights.
+    pub probe: Option<Arc<Probe>>,
 }
 
 impl Adapters {
-    /// The factors of a layer as one vector, and where they lie in it.
+    /// A module of which nothing is in force.
+    pub fn none(pet: PetSpec) -> Self {
+        Self { pet, tensors: BTreeMap::new(), indices: BTreeMap::new(), probe: None }
+    }
+
     fn layer(&self, spec: &ModelSpec, layer: usize) -> Result<Option<(Plan, Tensor)>> {
-        let shapes = spec.linears();
-        let at = |i: usize| self.sites.get(&format!("blk.{layer}.{}.weight", shapes[i].0));
-        let rank = |i: usize| at(i).map_or(0, |(a, _)| a.dims()[0]);
-        let plan = Plan::new(spec, std::array::from_fn(rank), self.scale as f32);
-        if plan.len == 0 {
-            return Ok(None);
-        }
-        let mut parts = Vec::new();
-        for group in plan.groups() {
-            let factors = || group.iter().filter_map(|f: &Factor| at(f.linear));
-            for t in factors().map(|(a, _)| a).chain(factors().map(|(_, b)| b)) {
-                parts.push(t.as_tensor().flatten_all()?);
-            }
-        }
-        Ok(Some((plan, Tensor::cat(&parts, 0)?)))
+        Plan::new(spec, layer, &self.pet, &self.tensors, &self.indices, self.probe.as_ref())
+    }
+
+    /// Learned rows before every sequence, `[n, hidden]`.
+    fn prompt(&self) -> Option<&Tensor> {
+        self.tensors.get(&format!("{}.{}", Site { layer: 0, place: Place::Embedding }, prompt::ROWS))
     }
 }
 
@@ -126,6 +129,7 @@ impl Decoder {
         });
         Self {
             first,
+            base: base.clone(),
             layers: layers.collect(),
             output_norm: Arc::new(base.output_norm().to_vec()),
             // The head is read once for each batch of answers: never worth 100 MB.
@@ -138,6 +142,20 @@ impl Decoder {
 
     /// States `[tokens, hidden]` after the trunk to states after the last layer (before its norm).
     pub fn forward(&self, hidden: &Tensor, batch: &Ragged, adapters: &Adapters, how: &Training) -> Result<Tensor> {
+        let Some(prompt) = adapters.prompt() else { return self.layers(hidden, batch, adapters, how) };
+        // Each sequence with the learned rows before it, and their states dropped at the end.
+        let (n, mut all, mut own, mut lens) = (prompt.dims()[0], Vec::new(), Vec::new(), Vec::new());
+        for row in batch.rows() {
+            all.extend((0..n).chain(row.clone().map(|t| n + t)).map(|i| i as u32));
+            own.extend((all.len() - row.len()..all.len()).map(|i| i as u32));
+            lens.push(n + row.len());
+        }
+        let order = |v: Vec<u32>| Tensor::new(v, hidden.device());
+        let hidden = Tensor::cat(&[prompt, hidden], 0)?.index_select(&order(all)?, 0)?;
+        self.layers(&hidden, &Ragged::new(&self.spec, &lens), adapters, how)?.index_select(&order(own)?, 0)
+    }
+
+    fn layers(&self, hidden: &Tensor, batch: &Ragged, adapters: &Adapters, how: &Training) -> Result<Tensor> {
         let n = self.layers.len();
         let one = (kept_per_token(&self.spec) * batch.tokens()).max(1);
         let kept = how.activation_bytes.map_or(n, |bytes| bytes / one);

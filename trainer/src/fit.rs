@@ -6,15 +6,17 @@
 use crate::decoder::{Adapters, Decoder, Training};
 use crate::nn::attention::Ragged;
 use crate::nn::lm_loss::lm_loss;
-use crate::nn::lora::Dropout;
 use crate::nn::numbers;
+use crate::nn::pet::Dropout;
 use crate::nn::pool::pool;
 use crate::nn::rms_norm::rms_norm;
+use crate::nn::sparse::{PROBE, Probe};
 use crate::optim::{AdamW, AdamWConfig, Schedule};
+use crate::pet::{self, Indices};
 use crate::rng::Stream;
 use candle_core::{Device, Tensor, Var};
 use conpet_formats::feature::{FeatureSpec, StateNorm};
-use conpet_formats::pet::{Lora, lora};
+use conpet_formats::pet::{PetSpec, Place, Site};
 use conpet_formats::tensors::{Tensors, TensorsWriter};
 use conpet_formats::{Code, Error, Result};
 use rayon::prelude::*;
@@ -129,8 +131,8 @@ pub struct Job<'a> {
     pub examples: &'a dyn Examples,
     /// Their order.
     pub batches: &'a dyn Batches,
-    /// Rank and scale.
-    pub lora: Lora,
+    /// What the module is.
+    pub pet: &'a PetSpec,
     /// Sites, full names; empty trains the head alone.
     pub sites: &'a [String],
     /// What the head reads and its number of classes; `None` trains the language model.
@@ -152,8 +154,10 @@ pub struct Job<'a> {
 /// What training made: numbers by tensor name, with shapes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Trained {
-    /// `<site>.lora_a`, `<site>.lora_b`, `head.weight`, `head.bias`.
+    /// The module's by full name (`<site>.lora_a`, ...), and `head.weight`, `head.bias`.
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    /// Where the numbers of a sparse delta stand.
+    pub indices: Indices,
     /// Numbers that were trained.
     pub trainable: usize,
     /// Tokens trained on, in all.
@@ -205,7 +209,8 @@ fn failed(name: &str, step: u64, e: &candle_core::Error) -> Error {
 /// If a loss or gradient is not finite (the last checkpoint stays), or a checkpoint cannot be
 /// written or does not belong to this job.
 pub fn fit(job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome> {
-    let mut optim = parameters(job).map_err(|e| failed(job.name, 0, &e))?;
+    let indices = indices(job)?;
+    let mut optim = parameters(job, &indices).map_err(|e| failed(job.name, 0, &e))?;
     let mut losses: Vec<f32> = Vec::new();
     let (mut tokens, mut earlier) = (0, Duration::ZERO);
     if let Some((path, _)) = job.checkpoint.as_ref().filter(|(p, _)| p.exists()) {
@@ -217,7 +222,7 @@ pub fn fit(job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome>
     while optim.step < steps {
         let step = optim.step;
         let rows = job.batches.rows(step);
-        let (loss, grads) = gradients(job, &rows, &optim).map_err(|e| failed(job.name, step, &e))?;
+        let (loss, grads) = gradients(job, &rows, &optim, &indices).map_err(|e| failed(job.name, step, &e))?;
         if !loss.is_finite() {
             return Err(failed(job.name, step, &candle_core::Error::Msg(format!("the loss is {loss}"))));
         }
@@ -238,66 +243,68 @@ pub fn fit(job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome>
         }
     }
     let tail = &losses[losses.len() - losses.len().div_ceil(10)..];
+    let kept = |e: candle_core::Error| failed(job.name, optim.step, &e);
+    let mut all = adapters(job, &optim, &indices).map_err(kept)?.tensors;
+    for name in [HEAD_WEIGHT, HEAD_BIAS] {
+        all.extend(optim.params.get(name).map(|p| (name.to_owned(), p.var.as_tensor().clone())));
+    }
     let mut tensors = BTreeMap::new();
-    for (name, p) in &optim.params {
-        tensors.insert(
-            name.clone(),
-            (p.var.dims().to_vec(), numbers(p.var.as_tensor()).map_err(|e| failed(job.name, optim.step, &e))?),
-        );
+    for (name, t) in all {
+        tensors.insert(name, (t.dims().to_vec(), numbers(&t).map_err(kept)?));
     }
     Ok(Outcome::Done(Trained {
         tensors,
         trainable: optim.trainable(),
+        indices,
         tokens,
         seconds: (earlier + begin.elapsed()).as_secs_f64(),
         loss: tail.iter().sum::<f32>() / tail.len().max(1) as f32,
     }))
 }
 
-/// Variables: `A` uniform in ±sqrt(3)/sqrt(in) · (1/√3)... as kaiming-uniform with a = √5, `B` zero
-/// (Hu et al. 2021), the head zero; or whatever the job starts from.
-fn parameters(job: &Job<'_>) -> candle_core::Result<AdamW> {
+/// Sites of the job.
+fn sites(job: &Job<'_>) -> Result<Vec<Site>> {
+    job.sites.iter().map(|s| Site::parse(&job.decoder.spec, s)).collect()
+}
+
+/// Where a sparse delta's numbers stand: as in what the job starts from, or chosen by the spec's rule.
+fn indices(job: &Job<'_>) -> Result<Indices> {
+    match job.start.filter(|s| !s.indices.is_empty()) {
+        Some(start) => Ok(start.indices.clone()),
+        None => pet::choose::for_job(job, &sites(job)?),
+    }
+}
+
+/// Variables: where each kind starts ([`pet::fresh`]), the head zero; or whatever the job starts from.
+fn parameters(job: &Job<'_>, indices: &Indices) -> candle_core::Result<AdamW> {
     let mut optim = AdamW::new(job.hyper.adamw);
-    let mut add =
-        |name: String, shape: (usize, usize), fresh: Vec<f32>, lr: f32, flat: bool| -> candle_core::Result<()> {
-            let known = job.start.and_then(|s| s.tensors.get(&name));
-            let mut v = fresh;
-            if let Some((_, old)) = known {
-                // A head that has grown keeps its old rows.
-                let n = old.len().min(v.len());
-                v[..n].copy_from_slice(&old[..n]);
-            }
-            let t = if flat {
-                Tensor::from_vec(v, shape.0, &Device::Cpu)?
-            } else {
-                Tensor::from_vec(v, shape, &Device::Cpu)?
-            };
-            optim.add(name, Var::from_tensor(&t)?, lr);
-            Ok(())
-        };
-    let spec = &job.decoder.spec;
-    for site in job.sites {
-        let (_, which) =
-            conpet_runtime::module::parse_site(spec, site).map_err(|e| candle_core::Error::Msg(e.to_string()))?;
-        let (_, out, input) = spec.linears()[which as usize];
-        let mut rng = Stream::new(job.seed, &format!("{}/init/{site}", job.name), 0);
-        let r = job.lora.rank;
-        add(lora::a_name(site), (r, input), rng.symmetric(r * input, 1.0 / (input as f32).sqrt()), 1.0, false)?;
-        add(lora::b_name(site), (out, r), vec![0.0; out * r], 1.0, false)?;
+    let known = |name: &str| job.start.and_then(|s| s.tensors.get(name));
+    let mut add = |name: String, shape: &[usize], mut values: Vec<f32>, lr: f32| -> candle_core::Result<()> {
+        if let Some((_, old)) = known(&name) {
+            // A head that has grown keeps its old rows.
+            let n = old.len().min(values.len());
+            values[..n].copy_from_slice(&old[..n]);
+        }
+        optim.add(name, Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?, lr);
+        Ok(())
+    };
+    let sites = sites(job).map_err(|e| candle_core::Error::Msg(e.to_string()))?;
+    let start = pet::fresh(&job.decoder.base, job.pet, &sites, indices, (job.seed, job.name), |n| known(n).is_some());
+    for x in start {
+        add(x.name, &x.shape, x.values, 1.0)?;
     }
     if let Some((feature, classes)) = job.head {
-        let dim = feature.dim(spec.hidden);
-        add(HEAD_WEIGHT.into(), (classes, dim), vec![0.0; classes * dim], job.hyper.head_lr, false)?;
-        add(HEAD_BIAS.into(), (classes, 1), vec![0.0; classes], job.hyper.head_lr, true)?;
+        let dim = feature.dim(job.decoder.spec.hidden);
+        add(HEAD_WEIGHT.into(), &[classes, dim], vec![0.0; classes * dim], job.hyper.head_lr)?;
+        add(HEAD_BIAS.into(), &[classes], vec![0.0; classes], job.hyper.head_lr)?;
     }
     Ok(optim)
 }
 
-fn adapters(job: &Job<'_>, optim: &AdamW) -> Adapters {
-    let var = |name: String| optim.params.get(&name).map(|p| p.var.clone());
-    let sites =
-        job.sites.iter().filter_map(|s| Some((s.clone(), (var(lora::a_name(s))?, var(lora::b_name(s))?)))).collect();
-    Adapters { scale: job.lora.scale(), sites }
+fn adapters(job: &Job<'_>, optim: &AdamW, indices: &Indices) -> candle_core::Result<Adapters> {
+    let sites = sites(job).map_err(|e| candle_core::Error::Msg(e.to_string()))?;
+    let tensors = pet::in_force(job.pet, &job.decoder.base, &sites, optim)?;
+    Ok(Adapters { tensors, indices: indices.clone(), ..Adapters::none(job.pet.clone()) })
 }
 
 /// Fewest tokens of a shard: below, a matrix product spends its time on arranging the weights.
@@ -308,13 +315,20 @@ const SHARD_TOKENS: usize = 64;
 /// The batch is cut into shards that are computed side by side, each on one thread: threads then
 /// meet once a step, not at every product. How it is cut depends on the batch alone, and sums are
 /// taken in order, so the result does not depend on the number of threads.
-fn gradients(job: &Job<'_>, rows: &[usize], optim: &AdamW) -> candle_core::Result<(f32, BTreeMap<String, Vec<f32>>)> {
+fn gradients(
+    job: &Job<'_>,
+    rows: &[usize],
+    optim: &AdamW,
+    indices: &Indices,
+) -> candle_core::Result<(f32, BTreeMap<String, Vec<f32>>)> {
     let tokens: usize = rows.iter().map(|i| job.examples.tokens(*i)).sum();
     let most = (tokens / SHARD_TOKENS).clamp(1, 64).min(rows.len());
     // A power of two divides evenly over the usual numbers of processors.
     let shards: Vec<&[usize]> = rows.chunks(rows.len().div_ceil(1 << most.ilog2())).collect();
     let all = weight(job, rows);
-    let one = |(i, rows): (usize, &&[usize])| shard(job, rows, weight(job, rows) / all, (i, shards.len()), optim);
+    let one = |(i, rows): (usize, &&[usize])| {
+        shard(job, rows, weight(job, rows) / all, (i, shards.len()), (optim, &adapters(job, optim, indices)?))
+    };
     let parts: Vec<_> = job.pool.install(|| shards.par_iter().enumerate().map(one).collect());
     let mut parts = parts.into_iter();
     let (mut loss, mut grads) = parts.next().unwrap_or_else(|| candle_core::bail!("a batch without rows"))?;
@@ -337,13 +351,55 @@ fn weight(job: &Job<'_>, rows: &[usize]) -> f64 {
     rows.iter().map(targets).sum::<usize>() as f64
 }
 
+/// `Σ (∂loss/∂W)²` over some rows of the job, one by one, for every weight that `probe` has a sum of;
+/// the head is the job's, trained alone for at most 50 steps first, since a zero head sends no
+/// gradient into the base.
+pub(crate) fn fisher(job: &Job<'_>, sites: &[Site], probe: &Arc<Probe>) -> Result<()> {
+    let head = |e: candle_core::Error| failed(job.name, 0, &e);
+    let mut alone = Job { sites: &[], start: None, checkpoint: None, ..*job };
+    let few = FirstSteps(job.batches, 50);
+    alone.batches = &few;
+    let start = match (job.head, fit(&alone, &mut |_| {})?) {
+        (None, _) | (_, Outcome::Stopped) => None,
+        (Some(_), Outcome::Done(t)) => Some(t),
+    };
+    let job = Job { sites: &[], start: start.as_ref(), checkpoint: None, ..*job };
+    let optim = parameters(&job, &Indices::new()).map_err(head)?;
+    let one = || Var::zeros(1, candle_core::DType::F32, &Device::Cpu);
+    let mut listening = Adapters { probe: Some(probe.clone()), ..Adapters::none(job.pet.clone()) };
+    for layer in sites.iter().map(|s| s.layer).collect::<std::collections::BTreeSet<_>>() {
+        let name = format!("{}.{PROBE}", Site { layer, place: Place::Q });
+        listening.tensors.insert(name, one().map_err(head)?.as_tensor().clone());
+    }
+    let rows = job.examples.len();
+    for i in (0..rows).step_by(rows.div_ceil(FISHER_ROWS)) {
+        shard(&job, &[i], 1.0, (0, 1), (&optim, &listening)).map_err(head)?;
+    }
+    Ok(())
+}
+
+/// Rows that the empirical Fisher information is taken from.
+const FISHER_ROWS: usize = 64;
+
+/// The first steps of some batches.
+struct FirstSteps<'a>(&'a dyn Batches, u64);
+
+impl Batches for FirstSteps<'_> {
+    fn steps(&self) -> u64 {
+        self.0.steps().min(self.1)
+    }
+    fn rows(&self, step: u64) -> Vec<usize> {
+        self.0.rows(step)
+    }
+}
+
 /// Loss and gradients of the `i`-th of `n` shards, times its part of the batch.
 fn shard(
     job: &Job<'_>,
     rows: &[usize],
     part: f64,
     (i, n): (usize, usize),
-    optim: &AdamW,
+    (optim, adapters): (&AdamW, &Adapters),
 ) -> candle_core::Result<(f32, BTreeMap<String, Vec<f32>>)> {
     let d = job.decoder;
     let h = d.spec.hidden;
@@ -363,7 +419,7 @@ fn shard(
             step: optim.step,
         }),
     };
-    let y = d.forward(&hidden, &batch, &adapters(job, optim), &how)?;
+    let y = d.forward(&hidden, &batch, adapters, &how)?;
     let head: Vec<&Var> =
         [HEAD_WEIGHT, HEAD_BIAS].iter().filter_map(|n| optim.params.get(*n)).map(|p| &p.var).collect();
     let loss = match job.head {
@@ -441,7 +497,7 @@ fn identity(job: &Job<'_>) -> String {
         "{} {} {:?} {:?} {:?} {h:?} {} {}",
         job.name,
         job.seed,
-        job.lora,
+        job.pet.to_string(),
         job.sites,
         job.head.map(|(f, c)| (f.clone(), c)),
         job.examples.len(),

@@ -10,13 +10,18 @@
 //! A batch is the tokens of several sequences one after another, `[tokens, hidden]`, without
 //! padding. Sums run in a fixed order, so results do not depend on the number of threads.
 
+pub mod adapter;
 pub mod attention;
+pub mod bias;
 pub mod frozen_weight;
+pub mod ia3;
 pub mod lm_loss;
 pub mod lora;
 pub mod matmul;
+pub mod pet;
 pub mod pool;
 pub mod rms_norm;
+pub mod sparse;
 pub mod swiglu;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};

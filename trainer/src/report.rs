@@ -2,6 +2,7 @@
 
 mod html;
 mod svg;
+pub mod sweep;
 
 pub use html::page;
 

@@ -22,8 +22,7 @@ use conpet_formats::bundle::{Bundle, Draft};
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::fingerprint;
 use conpet_formats::model_spec::Variant;
-use conpet_formats::pet::Lora;
-use conpet_formats::pet::lora::Scaling;
+use conpet_formats::pet::PetSpec;
 use conpet_formats::quant::QuantType;
 use conpet_formats::{Code, Error, Result};
 use conpet_runtime::engine::Engine;
@@ -71,7 +70,9 @@ pub struct Run<'a> {
     pub head_feature: FeatureSpec,
     /// What the selector reads.
     pub selector_feature: FeatureSpec,
-    /// Sites of new modules.
+    /// What new modules are.
+    pub pet: PetSpec,
+    /// Their sites.
     pub sites: Vec<String>,
     decoder: Decoder,
     pool: rayon::ThreadPool,
@@ -126,6 +127,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             head_feature: config.head_feature(spec)?,
             selector_feature: config.selector_feature(spec)?,
+            pet: config.pet(spec)?,
             sites: config.sites(spec)?,
             bundle: None,
             decoder,
@@ -225,7 +227,7 @@ impl<'a> Run<'a> {
         conpet_formats::fs::write_atomic(&file, |w| w.write_all(&json).map_err(|e| Error::io("write", e)))
     }
 
-    fn tell(&self, event: Event<'_>) {
+    pub(crate) fn tell(&self, event: Event<'_>) {
         (self.on_event.borrow_mut())(event);
     }
 
@@ -354,7 +356,13 @@ impl<'a> Run<'a> {
         Ok(TestSet { task: t, rows: self.tasks[t].test.clone(), data })
     }
 
-    fn checkpoint(&self, name: &str) -> PathBuf {
+    /// A task's test rows as the head meets them, in the task's template.
+    pub fn prepare_test(&self, t: usize) -> Result<Prepared> {
+        let task = self.tasks[t].clone();
+        self.prepared(&task, &task.test, t, QuantType::F32, &format!("{} test", task.name))
+    }
+
+    pub(crate) fn checkpoint(&self, name: &str) -> PathBuf {
         self.work.join(format!("{}.checkpoint", name.replace('/', "-")))
     }
 
@@ -385,7 +393,7 @@ impl<'a> Run<'a> {
             pool: &self.pool,
             examples: data,
             batches: batches.unwrap_or(&epochs),
-            lora: self.lora(),
+            pet: &self.pet,
             sites: &self.sites,
             head,
             hyper: &hyper,
@@ -399,10 +407,6 @@ impl<'a> Run<'a> {
             return Ok(Outcome::Stopped);
         }
         fit(&job, &mut |p| self.tell(Event::Step(name, p)))
-    }
-
-    fn lora(&self) -> Lora {
-        Lora { rank: self.config.rank, alpha: self.config.alpha, scaling: Scaling::AlphaOverRank }
     }
 
     /// Adds what training cost to the run's account.

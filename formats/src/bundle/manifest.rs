@@ -7,9 +7,10 @@
 
 use crate::decimal::Decimal;
 use crate::feature::FeatureSpec;
-use crate::pet::PetKind;
 use crate::pet::lora::Scaling;
+use crate::pet::{Lora, PetKind, PetSpec};
 use crate::selector::SelectorKind;
+use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -93,20 +94,28 @@ pub struct HeadEntry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleEntry {
-    /// LoRA alpha (provenance; must agree with `scale`).
-    pub alpha: Decimal,
+    /// LoRA alpha (provenance; must agree with `scale`). This, `rank`, `scale` and `scaling` are there
+    /// if and only if the module is one LoRA and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<Decimal>,
     /// Payload dtype, `F16` or `F32`.
     pub dtype: String,
     /// Stable id, `m0000`.
     pub id: String,
-    /// PET kind.
+    /// PET kind; of several, the first.
     pub kind: PetKind,
+    /// The canonical text of a [`PetSpec`]; absent where the module is one LoRA and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pet: Option<String>,
     /// LoRA rank.
-    pub rank: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
     /// The factor in force at every site.
-    pub scale: Decimal,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Decimal>,
     /// The rule that gave `scale`.
-    pub scaling: Scaling,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
     /// Section index of the payload.
     pub section: u32,
     /// Number of sites hooked; loading fails unless exactly these are.
@@ -115,6 +124,48 @@ pub struct ModuleEntry {
     pub targets: String,
     /// Provenance of training: seed, rows, steps, data digest, ...
     pub train: BTreeMap<String, String>,
+}
+
+impl ModuleEntry {
+    /// Says what the module is. One LoRA alone is said by its numbers, as in bundles of every release;
+    /// anything else by its text.
+    pub fn set_pet(&mut self, pet: &PetSpec) {
+        let lora = pet.only_lora();
+        self.kind = pet.parts()[0].pet.kind();
+        self.pet = lora.is_none().then(|| pet.to_string());
+        self.alpha = lora.map(|l| Decimal::from_f64(l.alpha));
+        self.rank = lora.map(|l| l.rank as u32);
+        self.scale = lora.map(|l| Decimal::from_f64(l.scale()));
+        self.scaling = lora.map(|l| l.scaling);
+    }
+
+    /// What the module is.
+    ///
+    /// # Errors
+    /// If the fields do not agree with each other, or the text is not a spec in its canonical spelling.
+    pub fn pet(&self) -> Result<PetSpec> {
+        let pet = match (&self.pet, &self.alpha, self.rank, &self.scale, self.scaling) {
+            (None, Some(alpha), Some(rank), Some(scale), Some(scaling)) => {
+                let lora = Lora { rank: rank as usize, alpha: alpha.to_f64(), scaling };
+                lora.check()?;
+                if (lora.scale() - scale.to_f64()).abs() > 1e-6 {
+                    return Err(Error::new(Code::Value, format!("scale {} is not {}", scale.as_str(), lora.scale())));
+                }
+                PetSpec::lora(lora)
+            }
+            (Some(text), None, None, None, None) => PetSpec::from_canonical(text)?,
+            _ => {
+                return Err(Error::new(
+                    Code::Value,
+                    "a module has either pet, or alpha, rank, scale and scaling (if it is one LoRA)",
+                ));
+            }
+        };
+        if self.kind != pet.parts()[0].pet.kind() || self.pet.is_some() && pet.only_lora().is_some() {
+            return Err(Error::new(Code::Value, format!("kind {} for a module that is {pet}", self.kind.name())));
+        }
+        Ok(pet)
+    }
 }
 
 /// The selector of this stage.

@@ -355,3 +355,36 @@ fn hostile_superblocks_are_refused() {
     b[..PAGE as usize].copy_from_slice(&other.encode());
     assert_eq!(outcome(b), Err(Code::Layout), "B09 equal sequence, different content");
 }
+
+/// A module entry as every earlier release wrote it, byte for byte.
+#[test]
+fn entries_of_one_lora_are_written_as_ever_and_others_by_their_text() {
+    use super::manifest::ModuleEntry;
+    use crate::pet::{Lora, PetSpec, lora::Scaling};
+    let old = r#"{"alpha":"16","dtype":"F16","id":"m0000","kind":"lora","rank":8,"scale":"2","scaling":"alpha/r","section":0,"site_count":1,"targets":"t0","train":{}}"#;
+    let mut e: ModuleEntry = serde_json::from_str(old).unwrap();
+    assert_eq!(serde_json::to_string(&e).unwrap(), old);
+    assert_eq!(e.pet().unwrap(), PetSpec::lora(Lora { rank: 8, alpha: 16.0, scaling: Scaling::AlphaOverRank }));
+    e.set_pet(&PetSpec::from_canonical("lora:r=4,alpha=16+bias").unwrap());
+    let new = r#"{"dtype":"F16","id":"m0000","kind":"lora","pet":"lora:r=4,alpha=16+bias","section":0,"site_count":1,"targets":"t0","train":{}}"#;
+    assert_eq!(serde_json::to_string(&e).unwrap(), new);
+    assert_eq!(e.pet().unwrap().to_string(), "lora:r=4,alpha=16+bias");
+    e.set_pet(&PetSpec::lora(Lora { rank: 8, alpha: 16.0, scaling: Scaling::AlphaOverRank }));
+    assert_eq!(serde_json::to_string(&e).unwrap(), old);
+    // Fields that contradict each other.
+    for (from, to) in [
+        (r#""rank":8,"#, ""),
+        (r#""rank":8"#, r#""rank":4"#),
+        (r#""kind":"lora""#, r#""kind":"bias""#),
+        (r#""kind":"lora""#, r#""kind":"lora","pet":"bias""#),
+    ] {
+        let e: ModuleEntry = serde_json::from_str(&old.replace(from, to)).unwrap();
+        assert!(e.pet().is_err(), "{to}");
+    }
+    for (from, to) in
+        [("+bias", ""), ("lora:r=4,alpha=16+bias", "bias"), ("+bias", "+bias:at=attn_q/attn_q"), ("+bias", "+magic")]
+    {
+        let e: ModuleEntry = serde_json::from_str(&new.replace(from, to)).unwrap();
+        assert!(e.pet().is_err(), "{to}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::commit::{SectionKind, SectionRecord};
 use super::manifest::{FORMAT, Manifest, TaskKind};
-use crate::pet::Lora;
+use crate::pet::PetKind;
 use crate::selector::SelectorKind;
 use crate::{Code, Error, Result, template};
 use std::collections::BTreeSet;
@@ -14,12 +14,23 @@ const TEXT_CAP: usize = 256;
 const TRUNK_CAP: u32 = 512;
 
 /// Features of a manifest that this release understands.
-pub(super) const KNOWN: [&str; 6] =
-    ["kind:lora", "selector:conpet", "selector:lda", "selector:ridge", "selector:single", "selector:task"];
+const KNOWN_SELECTORS: [&str; 5] =
+    ["selector:conpet", "selector:lda", "selector:ridge", "selector:single", "selector:task"];
+
+fn known(feature: &str) -> bool {
+    let kind = |name| PetKind::ALL.iter().any(|k| k.name() == name);
+    feature.strip_prefix("kind:").is_some_and(kind) || KNOWN_SELECTORS.contains(&feature)
+}
 
 /// What a manifest requires of its readers, sorted.
 pub(super) fn requires(m: &Manifest) -> Vec<String> {
-    let mut out: BTreeSet<String> = m.modules.iter().map(|x| format!("kind:{}", x.kind.name())).collect();
+    let mut out = BTreeSet::new();
+    for x in &m.modules {
+        let parts = x.pet().map(|p| p.parts().iter().map(|p| p.pet.kind()).collect());
+        // What is no spec is refused by name when the modules are checked.
+        let kinds: Vec<PetKind> = parts.unwrap_or_else(|_| vec![x.kind]);
+        out.extend(kinds.iter().map(|k| format!("kind:{}", k.name())));
+    }
     out.insert(format!("selector:{}", m.selector.kind.name()));
     out.into_iter().collect()
 }
@@ -44,7 +55,7 @@ fn inner(m: &Manifest, sections: &[SectionRecord]) -> Result<()> {
     if m.format != FORMAT {
         return Err(Error::new(Code::Version, format!("format {:?}, this reader knows {FORMAT:?}", clip(&m.format))));
     }
-    if let Some(r) = m.requires.iter().find(|r| !KNOWN.contains(&r.as_str())) {
+    if let Some(r) = m.requires.iter().find(|r| !known(r)) {
         return Err(Error::new(Code::Requires, format!("the bundle requires {:?}, which this release lacks", clip(r)))
             .hint("use a newer conpet"));
     }
@@ -84,11 +95,7 @@ fn inner(m: &Manifest, sections: &[SectionRecord]) -> Result<()> {
         if x.id != format!("m{i:04}") {
             return Err(value(format!("module {i} has the id {:?}", clip(&x.id))));
         }
-        let lora = Lora { rank: x.rank as usize, alpha: x.alpha.to_f64(), scaling: x.scaling };
-        lora.check().map_err(|e| e.in_section(who.clone()))?;
-        if (lora.scale() - x.scale.to_f64()).abs() > 1e-6 {
-            return Err(value(format!("{who}: scale {} is not {}", x.scale.as_str(), lora.scale())));
-        }
+        x.pet().map_err(|e| e.in_section(who.clone()))?;
         let sites = m
             .target_sets
             .get(&x.targets)

@@ -54,14 +54,17 @@ impl Lora {
     }
 }
 
+/// What follows a site's name in the names of A and B.
+pub const NAMES: [&str; 2] = ["lora_a", "lora_b"];
+
 /// Name of the A tensor of a site.
 pub fn a_name(site: &str) -> String {
-    format!("{site}.lora_a")
+    format!("{site}.{}", NAMES[0])
 }
 
 /// Name of the B tensor of a site.
 pub fn b_name(site: &str) -> String {
-    format!("{site}.lora_b")
+    format!("{site}.{}", NAMES[1])
 }
 
 /// Scalar reference: `y[o] += s · Σ_k B[o,k] · Σ_i A[k,i] · x[i]`, accumulated in `f64`.

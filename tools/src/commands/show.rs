@@ -134,13 +134,18 @@ fn selector(m: &Manifest) -> String {
 }
 
 fn modules(m: &Manifest) -> Table {
-    let mut t = Table::new(&["module", "kind", ">rank", ">scale", "type", ">sites", "targets", "tasks"]);
+    let mut t = Table::new(&["module", "kind", ">rank", ">scale", ">numbers", "type", ">sites", "targets", "tasks"]);
     for (i, x) in m.modules.iter().enumerate() {
         let served = m.tasks.iter().filter(|t| t.module == Some(i as u32)).map(|t| t.name.as_str());
         let own = (m.selector.module == Some(i as u32)).then_some("(the selector's own)");
         let tasks: Vec<_> = served.chain(own).collect();
-        let (rank, sites) = (x.rank.to_string(), x.site_count.to_string());
-        t.row([&x.id, x.kind.name(), &rank, x.scale.as_str(), &x.dtype, &sites, &x.targets, &tasks.join(", ")]);
+        let none = || "-".to_owned();
+        let kind = x.pet.clone().unwrap_or_else(|| x.kind.name().to_owned());
+        let rank = x.rank.map_or_else(none, |r| r.to_string());
+        let scale = x.scale.as_ref().map_or_else(none, |s| s.as_str().to_owned());
+        let numbers = x.train.get("numbers").cloned().unwrap_or_else(none);
+        let sites = x.site_count.to_string();
+        t.row([&x.id, &kind, &rank, &scale, &numbers, &x.dtype, &sites, &x.targets, &tasks.join(", ")]);
     }
     t
 }

@@ -100,13 +100,14 @@ pub(crate) fn with_task(mut d: Draft, name: &str, labels: &[&str]) -> Draft {
     let section = d.add_section(SectionKind::Module, w.finish().unwrap());
     d.manifest.target_sets.insert("q1".into(), vec![SITE.into()]);
     d.manifest.modules.push(ModuleEntry {
-        alpha: Decimal::from_f64(4.0),
+        alpha: Some(Decimal::from_f64(4.0)),
         dtype: "F16".into(),
         id: format!("m{id:04}"),
         kind: PetKind::Lora,
-        rank: 2,
-        scale: Decimal::from_f64(2.0),
-        scaling: Scaling::AlphaOverRank,
+        pet: None,
+        rank: Some(2),
+        scale: Some(Decimal::from_f64(2.0)),
+        scaling: Some(Scaling::AlphaOverRank),
         section,
         site_count: 1,
         targets: "q1".into(),

@@ -1,18 +1,19 @@
 //! One decoder layer as one differentiable operator.
 //!
 //! ```text
-//! a  = rms_norm(x)        qkv = Wqkv a + lora     rotate q, k
-//! o  = attention(qkv)     m   = x + Wo o + lora
-//! b  = rms_norm(m)        gu  = Wgu b + lora
-//! h  = silu(gate) · up    y   = m + Wd h + lora
+//! a  = rms_norm(x)        qkv = Wqkv a            rotate q, k
+//! o  = attention(qkv)     m   = x + Wo o
+//! b  = rms_norm(m)        gu  = Wgu b
+//! h  = silu(gate) · up    y   = m + Wd h
 //! ```
-//! The backward reads `qkv`, `o`, `m`, `gu` and the low-rank products; `a`, `b` and `h` are
-//! computed again, being cheap. What was not kept is all computed again from `x`.
+//! A module's parts act at the points between (`nn/pet.rs`). The backward reads `qkv`, `o`, `m`, `gu` and what
+//! the parts kept; `a`, `b` and `h` are computed again, being cheap. What was not kept is all computed
+//! again from `x`.
 
-use crate::nn::attention::{Heads, Ragged};
+use crate::nn::attention::{Heads, Learned, Ragged};
 use crate::nn::frozen_weight::FrozenWeight;
-use crate::nn::lora::{Dropout, Group, Lora, Plan};
 use crate::nn::matmul::View;
+use crate::nn::pet::{At, Dropout, Group, Plan, Point};
 use crate::nn::rms_norm::RmsNorm;
 use crate::nn::{operand, swiglu, with_numbers};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
@@ -58,6 +59,9 @@ pub(super) struct Pass {
     pub(super) threads: usize,
 }
 
+/// What each part of a module keeps of a point.
+type Kept = Vec<Vec<f32>>;
+
 /// Kept between forward and backward.
 #[derive(Debug)]
 struct Saved {
@@ -66,8 +70,8 @@ struct Saved {
     o: Vec<f32>,
     m: Vec<f32>,
     gate_up: Vec<f32>,
-    /// `A x` of each group.
-    low: [Vec<f32>; 4],
+    /// Of the points whose states are not computed again.
+    parts: [Kept; Point::N],
 }
 
 /// Bytes a layer keeps for each token.
@@ -82,7 +86,7 @@ pub(super) struct LayerOp {
     pub(super) index: usize,
     pub(super) frozen: Arc<Frozen>,
     pub(super) pass: Arc<Pass>,
-    /// Where the factors lie in their vector.
+    /// What acts here, and where its numbers lie in their vector.
     pub(super) plan: Option<Plan>,
     /// Keep what the backward reads.
     pub(super) keep: bool,
@@ -94,95 +98,181 @@ impl LayerOp {
         Self { index, frozen: frozen.clone(), pass: pass.clone(), plan, keep, saved: Mutex::new(None) }
     }
 
-    fn lora<'a>(&'a self, vector: &'a [f32]) -> Option<Lora<'a>> {
+    /// Whether anything learns at or before a point.
+    fn learns_until(&self, point: Point) -> bool {
+        self.plan.as_ref().is_some_and(|p| p.learns_until(point))
+    }
+
+    fn at<'a>(&'a self, vector: &'a [f32], point: Point) -> At<'a> {
         let p = &self.pass;
-        let (layer, dropout, threads) = (self.index, p.dropout.as_ref(), p.threads);
-        self.plan.as_ref().map(|plan| Lora { plan, vector, layer, dropout, threads })
+        let (kernels, threads) = (p.kernels, p.threads);
+        At { vector, layer: self.index, point, dropout: p.dropout.as_ref(), kernels, threads }
     }
 
-    /// `W x` plus the LoRA's part; and `A x`.
-    fn site(&self, g: Group, x: &[f32], lora: Option<&Lora<'_>>) -> (Vec<f32>, Vec<f32>) {
+    /// What a module does to `y` at a point; `x`, of rows of `width`, is what was read there.
+    fn act(&self, v: &[f32], point: Point, (x, width): (&[f32], usize), y: &mut [f32]) -> Kept {
+        let plan = self.plan.as_ref();
+        plan.map(|p| p.forward(&self.at(v, point), View::new(x, width), y)).unwrap_or_default()
+    }
+
+    /// Turns `dy` into the gradient of what stood at the point before [`LayerOp::act`].
+    fn act_back(
+        &self,
+        point: Point,
+        ((x, width), kept): ((&[f32], usize), &Kept),
+        dy: &mut [f32],
+        (v, grad): (&[f32], &mut [f32]),
+        dx: Option<&mut [f32]>,
+    ) {
+        if let Some(p) = &self.plan {
+            p.backward(&self.at(v, point), View::new(x, width), kept, dy, grad, dx);
+        }
+    }
+
+    /// A norm, and what acts after it.
+    fn norm(&self, v: &[f32], point: Point, norm: &RmsNorm, x: &[f32]) -> (Vec<f32>, Kept) {
+        let mut y = norm.forward(x);
+        let kept = self.act(v, point, (x, norm.weight.len()), &mut y);
+        (y, kept)
+    }
+
+    /// The feed-forward's middle, and what acts on it.
+    fn hidden(&self, v: &[f32], gate_up: &[f32]) -> (Vec<f32>, Kept) {
+        let mut h = swiglu::forward(self.pass.kernels, gate_up, self.pass.ffn);
+        let kept = self.act(v, Point::Hidden, (&[], 1), &mut h);
+        (h, kept)
+    }
+
+    /// `W x`, and what acts after it.
+    fn site(&self, v: &[f32], g: Group, x: &[f32]) -> (Vec<f32>, Kept) {
         let w = self.frozen.weight(g);
-        let x = View::new(x, w.cols);
-        let mut y = w.forward(x, self.pass.threads);
-        let low = lora.map(|l| l.forward(g, x, &mut y)).unwrap_or_default();
-        (y, low)
+        let mut y = w.forward(View::new(x, w.cols), self.pass.threads);
+        let kept = self.act(v, Point::after(g), (x, w.cols), &mut y);
+        (y, kept)
     }
 
-    fn run(&self, x: &[f32], lora: Option<&Lora<'_>>) -> (Vec<f32>, Saved) {
+    fn learned<'a>(&self, v: &'a [f32]) -> Option<Learned<'a>> {
+        self.plan.as_ref()?.learned.as_ref().map(|at| at.each_ref().map(|r| &v[r.clone()]))
+    }
+
+    fn run(&self, x: &[f32], v: &[f32]) -> (Vec<f32>, Saved) {
         let (p, w) = (&*self.pass, &*self.frozen);
-        let (mut qkv, low_qkv) = self.site(Group::Qkv, &w.attn_norm.forward(x), lora);
+        let width = w.attn_norm.weight.len();
+        let mut parts: [Kept; Point::N] = std::array::from_fn(|_| Vec::new());
+        let mut keep = |point: Point, kept: Kept| parts[point as usize] = kept;
+        let (a, _) = self.norm(v, Point::AttnNorm, &w.attn_norm, x);
+        let (mut qkv, kept) = self.site(v, Group::Qkv, &a);
+        keep(Point::Qkv, kept);
         p.heads.rotate(&p.batch, &mut qkv, false);
-        let o = p.heads.forward(&p.batch, &qkv);
-        let (mut m, low_output) = self.site(Group::Output, &o, lora);
+        let o = p.heads.forward(&p.batch, &qkv, self.learned(v));
+        let (mut m, kept) = self.site(v, Group::Output, &o);
+        keep(Point::Output, kept);
+        keep(Point::AttnAdd, self.act(v, Point::AttnAdd, (&a, width), &mut m));
+        drop(a);
         add(&mut m, x);
-        let (gate_up, low_gate_up) = self.site(Group::GateUp, &w.ffn_norm.forward(&m), lora);
-        let h = swiglu::forward(p.kernels, &gate_up, p.ffn);
-        let (mut y, low_down) = self.site(Group::Down, &h, lora);
+        let (b, _) = self.norm(v, Point::FfnNorm, &w.ffn_norm, &m);
+        let (gate_up, kept) = self.site(v, Group::GateUp, &b);
+        keep(Point::GateUp, kept);
+        let (h, _) = self.hidden(v, &gate_up);
+        let (mut y, kept) = self.site(v, Group::Down, &h);
+        keep(Point::Down, kept);
+        keep(Point::FfnAdd, self.act(v, Point::FfnAdd, (&b, width), &mut y));
         add(&mut y, &m);
-        (y, Saved { qkv, o, m, gate_up, low: [low_qkv, low_output, low_gate_up, low_down] })
+        keep(Point::Layer, self.act(v, Point::Layer, (&m, width), &mut y));
+        (y, Saved { qkv, o, m, gate_up, parts })
     }
 
-    /// The gradient of a group's input (if wanted), and the group's part of the factors' gradient.
-    fn site_backward(
+    /// The gradient of a group's input (if wanted); adds the parts' to `grad`. `dy` is used up.
+    fn site_back(
         &self,
         g: Group,
-        (x, low, dy): (&[f32], &[f32], &[f32]),
-        lora: Option<&Lora<'_>>,
-        grad: &mut [f32],
-        wants_input: bool,
+        (x, kept): (&[f32], &Kept),
+        dy: &mut [f32],
+        (v, grad): (&[f32], &mut [f32]),
+        wanted: bool,
     ) -> Option<Vec<f32>> {
         let w = self.frozen.weight(g);
-        let (x, dy) = (View::new(x, w.cols), View::new(dy, w.rows));
-        let mut dx = wants_input.then(|| w.backward(dy, self.pass.threads));
-        if let Some(l) = lora {
-            l.backward(g, x, low, dy, grad, dx.as_deref_mut());
-        }
-        dx
+        let acts = self.plan.as_ref().is_some_and(|p| p.acts(Point::after(g)));
+        let mut of_parts = (wanted && acts).then(|| vec![0.0; x.len()]);
+        self.act_back(Point::after(g), ((x, w.cols), kept), dy, (v, grad), of_parts.as_deref_mut());
+        wanted.then(|| {
+            let mut dx = w.backward(View::new(dy, w.rows), self.pass.threads);
+            if let Some(more) = of_parts {
+                add(&mut dx, &more);
+            }
+            dx
+        })
     }
 
-    /// Whether a site lies in one of these groups.
-    fn learns(&self, groups: &[Group]) -> bool {
-        let plan = self.plan.as_ref();
-        plan.is_some_and(|p| p.factors().any(|f| groups.iter().any(|g| g.linears().contains(&f.linear))))
-    }
-
-    /// Gradients of `x` (if wanted) and of the factors. Stops as far up as nothing below learns.
-    fn back(&self, x: &[f32], vector: &[f32], dy: &[f32], wants_input: bool) -> (Option<Vec<f32>>, Vec<f32>) {
+    /// Gradients of `x` (if wanted) and of the vector. Stops as far up as nothing below learns.
+    fn back(&self, x: &[f32], v: &[f32], dy: &[f32], wants_input: bool) -> (Option<Vec<f32>>, Vec<f32>) {
         let (p, w) = (&*self.pass, &*self.frozen);
-        let lora = self.lora(vector);
-        let lora = lora.as_ref();
+        let width = w.attn_norm.weight.len();
         let kept = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Saved { qkv, o, m, gate_up, low } = kept.unwrap_or_else(|| self.run(x, lora).1);
-        let mut grad = vec![0.0; vector.len()];
+        let Saved { qkv, o, m, gate_up, parts } = kept.unwrap_or_else(|| self.run(x, v).1);
+        let mut grad = vec![0.0; v.len()];
+        let kept = |point: Point| &parts[point as usize];
+        let below = |point: Point| wants_input || self.learns_until(point);
 
-        let h = swiglu::forward(p.kernels, &gate_up, p.ffn);
-        let below = wants_input || self.learns(&[Group::Qkv, Group::Output, Group::GateUp]);
-        let Some(dh) = self.site_backward(Group::Down, (&h, &low[3], dy), lora, &mut grad, below) else {
-            return (None, grad);
-        };
-        drop(h);
-        let d_gate_up = swiglu::backward(p.kernels, &gate_up, &dh, p.ffn);
-        drop((dh, gate_up));
-        let b = w.ffn_norm.forward(&m);
-        let below = wants_input || self.learns(&[Group::Qkv, Group::Output]);
-        let Some(db) = self.site_backward(Group::GateUp, (&b, &low[2], &d_gate_up), lora, &mut grad, below) else {
-            return (None, grad);
-        };
-        drop((b, d_gate_up));
         let mut dm = dy.to_vec();
+        self.act_back(Point::Layer, ((&m, width), kept(Point::Layer)), &mut dm, (v, &mut grad), None);
+        let mut dz = dm.clone();
+        let (b, kept_b) = self.norm(v, Point::FfnNorm, &w.ffn_norm, &m);
+        let mut db = vec![0.0; b.len()];
+        self.act_back(Point::FfnAdd, ((&b, width), kept(Point::FfnAdd)), &mut dz, (v, &mut grad), Some(&mut db));
+        let (h, kept_h) = self.hidden(v, &gate_up);
+        let down = (&h[..], kept(Point::Down));
+        let Some(mut dh) = self.site_back(Group::Down, down, &mut dz, (v, &mut grad), below(Point::Hidden)) else {
+            return (None, grad);
+        };
+        self.act_back(Point::Hidden, ((&[], 1), &kept_h), &mut dh, (v, &mut grad), None);
+        drop((h, kept_h));
+        if !below(Point::GateUp) {
+            return (None, grad);
+        }
+        let mut d_gate_up = swiglu::backward(p.kernels, &gate_up, &dh, p.ffn);
+        drop((dh, gate_up));
+        let entry = (&b[..], kept(Point::GateUp));
+        let Some(part) = self.site_back(Group::GateUp, entry, &mut d_gate_up, (v, &mut grad), below(Point::FfnNorm))
+        else {
+            return (None, grad);
+        };
+        drop(d_gate_up);
+        add(&mut db, &part);
+        drop(b);
+        self.act_back(Point::FfnNorm, ((&m, width), &kept_b), &mut db, (v, &mut grad), None);
+        if !below(Point::AttnAdd) {
+            return (None, grad);
+        }
         w.ffn_norm.backward(&m, &db, &mut dm);
 
-        let below = wants_input || self.learns(&[Group::Qkv]);
-        let Some(d_o) = self.site_backward(Group::Output, (&o, &low[1], &dm), lora, &mut grad, below) else {
+        let mut dz = dm.clone();
+        let (a, kept_a) = self.norm(v, Point::AttnNorm, &w.attn_norm, x);
+        let mut da = vec![0.0; a.len()];
+        self.act_back(Point::AttnAdd, ((&a, width), kept(Point::AttnAdd)), &mut dz, (v, &mut grad), Some(&mut da));
+        let output = (&o[..], kept(Point::Output));
+        let Some(d_o) = self.site_back(Group::Output, output, &mut dz, (v, &mut grad), below(Point::Attention)) else {
             return (None, grad);
         };
-        let mut d_qkv = p.heads.backward(&p.batch, &qkv, &d_o);
+        let learned = self.plan.as_ref().and_then(|p| p.learned.clone()).unwrap_or([0..0, 0..0]);
+        let [mut dk, mut dv] = learned.each_ref().map(|r| vec![0.0; r.len()]);
+        let mut d_qkv = p.heads.backward(&p.batch, &qkv, self.learned(v), &d_o, [&mut dk, &mut dv]);
+        for (at, d) in learned.into_iter().zip([dk, dv]) {
+            grad[at].copy_from_slice(&d);
+        }
+        if !below(Point::Qkv) {
+            return (None, grad);
+        }
         p.heads.rotate(&p.batch, &mut d_qkv, true);
-        let a = w.attn_norm.forward(x);
-        let Some(da) = self.site_backward(Group::Qkv, (&a, &low[0], &d_qkv), lora, &mut grad, wants_input) else {
+        let entry = (&a[..], kept(Point::Qkv));
+        let Some(part) = self.site_back(Group::Qkv, entry, &mut d_qkv, (v, &mut grad), below(Point::AttnNorm)) else {
             return (None, grad);
         };
+        add(&mut da, &part);
+        self.act_back(Point::AttnNorm, ((x, width), &kept_a), &mut da, (v, &mut grad), None);
+        if !wants_input {
+            return (None, grad);
+        }
         w.attn_norm.backward(x, &da, &mut dm);
         (Some(dm), grad)
     }
@@ -192,7 +282,7 @@ impl LayerOp {
         if shape.dims() != [self.pass.batch.tokens(), hidden] {
             bail!("states of shape {shape:?} for {} tokens of width {hidden}", self.pass.batch.tokens());
         }
-        let (y, saved) = self.run(x, self.lora(vector).as_ref());
+        let (y, saved) = self.run(x, vector);
         if self.keep {
             *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         }

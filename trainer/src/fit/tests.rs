@@ -2,6 +2,7 @@ use super::*;
 use crate::decoder::WeightMode;
 use conpet_formats::feature::Pool;
 use conpet_formats::pet::lora::Scaling;
+use conpet_formats::pet::{Lora, Places};
 use conpet_runtime::engine::Engine;
 use conpet_runtime::forward::Scratch;
 
@@ -54,6 +55,8 @@ impl Examples for Toy {
 thread_local! {
     /// Threads of the next run.
     static THREADS: std::cell::Cell<usize> = const { std::cell::Cell::new(2) };
+    /// What the next run trains; a LoRA at three sites if empty.
+    static PET: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") };
 }
 
 fn hyper() -> Hyper {
@@ -87,7 +90,18 @@ fn with_job<T>(completion: bool, checkpoint: Option<(PathBuf, u64)>, f: impl FnO
     let lens: Vec<usize> = (0..toy.len()).map(|i| toy.tokens(i)).collect();
     // A random base's output head is far from any answer: completions take longer than classes.
     let batches = Epochs::new(&lens, 8, if completion { 40 } else { 5 }, 7, "toy");
-    let sites = ["blk.2.attn_q.weight", "blk.3.ffn_down.weight", "blk.3.attn_v.weight"].map(String::from);
+    let lora = Lora { rank: 4, alpha: 8.0, scaling: Scaling::AlphaOverRank };
+    let (pet, sites) = match PET.get() {
+        "" => {
+            let sites = ["blk.2.attn_q.weight", "blk.3.ffn_down.weight", "blk.3.attn_v.weight"];
+            (PetSpec::lora(lora), sites.map(String::from).to_vec())
+        }
+        text => {
+            let pet = PetSpec::parse(text, lora, Places::LINEARS).unwrap();
+            let sites = pet.sites(&decoder.spec, 2).unwrap();
+            (pet, sites)
+        }
+    };
     let stop = AtomicBool::new(false);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(THREADS.get()).build().unwrap();
     let job = Job {
@@ -95,7 +109,7 @@ fn with_job<T>(completion: bool, checkpoint: Option<(PathBuf, u64)>, f: impl FnO
         pool: &pool,
         examples: &toy,
         batches: &batches,
-        lora: Lora { rank: 4, alpha: 8.0, scaling: Scaling::AlphaOverRank },
+        pet: &pet,
         sites: &sites,
         head: (!completion).then_some((&feature, 3)),
         hyper: &hyper(),
@@ -138,11 +152,13 @@ fn threads_change_no_bit_of_what_is_learned() {
 fn shards_add_up_to_the_batch() {
     for completion in [false, true] {
         with_job(completion, None, |job, _| {
-            let optim = parameters(job).unwrap();
+            let none = Indices::new();
+            let optim = parameters(job, &none).unwrap();
+            let adapters = adapters(job, &optim, &none).unwrap();
             // A number of rows that shards cannot share evenly.
             let rows: Vec<usize> = (0..22).collect();
-            let (loss, sum) = gradients(job, &rows, &optim).unwrap();
-            let (whole_loss, whole) = shard(job, &rows, 1.0, (0, 1), &optim).unwrap();
+            let (loss, sum) = gradients(job, &rows, &optim, &none).unwrap();
+            let (whole_loss, whole) = shard(job, &rows, 1.0, (0, 1), (&optim, &adapters)).unwrap();
             // The same terms in another order, in f32.
             assert!((loss - whole_loss).abs() < 1e-5 * whole_loss, "{loss} for {whole_loss}");
             for (name, w) in &whole {
@@ -188,4 +204,81 @@ fn epochs_visit_every_row_once_and_group_lengths() {
         l.iter().max().unwrap() - l.iter().min().unwrap()
     };
     assert!((0..e.steps()).map(spread).sum::<usize>() / (e.steps() as usize) < 15);
+}
+
+/// Trains a kind on the toy classes; gives what came of it and how far its numbers went from `start`.
+fn train(pet: &'static str, checkpoint: Option<(PathBuf, u64)>, stop_at: Option<u64>) -> Result<Outcome> {
+    PET.with(|p| {
+        p.set(pet);
+        let out = run(false, checkpoint, stop_at);
+        p.set("");
+        out
+    })
+}
+
+/// Fails if a kind cannot be learned, leaves something else than its spec says, or does not repeat.
+#[test]
+fn every_kind_learns_and_leaves_the_tensors_of_its_spec() {
+    let e = crate::decoder::tests::engine();
+    for text in [
+        "bias",
+        "ia3",
+        "adapter:n=4",
+        "adapter:n=4,form=pfeiffer,act=relu",
+        "prefix:n=3",
+        "prefix:n=3,mid=8",
+        "sparse:n=300,rule=random",
+        "sparse:n=300,rule=magnitude",
+        "sparse:n=300,rule=fisher",
+        "lora:r=2+bias",
+    ] {
+        let t = done(train(text, None, None));
+        assert!(t.loss < 0.6, "{text}: loss {} after training, chance is {}", t.loss, 3f32.ln());
+        let lora = Lora { rank: 4, alpha: 8.0, scaling: Scaling::AlphaOverRank };
+        let pet = PetSpec::parse(text, lora, Places::LINEARS).unwrap();
+        let own: Vec<_> = t.tensors.iter().filter(|(n, _)| !n.starts_with("head.")).collect();
+        let numbers: usize = own.iter().map(|(_, (_, v))| v.len()).sum();
+        assert_eq!(numbers, pet.parameters(&e.base.spec, 2), "{text}");
+        assert!(own.iter().all(|(n, _)| n.starts_with("blk.")), "{text}: what is only for training stays there");
+        assert_eq!(
+            t.indices.values().map(|i| i.len()).sum::<usize>(),
+            if text.starts_with("sparse") { 300 } else { 0 }
+        );
+        for (name, (_, v)) in own {
+            assert!(v.iter().any(|v| *v != 0.0), "{text}: {name} has not moved");
+        }
+    }
+}
+
+/// Fails if the MLP of a prefix, or the positions of a sparse delta, are not the same after a stop.
+#[test]
+fn what_a_kind_has_besides_its_numbers_survives_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, pet) in ["prefix:n=2,mid=4", "sparse:n=50,rule=fisher"].into_iter().enumerate() {
+        let path = dir.path().join(i.to_string());
+        let whole = done(train(pet, None, None));
+        assert!(matches!(train(pet, Some((path.clone(), 0)), Some(13)), Ok(Outcome::Stopped)));
+        assert_eq!(whole, done(train(pet, Some((path, 0)), None)), "{pet}");
+    }
+}
+
+/// Fails if training goes on from anything else than the module it is given: learned pairs (even of a
+/// prefix with an MLP, which is gone) and chosen positions.
+#[test]
+fn training_goes_on_from_a_module() {
+    for pet in ["prefix:n=2,mid=4+lora:r=2", "sparse:n=50,rule=fisher"] {
+        let before = done(train(pet, None, None));
+        PET.set(pet);
+        with_job(false, None, |job, _| {
+            let again = Job { start: Some(&before), checkpoint: None, ..*job };
+            assert_eq!(indices(&again).unwrap(), before.indices);
+            let optim = parameters(&again, &before.indices).unwrap();
+            let in_force = adapters(&again, &optim, &before.indices).unwrap().tensors;
+            for (name, (_, v)) in before.tensors.iter().filter(|(n, _)| !n.starts_with("head.")) {
+                assert_eq!(&numbers(&in_force[name]).unwrap(), v, "{pet}: {name}");
+            }
+            assert_eq!(in_force.len() + 2, before.tensors.len());
+        });
+        PET.set("");
+    }
 }

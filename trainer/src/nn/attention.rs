@@ -5,6 +5,8 @@
 //! heads]`. Work is split by sequence and key/value head; the query heads that share a key/value
 //! head are stacked, so each step is one matrix product. The backward computes the probabilities
 //! again: keeping them costs `tokens² · heads` numbers a layer.
+//!
+//! Learned keys and values (a prefix) come before each sequence's own; every token sees them.
 
 use super::matmul::{View, matmul};
 use conpet_formats::model_spec::{ModelSpec, RopeKind};
@@ -95,8 +97,8 @@ impl Heads {
     }
 
     /// `qkv [n, width]`, rotated, to `[n, query heads · dim]`.
-    pub fn forward(&self, batch: &Ragged, qkv: &[f32]) -> Vec<f32> {
-        let parts = self.each(batch, qkv, |j| j.forward());
+    pub fn forward(&self, batch: &Ragged, qkv: &[f32], learned: Option<Learned<'_>>) -> Vec<f32> {
+        let parts = self.each(batch, qkv, learned, |j| j.forward());
         let width = self.query * self.dim;
         let mut out = vec![0.0; batch.tokens() * width];
         for (i, part) in parts.iter().enumerate() {
@@ -106,48 +108,101 @@ impl Heads {
         out
     }
 
-    /// The gradient of `qkv` (rotated), given that of the output.
-    pub fn backward(&self, batch: &Ragged, qkv: &[f32], d_out: &[f32]) -> Vec<f32> {
-        let parts = self.each(batch, qkv, |j| j.backward(d_out));
+    /// The gradient of `qkv` (rotated), given that of the output; adds those of the learned keys and
+    /// values to `d_learned`.
+    pub fn backward(
+        &self,
+        batch: &Ragged,
+        qkv: &[f32],
+        learned: Option<Learned<'_>>,
+        d_out: &[f32],
+        mut d_learned: [&mut [f32]; 2],
+    ) -> Vec<f32> {
+        let parts = self.each(batch, qkv, learned, |j| j.backward(d_out));
         let (d, width) = (self.dim, self.width());
         let mut out = vec![0.0; batch.tokens() * width];
+        let before = learned.map_or(0, |l| l[0].len() / self.kv);
         for (i, [dq, dk, dv]) in parts.iter().enumerate() {
             let (tokens, kv) = (&batch.rows[i / self.kv], i % self.kv);
             let (key, value) = self.key_value(kv);
             unstack(dq, d, tokens, kv * self.group() * d, width, &mut out);
-            unstack(dk, d, tokens, key.start, width, &mut out);
-            unstack(dv, d, tokens, value.start, width, &mut out);
+            for ((dx, column), sum) in [(dk, key.start), (dv, value.start)].into_iter().zip(&mut d_learned) {
+                let (of_learned, own) = dx.split_at(before);
+                unstack(own, d, tokens, column, width, &mut out);
+                for (pair, dx) in sum.chunks_exact_mut(self.kv * d).zip(of_learned.chunks_exact(d)) {
+                    self.kernels.add(&mut pair[kv * d..(kv + 1) * d], dx);
+                }
+            }
         }
         out
     }
 
     /// Runs every sequence and key/value head, in parallel; results in order.
-    fn each<T: Send>(&self, batch: &Ragged, qkv: &[f32], f: impl Fn(Part<'_>) -> T + Sync) -> Vec<T> {
+    fn each<T: Send>(
+        &self,
+        batch: &Ragged,
+        qkv: &[f32],
+        learned: Option<Learned<'_>>,
+        f: impl Fn(Part<'_>) -> T + Sync,
+    ) -> Vec<T> {
         (0..batch.rows.len() * self.kv)
             .into_par_iter()
-            .map(|i| f(Part::new(*self, batch.rows[i / self.kv].clone(), i % self.kv, qkv)))
+            .map(|i| f(Part::new(*self, batch.rows[i / self.kv].clone(), i % self.kv, qkv, learned)))
             .collect()
     }
 }
+
+/// Learned keys and values, `[pairs, kv heads · dim]` each; the keys have no position.
+pub type Learned<'a> = [&'a [f32]; 2];
 
 /// One sequence and key/value head.
 struct Part<'a> {
     heads: Heads,
     tokens: Range<usize>,
     kv: usize,
-    keys: View<'a>,
-    values: View<'a>,
+    keys: Rows<'a>,
+    values: Rows<'a>,
     /// Stacked queries `[group · tokens, dim]`, head by head.
     queries: Vec<f32>,
 }
 
+/// Keys or values of a head: the sequence's own where they lie, or with learned ones before them.
+enum Rows<'a> {
+    Own(View<'a>),
+    Joined(Vec<f32>, usize),
+}
+
+impl<'a> Rows<'a> {
+    fn new(own: &'a [f32], width: usize, column: Range<usize>, learned: Option<(&[f32], usize, usize)>) -> Self {
+        let Some((learned, pitch, at)) = learned else { return Self::Own(View::new(own, width).columns(column)) };
+        let d = column.len();
+        let before = learned.chunks_exact(pitch).map(|row| &row[at..at + d]);
+        let rows = before.chain(own.chunks_exact(width).map(|row| &row[column.clone()]));
+        Self::Joined(rows.flatten().copied().collect(), d)
+    }
+
+    fn view(&self) -> View<'_> {
+        match self {
+            Self::Own(v) => *v,
+            Self::Joined(v, d) => View::new(v, *d),
+        }
+    }
+}
+
 impl<'a> Part<'a> {
-    fn new(heads: Heads, tokens: Range<usize>, kv: usize, qkv: &'a [f32]) -> Self {
+    fn new(heads: Heads, tokens: Range<usize>, kv: usize, qkv: &'a [f32], learned: Option<Learned<'_>>) -> Self {
         let width = heads.width();
-        let rows = View::new(&qkv[tokens.start * width..tokens.end * width], width);
+        let rows = &qkv[tokens.start * width..tokens.end * width];
         let (key, value) = heads.key_value(kv);
         let queries = stack(&heads, qkv, width, &tokens, kv);
-        Self { heads, tokens, kv, keys: rows.columns(key), values: rows.columns(value), queries }
+        let before = |which: usize| learned.map(|l| (l[which], heads.kv * heads.dim, kv * heads.dim));
+        let keys = Rows::new(rows, width, key, before(0));
+        Self { heads, tokens, kv, keys, values: Rows::new(rows, width, value, before(1)), queries }
+    }
+
+    /// Keys there are, the learned ones included.
+    fn total(&self) -> usize {
+        self.keys.view().height()
     }
 
     fn queries(&self) -> View<'_> {
@@ -158,12 +213,12 @@ impl<'a> Part<'a> {
         1.0 / (self.heads.dim as f32).sqrt()
     }
 
-    /// `softmax(q kᵀ / sqrt(dim))` with a causal limit, `[group · tokens, tokens]`.
+    /// `softmax(q kᵀ / sqrt(dim))` with a causal limit, `[group · tokens, total]`.
     fn probabilities(&self) -> Vec<f32> {
-        let (len, scale) = (self.tokens.len(), self.scale());
-        let mut p = matmul(self.queries(), self.keys.t(), 1);
-        for (i, row) in p.chunks_exact_mut(len).enumerate() {
-            let (seen, future) = row.split_at_mut(i % len + 1);
+        let (len, total, scale) = (self.tokens.len(), self.total(), self.scale());
+        let mut p = matmul(self.queries(), self.keys.view().t(), 1);
+        for (i, row) in p.chunks_exact_mut(total).enumerate() {
+            let (seen, future) = row.split_at_mut(total - len + i % len + 1);
             seen.iter_mut().for_each(|v| *v *= scale);
             self.heads.kernels.softmax(seen);
             future.fill(0.0);
@@ -173,24 +228,24 @@ impl<'a> Part<'a> {
 
     /// Output of the group, `[group · tokens, dim]`.
     fn forward(&self) -> Vec<f32> {
-        matmul(View::new(&self.probabilities(), self.tokens.len()), self.values, 1)
+        matmul(View::new(&self.probabilities(), self.total()), self.values.view(), 1)
     }
 
     /// Gradients of (stacked queries, keys, values).
     fn backward(&self, d_out: &[f32]) -> [Vec<f32>; 3] {
-        let (len, scale) = (self.tokens.len(), self.scale());
+        let (total, scale) = (self.total(), self.scale());
         let d_out = stack(&self.heads, d_out, self.heads.query * self.heads.dim, &self.tokens, self.kv);
         let d_out = View::new(&d_out, self.heads.dim);
         let p = self.probabilities();
-        let dv = matmul(View::new(&p, len).t(), d_out, 1);
+        let dv = matmul(View::new(&p, total).t(), d_out, 1);
         // Softmax: ds = scale · p · (dp - Σ p dp). Future columns have p = 0.
-        let mut ds = matmul(d_out, self.values.t(), 1);
-        for (ds, p) in ds.chunks_exact_mut(len).zip(p.chunks_exact(len)) {
+        let mut ds = matmul(d_out, self.values.view().t(), 1);
+        for (ds, p) in ds.chunks_exact_mut(total).zip(p.chunks_exact(total)) {
             let mean = self.heads.kernels.dot_f32(ds, p);
             ds.iter_mut().zip(p).for_each(|(d, p)| *d = scale * p * (*d - mean));
         }
-        let ds = View::new(&ds, len);
-        [matmul(ds, self.keys, 1), matmul(ds.t(), self.queries(), 1), dv]
+        let ds = View::new(&ds, total);
+        [matmul(ds, self.keys.view(), 1), matmul(ds.t(), self.queries(), 1), dv]
     }
 }
 
@@ -217,6 +272,7 @@ fn unstack(part: &[f32], d: usize, tokens: &Range<usize>, at: usize, width: usiz
 mod tests {
     use super::*;
     use crate::nn::check::{plain_gradient, spec, wave};
+    use conpet_formats::pet::prefix::attend_reference;
 
     #[test]
     fn gradients_are_exact_for_both_kinds_of_rotation() {
@@ -232,13 +288,30 @@ mod tests {
             let x = wave(6 * heads.width(), 0.0);
             plain_gradient(
                 &x,
-                |x| heads.forward(&batch, &rotated(x)),
+                |x| heads.forward(&batch, &rotated(x), None),
                 |x, dy| {
-                    let mut d = heads.backward(&batch, &rotated(x), dy);
+                    let mut d = heads.backward(&batch, &rotated(x), None, dy, [&mut [], &mut []]);
                     heads.rotate(&batch, &mut d, true);
                     d
                 },
             );
+            // With three learned pairs: the gradient of the states, and then of the pairs.
+            let size = 3 * kv * spec.head_dim;
+            let learned = wave(2 * size, 1.0);
+            let pairs = |l: &[f32]| [l[..size].to_vec(), l[size..].to_vec()];
+            let forward = |x: &[f32], l: &[f32]| {
+                let [k, v] = pairs(l);
+                heads.forward(&batch, &rotated(x), Some([&k, &v]))
+            };
+            let backward = |x: &[f32], l: &[f32], dy: &[f32]| {
+                let [k, v] = pairs(l);
+                let (mut dk, mut dv) = (vec![0.0; size], vec![0.0; size]);
+                let mut d = heads.backward(&batch, &rotated(x), Some([&k, &v]), dy, [&mut dk, &mut dv]);
+                heads.rotate(&batch, &mut d, true);
+                (d, [dk, dv].concat())
+            };
+            plain_gradient(&x, |x| forward(x, &learned), |x, dy| backward(x, &learned, dy).0);
+            plain_gradient(&learned, |l| forward(&x, l), |l, dy| backward(&x, l, dy).1);
         }
     }
 
@@ -247,9 +320,37 @@ mod tests {
         let spec = spec();
         let heads = Heads::new(&spec, Kernels::detect());
         let x = wave(5 * heads.width(), 0.0);
-        let both = heads.forward(&Ragged::new(&spec, &[3, 2]), &x);
+        let both = heads.forward(&Ragged::new(&spec, &[3, 2]), &x, None);
         let (a, b) = x.split_at(3 * heads.width());
-        let one = |x: &[f32], n| heads.forward(&Ragged::new(&spec, &[n]), x);
+        let one = |x: &[f32], n| heads.forward(&Ragged::new(&spec, &[n]), x, None);
         assert_eq!(both, [one(a, 3), one(b, 2)].concat());
+    }
+
+    #[test]
+    fn learned_pairs_are_attended_to_as_the_scalar_reference_says() {
+        let spec = spec();
+        let (heads, d) = (Heads::new(&spec, Kernels::detect()), spec.head_dim);
+        let (width, kv_dim) = (heads.width(), spec.kv_dim());
+        let (x, k, v) = (wave(4 * width, 0.0), wave(3 * kv_dim, 1.0), wave(3 * kv_dim, 2.0));
+        let got = heads.forward(&Ragged::new(&spec, &[4]), &x, Some([&k, &v]));
+        let columns = |rows: &[f32], pitch: usize, at: usize| -> Vec<f32> {
+            rows.chunks(pitch).flat_map(|r| &r[at..at + d]).copied().collect()
+        };
+        for t in 0..4 {
+            for q in 0..spec.n_head {
+                let kv = q / (spec.n_head / spec.n_kv_head);
+                let seen = &x[..(t + 1) * width];
+                let own = [spec.n_head + kv, spec.n_head + spec.n_kv_head + kv].map(|h| columns(seen, width, h * d));
+                let learned = [&k, &v].map(|x| columns(x, kv_dim, kv * d));
+                let want = attend_reference(
+                    &x[t * width + q * d..][..d],
+                    learned.each_ref().map(Vec::as_slice),
+                    own.each_ref().map(Vec::as_slice),
+                );
+                let got = &got[(t * spec.n_head + q) * d..][..d];
+                // Sums of a few products of size about 1, in f32.
+                assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-5), "token {t}, head {q}");
+            }
+        }
     }
 }

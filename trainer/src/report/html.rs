@@ -4,7 +4,7 @@ use super::svg::{escape, heat_map, lines};
 use super::{MethodReport, Report};
 use std::fmt::Write as _;
 
-const STYLE: &str = "
+pub(super) const STYLE: &str = "
 :root{--bg:#fbfbfa;--fg:#1d2126;--dim:#6a737d;--line:#dfe2e5;--cell:#1f6feb;--card:#fff}
 @media(prefers-color-scheme:dark){:root{--bg:#14171a;--fg:#e6e8ea;--dim:#9aa4ad;--line:#2d333a;--cell:#4c93ff;--card:#1b1f24}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:1060px;padding:32px 24px 64px;background:var(--bg);color:var(--fg);

@@ -139,3 +139,63 @@ pub(super) fn lines(series: &[(String, Vec<f64>)]) -> String {
     }
     s + "</svg>"
 }
+
+/// Lines through points `(x, y)`, x logarithmic, y from 0 to 1; `floor` is a dashed line across.
+pub(super) fn scatter(series: &[(String, Vec<(f64, f64)>)], floor: Option<f64>) -> String {
+    let (w, h, left, top, right, bottom) = (900.0, 420.0, 48.0, 16.0, 230.0, 36.0);
+    let all = || series.iter().flat_map(|s| &s.1);
+    let decades = |f: fn(f64, f64) -> f64, start: f64| all().map(|p| p.0.log10()).fold(start, f);
+    let (from, to) = (decades(f64::min, f64::MAX).floor(), decades(f64::max, f64::MIN).ceil());
+    if from > to {
+        return String::new();
+    }
+    let span = (to - from).max(1.0);
+    // The scale begins at the tenth below the lowest value.
+    let low = (10.0 * all().map(|p| p.1).chain(floor).fold(1.0, f64::min)).floor().min(9.0) / 10.0;
+    let x = |v: f64| left + (w - left - right) * (v.log10() - from) / span;
+    let y = |v: f64| top + (h - top - bottom) * (1.0 - v) / (1.0 - low);
+    let mut s = format!(r#"<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img">"#);
+    for i in (low * 10.0).round() as i32..=10 {
+        let at = y(f64::from(i) / 10.0);
+        let _ = write!(
+            s,
+            r#"<line class="grid" x1="{left}" x2="{}" y1="{at}" y2="{at}"/><text class="axis" text-anchor="end" x="{}" y="{}">{}</text>"#,
+            w - right,
+            left - 8.0,
+            at + 4.0,
+            i * 10
+        );
+    }
+    for d in 0..=span as i32 {
+        let (at, power) = (x(10f64.powf(from + f64::from(d))), from as i32 + d);
+        let _ = write!(s, r#"<text class="axis" text-anchor="middle" x="{at}" y="{}">1e{power}</text>"#, h - 14.0);
+    }
+    if let Some(v) = floor {
+        let _ = write!(
+            s,
+            r#"<line class="grid" stroke-dasharray="6 4" x1="{left}" x2="{}" y1="{1}" y2="{1}"/>"#,
+            w - right,
+            y(v)
+        );
+    }
+    for (k, (name, points)) in series.iter().enumerate() {
+        let at: Vec<String> = points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
+        // Colours repeat after six: then lines are dashed.
+        let dash = if k >= 6 { r#" stroke-dasharray="5 4""# } else { "" };
+        let _ = write!(s, r#"<polyline class="line c{}"{dash} points="{}"/>"#, k % 6, at.join(" "));
+        for p in points {
+            let _ = write!(s, r#"<circle class="dot c{}" cx="{:.1}" cy="{:.1}" r="3.5"/>"#, k % 6, x(p.0), y(p.1));
+        }
+        let row = top + 18.0 * k as f64 + 8.0;
+        let (a, b) = (w - right + 12.0, w - right + 36.0);
+        let _ = write!(
+            s,
+            r#"<line class="line c{0}"{dash} x1="{a}" x2="{b}" y1="{row}" y2="{row}"/><text x="{1}" y="{2}">{3}</text>"#,
+            k % 6,
+            b + 8.0,
+            row + 4.0,
+            escape(&name.chars().take(28).collect::<String>())
+        );
+    }
+    s + "</svg>"
+}

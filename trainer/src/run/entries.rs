@@ -2,14 +2,16 @@
 
 use super::Run;
 use crate::fit::Trained;
+use crate::pet::{self, Indices};
 use conpet_formats::Result;
 use conpet_formats::bundle::manifest::{HeadEntry, ModuleEntry, TaskEntry};
 use conpet_formats::bundle::{Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
 use conpet_formats::head as head_format;
 use conpet_formats::pet::PetKind;
-use conpet_formats::tensors::{Tensors, TensorsWriter};
+use conpet_formats::tensors::{Dtype, Tensors, TensorsWriter};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 impl Run<'_> {
     fn module_entry(
@@ -20,11 +22,9 @@ impl Run<'_> {
         data: &str,
         index: usize,
     ) -> Result<ModuleEntry> {
-        let mut w = TensorsWriter::new();
-        for (name, (shape, v)) in trained.tensors.iter().filter(|(n, _)| !n.starts_with("head.")) {
-            w.add_f16(name, shape, v)?;
-        }
-        let section = draft.add_section(SectionKind::Module, w.finish()?);
+        let (payload, numbers) = pet::payload(trained)?;
+        let sites: &[String] = &pet::held(trained, sites);
+        let section = draft.add_section(SectionKind::Module, payload);
         let targets = match draft.manifest.target_sets.iter().find(|(_, s)| *s == sites) {
             Some((k, _)) => k.clone(),
             None => {
@@ -33,28 +33,31 @@ impl Run<'_> {
                 key
             }
         };
-        let lora = self.lora();
         let train = [
             ("data", data.to_owned()),
             ("epochs", self.config.epochs.to_string()),
             ("loss", format!("{:.4}", trained.loss)),
+            ("numbers", numbers.to_string()),
             ("seed", self.config.seed.to_string()),
             ("tokens", trained.tokens.to_string()),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
-        Ok(ModuleEntry {
-            alpha: Decimal::from_f64(lora.alpha),
+        let mut entry = ModuleEntry {
+            alpha: None,
             dtype: "F16".into(),
             id: format!("m{index:04}"),
             kind: PetKind::Lora,
-            rank: lora.rank as u32,
-            scale: Decimal::from_f64(lora.scale()),
-            scaling: lora.scaling,
+            pet: None,
+            rank: None,
+            scale: None,
+            scaling: None,
             section,
             site_count: sites.len() as u32,
             targets,
             train: train.map(|(k, v)| (k.to_owned(), v)).into(),
-        })
+        };
+        entry.set_pet(&self.pet);
+        Ok(entry)
     }
 
     /// Adds a module's payload and entry; returns its number.
@@ -118,14 +121,18 @@ impl Run<'_> {
     /// training from: always as stored, so that a resumed run starts from the same numbers.
     pub fn stored(&self, module: u32, head: u32) -> Option<Trained> {
         let b = self.bundle.as_ref()?;
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut indices) = (BTreeMap::new(), Indices::new());
         for (section, prefix) in [(b.manifest().modules.get(module as usize)?.section, ""), (head, "head.")] {
             let t = Tensors::parse(b.section(section).ok()?).ok()?;
             for n in t.names() {
                 let x = t.get(n)?;
+                if x.dtype == Dtype::I32 {
+                    indices.insert(n.to_owned(), Arc::new(x.to_i32()));
+                    continue;
+                }
                 tensors.insert(format!("{prefix}{n}"), (x.shape.clone(), x.to_f32()));
             }
         }
-        Some(Trained { tensors, ..Trained::default() })
+        Some(Trained { tensors, indices, ..Trained::default() })
     }
 }

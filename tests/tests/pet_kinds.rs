@@ -1,0 +1,143 @@
+//! Every PET kind the whole way: learned, stored, inspected, put in force, swept.
+
+use conpet_formats::bundle::verify;
+use conpet_runtime::engine::Engine;
+use conpet_runtime::forward::Scratch;
+use conpet_runtime::skills::Skills;
+use conpet_tests::{program, tiny_base, tiny_config, tiny_engine, tiny_stream};
+use conpet_trainer::config::Config;
+use conpet_trainer::run::Run;
+use conpet_trainer::stream;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::atomic::AtomicBool;
+
+/// Learns the two tasks with labels; mean accuracy, and answers to one input of each.
+fn learn(engine: &Engine, dir: &Path, config: Config) -> (f64, Vec<Option<String>>) {
+    let mut tasks = stream::open(&tiny_stream(dir)).unwrap();
+    tasks.truncate(2);
+    let out = dir.join(format!("{}-{}.cpb", config.method, config.pet.replace([':', '=', ',', '/'], "-")));
+    let stop = AtomicBool::new(false);
+    let mut run = Run::new(config, engine, tasks, &out, &stop, |_| {}).unwrap();
+    let report = run.stream(false).unwrap().unwrap();
+    assert_eq!(verify(&out, true).unwrap(), []);
+    let skills = Skills::open(&out, &engine.base).unwrap();
+    let texts = ["how large is our tower", "the colour of that sea"];
+    let answers = engine.classify(&skills, &texts, None, &mut Scratch::default()).unwrap();
+    (report.metrics.average_accuracy, answers.into_iter().map(|a| a.label).collect())
+}
+
+/// Fails if what is trained is not what is stored, hooked and run.
+#[test]
+fn every_kind_is_learned_stored_and_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    for (pet, trunk) in [
+        ("bias", 1),
+        ("ia3", 1),
+        ("adapter:n=4,form=parallel,at=attn_output/ffn_down", 1),
+        ("prefix:n=4,mid=8", 1),
+        ("prompt:n=3", 0),
+        ("sparse:n=500,rule=fisher", 1),
+        ("lora:r=2,at=attn_q/attn_v+bias", 1),
+    ] {
+        let (accuracy, answers) = learn(&engine, dir.path(), Config { pet: pet.into(), trunk, ..tiny_config() });
+        // Chance is a half; the two inputs are among the easy ones.
+        assert!(accuracy >= 0.75, "{pet}: accuracy {accuracy}");
+        assert_eq!(answers, [Some("big".into()), Some("blue".into())], "{pet}");
+    }
+}
+
+/// Fails if a module cannot be gone on with: a sparse delta's positions stay, a prefix's pairs are trained
+/// on without their MLP.
+#[test]
+fn one_module_goes_on_learning_whatever_its_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    for pet in ["sparse:n=500,rule=fisher", "prefix:n=4,mid=8+bias"] {
+        let config = Config { pet: pet.into(), method: "sequential".into(), ..tiny_config() };
+        let (_, answers) = learn(&engine, dir.path(), config);
+        // The last task is remembered.
+        assert_eq!(answers[0].as_deref(), Some("big"), "{pet}");
+    }
+}
+
+fn run(dir: &Path, program_name: &str, args: &str) -> Output {
+    Command::new(program(program_name)).current_dir(dir).args(args.split(' ')).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn programs_take_show_and_run_a_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    std::fs::rename(tiny_base(at, 1), at.join("base.gguf")).unwrap();
+    tiny_stream(at);
+    let learn = "stream stream -m base.gguf -b b.cpb --tasks 2 --trunk 1 --epochs 2 --lr 5e-3 --threads 2";
+    let out = run(at, "conpet-train", &format!("{learn} --pet bias+lora:r=2 --params 2%"));
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let shown = text(&run(at, "conpet-inspect", "b.cpb").stdout);
+    assert!(shown.contains("kind:bias, kind:lora"), "{shown}");
+    assert!(shown.lines().any(|l| l.contains("m0001") && l.contains("lora:r=") && l.contains("+bias")), "{shown}");
+    let answer = run(at, "conpet-run", "classify -m base.gguf -b b.cpb tower");
+    assert!(answer.status.success(), "{}", text(&answer.stderr));
+    for (pet, code, says) in [
+        ("--pet prompt", 2, "--trunk 0"),
+        ("--pet lore", 1, "lore"),
+        ("--pet lora:r=4096 --params 10", 1, "too few"),
+        ("--params 0", 1, "--params"),
+        ("--pet sparse:n=100000000", 1, "100000000"),
+    ] {
+        let out = run(at, "conpet-train", &format!("{} {pet}", learn.replace("b.cpb", "x.cpb")));
+        let err = text(&out.stderr);
+        assert!(out.status.code() == Some(code) && err.contains(says) && err.contains("hint:"), "{pet}: {err}");
+        assert!(!at.join("x.cpb").exists());
+    }
+}
+
+/// Fails if a point is not trained, if a larger one does not have more numbers, or if a sweep that goes on does
+/// anything twice.
+#[test]
+fn a_sweep_scores_kinds_at_sizes_beside_the_head_alone_and_goes_on_where_it_stood() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    std::fs::rename(tiny_base(at, 1), at.join("base.gguf")).unwrap();
+    tiny_stream(at);
+    let sweep = "sweep stream -m base.gguf --task colour --task size --kind bias --kind lora --kind sparse:rule=magnitude \
+                 --kind prompt --sizes 64,600,6000 --rates 5e-3 --trunk 1 --epochs 3 --threads 2 -o out";
+    let first = run(at, "conpet-train", sweep);
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    let read =
+        || -> serde_json::Value { serde_json::from_slice(&std::fs::read(at.join("out/sweep.json")).unwrap()).unwrap() };
+    let json = read();
+    let points = json["points"].as_array().unwrap();
+    for kind in ["bias", "lora", "sparse:rule=magnitude", "prompt"] {
+        let mine: Vec<_> = points.iter().filter(|p| p["kind"] == kind).collect();
+        let numbers: Vec<u64> = mine.iter().map(|p| p["numbers"].as_u64().unwrap()).collect();
+        assert!(numbers.len() >= 2 && numbers.windows(2).all(|w| w[0] < w[1]), "{kind}: {numbers:?}");
+        assert!(mine.iter().all(|p| p["accuracy"].as_f64().unwrap() > 0.4), "{kind}");
+    }
+    // The prompt needs a trunk of 0, and so a second head alone.
+    assert_eq!(points.iter().filter(|p| p["kind"] == "head alone").count(), 2);
+    let page = std::fs::read_to_string(at.join("out/sweep.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("sparse:rule=magnitude") && !page.contains("http"));
+    let refused = run(at, "conpet-train", sweep);
+    assert!(text(&refused.stderr).contains("--resume"));
+    // Without its last two points it trains those two, and nothing else.
+    let mut cut = json.clone();
+    let all = cut["points"].as_array_mut().unwrap();
+    all.truncate(all.len() - 2);
+    all[1]["accuracy"] = 0.123.into();
+    std::fs::write(at.join("out/sweep.json"), cut.to_string()).unwrap();
+    let again = run(at, "conpet-train", &format!("{sweep} --resume"));
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    let json = read();
+    let resumed = json["points"].as_array().unwrap();
+    assert_eq!((resumed.len(), resumed[1]["accuracy"].as_f64()), (points.len(), Some(0.123)));
+    assert_eq!(resumed.last().unwrap()["accuracy"], points.last().unwrap()["accuracy"]);
+    let other = run(at, "conpet-train", &format!("{sweep} --resume --seed 9"));
+    assert!(text(&other.stderr).contains("other settings"));
+}
