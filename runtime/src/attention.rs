@@ -53,7 +53,7 @@ enum Memory<'a> {
 }
 
 /// `out [n, q_dim]` from `q [n, q_dim]` and each row's keys and values: its cache of `layer`, which
-/// already holds the new tokens, or `k, v [n, kv_dim]`. What a module has `learned` every token sees
+/// already holds the new tokens, or `k, v [n, kv_dim]`. What its module has learned every token sees
 /// before them.
 pub(crate) fn attention(
     (kernels, threads): (Kernels, &Threads),
@@ -61,7 +61,6 @@ pub(crate) fn attention(
     layer: usize,
     rows: &[Row<'_>],
     (q, k, v): (&[f32], &[f32], &[f32]),
-    learned: Option<Learned<'_>>,
     out: &mut [f32],
 ) {
     let (group, kd) = (spec.n_head / spec.n_kv_head, spec.kv_dim());
@@ -77,7 +76,7 @@ pub(crate) fn attention(
                 let mut start = 0;
                 for row in rows {
                     let end = start + row.tokens;
-                    let cache = row.kv.as_deref();
+                    let (cache, learned) = (row.kv.as_deref(), row.module.and_then(|m| m.learned(layer)));
                     let past = cache.map_or(0, |kv| kv.len() - row.tokens);
                     let memory = match cache {
                         Some(kv) => Memory::Cache(kv.layer(layer)),

@@ -161,12 +161,13 @@ impl Engine {
             }
         };
         observe(0, &hidden);
-        let mut rows: Vec<Row<'_>> = prompts.iter().map(|p| Row { tokens: p.tokens.len(), kv: None }).collect();
-        forward::layers(self.device(), &self.base, 0..depth, &mut rows, &mut hidden, None, s, observe);
+        let mut rows: Vec<Row<'_>> =
+            prompts.iter().map(|p| Row { tokens: p.tokens.len(), kv: None, module: None }).collect();
+        forward::layers(self.device(), &self.base, 0..depth, &mut rows, &mut hidden, s, observe);
         let deepest = feature.map_or(0, |f| f.max_layer() as usize);
         if deepest > depth {
             let mut deeper = hidden.clone();
-            forward::layers(self.device(), &self.base, depth..deepest, &mut rows, &mut deeper, None, s, observe);
+            forward::layers(self.device(), &self.base, depth..deepest, &mut rows, &mut deeper, s, observe);
         }
         TrunkStates { hidden, features: pooler.map(Pooler::finish).unwrap_or_default() }
     }
@@ -184,9 +185,9 @@ impl Engine {
     ) -> Vec<f32> {
         let mut pooler = Pooler::new(feature, &self.base, self.kernels, prompts.iter().copied());
         pooler.observe(depth, hidden);
-        let mut rows: Vec<Row<'_>> = prompts.iter().map(|p| Row { tokens: p.tokens.len(), kv: None }).collect();
+        let mut rows: Vec<Row<'_>> = prompts.iter().map(|p| Row { tokens: p.tokens.len(), kv: None, module }).collect();
         let end = (feature.max_layer() as usize).max(depth);
-        forward::layers(self.device(), &self.base, depth..end, &mut rows, hidden, module, s, &mut |l, h| {
+        forward::layers(self.device(), &self.base, depth..end, &mut rows, hidden, s, &mut |l, h| {
             pooler.observe(l, h);
         });
         pooler.finish()

@@ -4,6 +4,8 @@
 //! without padding. Weights are read once per batch. A sequence either has a [`Kv`] cache and
 //! continues it, or has none and attends to itself only (one-shot: classification, features).
 
+mod in_force;
+
 use crate::aligned::Aligned;
 use crate::attention::attention;
 use crate::base::{Base, Linear};
@@ -13,6 +15,7 @@ use crate::module::{Module, Point};
 use crate::threads::Threads;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::pet::Place;
+use in_force::InForce;
 use std::ops::Range;
 
 /// One sequence of a batch.
@@ -22,6 +25,8 @@ pub struct Row<'a> {
     pub tokens: usize,
     /// Its cache, if it continues one; grows by `tokens`.
     pub kv: Option<&'a mut Kv>,
+    /// The module in force for it.
+    pub module: Option<&'a Module>,
 }
 
 /// Work space of a forward pass, kept between passes so that decoding allocates nothing.
@@ -43,7 +48,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    fn reserve(&mut self, spec: &ModelSpec, n: usize, module: Option<&Module>) {
+    fn reserve(&mut self, spec: &ModelSpec, n: usize) {
         self.norm.reserve(n * spec.hidden);
         self.q.reserve(n * spec.q_dim());
         self.k.reserve(n * spec.kv_dim());
@@ -51,12 +56,6 @@ impl Scratch {
         self.attn.reserve(n * spec.q_dim());
         self.gate.reserve(n * spec.ffn);
         self.up.reserve(n * spec.ffn);
-        if let Some(m) = module {
-            let [low, work] = m.width();
-            self.low.reserve(n * low);
-            self.work.reserve(n * work);
-            self.aside.reserve(if m.aside().is_empty() { 0 } else { n * spec.hidden });
-        }
         self.rope.iter_mut().for_each(|r| r.reserve(n * spec.rope_dim));
     }
 
@@ -93,24 +92,20 @@ pub fn layers(
     layers: Range<usize>,
     rows: &mut [Row<'_>],
     hidden: &mut [f32],
-    module: Option<&Module>,
     s: &mut Scratch,
     observe: &mut dyn FnMut(usize, &[f32]),
 ) {
-    if let Some(m) = module {
-        m.prepare(dev, base);
-    }
-    prepared(dev, base, layers, rows, hidden, module, s, observe);
+    InForce::new(rows).prepare(dev, base);
+    prepared(dev, base, layers, rows, hidden, s, observe);
 }
 
-/// The same with a module that has been prepared, or is being prepared by this.
+/// The same with modules that have been prepared, or are being prepared by this.
 pub(crate) fn prepared(
     (kernels, threads): (Kernels, &Threads),
     base: &Base,
     layers: Range<usize>,
     rows: &mut [Row<'_>],
     hidden: &mut [f32],
-    module: Option<&Module>,
     s: &mut Scratch,
     observe: &mut dyn FnMut(usize, &[f32]),
 ) {
@@ -120,34 +115,29 @@ pub(crate) fn prepared(
     if n == 0 {
         return;
     }
-    s.reserve(spec, n, module);
-    let before = module.map_or(0, Module::positions);
-    turns(threads, spec.rope_base, spec, (before, rows), &mut s.rope[0][..n * spec.rope_dim]);
+    let modules = InForce::new(rows);
+    s.reserve(spec, n);
+    modules.reserve(spec.hidden, s);
+    turns(threads, spec.rope_base, spec, rows, &mut s.rope[0][..n * spec.rope_dim]);
     if let Some(local) = &spec.variant.local {
-        turns(threads, local.rope_base, spec, (before, rows), &mut s.rope[1][..n * spec.rope_dim]);
+        turns(threads, local.rope_base, spec, rows, &mut s.rope[1][..n * spec.rope_dim]);
     }
     let (qd, kd) = (spec.q_dim(), spec.kv_dim());
     let dev = (kernels, threads);
-    let aside = module.map(Module::aside).unwrap_or_default();
+    let [beside_attn, beside_ffn] = [Place::Output, Place::Down].map(|place| modules.aside(place));
     for l in layers {
-        let act = |point: Point, x: &[f32], y: &mut [f32], work: &mut [f32]| {
-            if let Some(m) = module {
-                m.act(dev, (l, point), x, y, work);
-            }
-        };
+        let act = |point: Point, x: &[f32], y: &mut [f32], work: &mut [f32]| modules.act(dev, (l, point), x, y, work);
         let w = base.layer(l);
         let x = &mut s.norm[..n * spec.hidden];
         let (q, k, v) = (&mut s.q[..n * qd], &mut s.k[..n * kd], &mut s.v[..n * kd]);
         normalise(dev, hidden, w.attn_norm, spec, x);
         act(Point::Out(Place::AttnNorm), hidden, x, &mut s.work);
         let which = [Linear::Q, Linear::K, Linear::V];
-        let [on_q, on_k, on_v] = module.map_or([None; 3], |m| m.add(dev, (l, which), x, n, &mut s.low));
-        let [wq, wk, wv] = which.map(|which| w.linear(which));
-        kernels.matmul_many(threads, [(wq, &mut *q, on_q), (wk, &mut *k, on_k), (wv, &mut *v, on_v)], x, n);
+        modules.linears(dev, (l, &w), which, x, [&mut *q, &mut *k, &mut *v], &mut s.low);
         for (place, y) in [(Place::Q, &mut *q), (Place::K, &mut *k), (Place::V, &mut *v)] {
             act(Point::Out(place), x, y, &mut s.work);
         }
-        if aside.has(Place::Output) {
+        if beside_attn {
             s.aside[..x.len()].fill(0.0);
             act(Point::Aside(Place::Output), x, &mut s.aside[..x.len()], &mut s.work);
         }
@@ -171,16 +161,15 @@ pub(crate) fn prepared(
             at += r.tokens;
         }
         let attn = &mut s.attn[..n * qd];
-        attention(dev, spec, l, rows, (q, k, v), module.and_then(|m| m.learned(l)), attn);
+        attention(dev, spec, l, rows, (q, k, v), attn);
         // The norm buffer is free again: it takes the output projection.
-        let [add] = module.map_or([None], |m| m.add(dev, (l, [Linear::Output]), attn, n, &mut s.low));
-        kernels.matmul_many(threads, [(w.linear(Linear::Output), &mut *x, add)], attn, n);
+        modules.linears(dev, (l, &w), [Linear::Output], attn, [&mut *x], &mut s.low);
         act(Point::Out(Place::Output), attn, x, &mut s.work);
         if let Some([norm, _]) = w.post_norm {
             by_token(threads, x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
         }
         act(Point::Add(Place::Output), &[], x, &mut s.work);
-        if aside.has(Place::Output) {
+        if beside_attn {
             by_token(threads, x, spec.hidden, |t, x| kernels.add(x, &s.aside[t * spec.hidden..][..spec.hidden]));
         }
         by_token(threads, hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
@@ -188,14 +177,11 @@ pub(crate) fn prepared(
         normalise(dev, hidden, w.ffn_norm, spec, x);
         act(Point::Out(Place::FfnNorm), hidden, x, &mut s.work);
         let (gate, up) = (&mut s.gate[..n * spec.ffn], &mut s.up[..n * spec.ffn]);
-        let which = [Linear::Gate, Linear::Up];
-        let [on_gate, on_up] = module.map_or([None; 2], |m| m.add(dev, (l, which), x, n, &mut s.low));
-        let [wg, wu] = which.map(|which| w.linear(which));
-        kernels.matmul_many(threads, [(wg, &mut *gate, on_gate), (wu, &mut *up, on_up)], x, n);
+        modules.linears(dev, (l, &w), [Linear::Gate, Linear::Up], x, [&mut *gate, &mut *up], &mut s.low);
         for (place, y) in [(Place::Gate, &mut *gate), (Place::Up, &mut *up)] {
             act(Point::Out(place), x, y, &mut s.work);
         }
-        if aside.has(Place::Down) {
+        if beside_ffn {
             s.aside[..x.len()].fill(0.0);
             act(Point::Aside(Place::Down), x, &mut s.aside[..x.len()], &mut s.work);
         }
@@ -203,14 +189,13 @@ pub(crate) fn prepared(
             kernels.gate_mul(spec.variant.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
         });
         act(Point::In(Place::Down), &[], gate, &mut s.work);
-        let [add] = module.map_or([None], |m| m.add(dev, (l, [Linear::Down]), gate, n, &mut s.low));
-        kernels.matmul_many(threads, [(w.linear(Linear::Down), &mut *x, add)], gate, n);
+        modules.linears(dev, (l, &w), [Linear::Down], gate, [&mut *x], &mut s.low);
         act(Point::Out(Place::Down), gate, x, &mut s.work);
         if let Some([_, norm]) = w.post_norm {
             by_token(threads, x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
         }
         act(Point::Add(Place::Down), &[], x, &mut s.work);
-        if aside.has(Place::Down) {
+        if beside_ffn {
             by_token(threads, x, spec.hidden, |t, x| kernels.add(x, &s.aside[t * spec.hidden..][..spec.hidden]));
         }
         by_token(threads, hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
@@ -241,14 +226,14 @@ pub(crate) fn by_token(threads: &Threads, data: &mut [f32], width: usize, f: imp
     if data.len() < 1 << 14 { part(0, data) } else { threads.split_mut(data, width, part) }
 }
 
-/// Rotary tables of every token of the batch, `[tokens, rope_dim]`; a sequence begins at position `before`.
-fn turns(threads: &Threads, base: f32, spec: &ModelSpec, (before, rows): (usize, &[Row<'_>]), tables: &mut [f32]) {
+/// Rotary tables of every token of the batch, `[tokens, rope_dim]`.
+fn turns(threads: &Threads, base: f32, spec: &ModelSpec, rows: &[Row<'_>], tables: &mut [f32]) {
     by_token(threads, tables, spec.rope_dim, |t, table| {
         let mut first = 0;
         for r in rows {
             if t < first + r.tokens {
-                let past = r.kv.as_ref().map_or(0, |kv| kv.len());
-                return rope_table(base, before + past + t - first, table);
+                let past = r.kv.as_ref().map_or(0, |kv| kv.len()) + r.module.map_or(0, Module::positions);
+                return rope_table(base, past + t - first, table);
             }
             first += r.tokens;
         }

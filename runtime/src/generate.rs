@@ -217,17 +217,9 @@ impl Sequence {
                 if layers.is_empty() {
                     continue;
                 }
-                let mut rows = [Row { tokens: chunk.len(), kv: Some(kv) }];
-                forward::layers(
-                    engine.device(),
-                    &engine.base,
-                    layers,
-                    &mut rows,
-                    &mut self.hidden,
-                    module,
-                    s,
-                    &mut |_, _| {},
-                );
+                let mut rows = [Row { tokens: chunk.len(), kv: Some(kv), module }];
+                let hidden = &mut self.hidden;
+                forward::layers(engine.device(), &engine.base, layers, &mut rows, hidden, s, &mut |_, _| {});
             }
         }
         if let Some(logits) = logits {
@@ -261,8 +253,8 @@ impl Engine {
         let n = prompt.tokens.len();
         let (mut hidden, mut normed) = (Vec::new(), vec![0.0; n * spec.hidden]);
         self.embed(prompt.tokens.iter().copied(), &mut hidden);
-        let mut rows = [Row { tokens: n, kv: None }];
-        forward::layers(self.device(), &self.base, 0..spec.n_layer, &mut rows, &mut hidden, module, s, &mut |_, _| {});
+        let mut rows = [Row { tokens: n, kv: None, module }];
+        forward::layers(self.device(), &self.base, 0..spec.n_layer, &mut rows, &mut hidden, s, &mut |_, _| {});
         forward::normalise(self.device(), &hidden, self.base.output_norm(), spec, &mut normed);
         let mut out = vec![0.0; n * spec.vocab];
         self.output(&normed, &mut out, n);

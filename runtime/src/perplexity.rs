@@ -52,9 +52,9 @@ pub fn perplexity(
     for chunk in tokens.chunks_exact(context) {
         let first = bos.unwrap_or(chunk[0]);
         engine.embed(std::iter::once(first).chain(chunk[1..].iter().copied()), &mut hidden);
-        let mut rows = [Row { tokens: context, kv: None }];
+        let mut rows = [Row { tokens: context, kv: None, module }];
         let all = 0..spec.n_layer;
-        forward::layers(engine.device(), &engine.base, all, &mut rows, &mut hidden, module, s, &mut |_, _| {});
+        forward::layers(engine.device(), &engine.base, all, &mut rows, &mut hidden, s, &mut |_, _| {});
         // The last token's successor lies in the next chunk.
         let half: Vec<usize> = (context / 2..context - 1).collect();
         for part in half.chunks(ROWS) {

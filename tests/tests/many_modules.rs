@@ -10,7 +10,7 @@ use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::{Pet, PetKind, PetSpec, Site, sparse};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::Scratch;
+use conpet_runtime::forward::{self, Row, Scratch};
 use conpet_runtime::generate::Sequence;
 use conpet_runtime::kv::KvType;
 use conpet_runtime::module::Module;
@@ -124,6 +124,41 @@ const KINDS: [&str; 9] = [
     "lora:r=2,alpha=4+ia3+bias+adapter:n=4,form=pfeiffer,act=gelu+prefix:n=3",
 ];
 const WITHOUT_TRUNK: [&str; 3] = ["prompt:n=5", "prefix:n=3+prompt:n=5", "lora:r=2,alpha=4+prompt:n=2"];
+
+/// Fails if a module reaches a token of another sequence, or misses one of its own.
+#[test]
+fn modules_mixed_in_one_batch_act_as_each_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = conpet_tests::tiny_engine(dir.path());
+    // Sums are the same, their order is not where a sequence of one token is computed alone.
+    engine.kernels = engine.kernels.exact();
+    let n_layer = engine.base.spec.n_layer;
+    for (trunk, pets) in [(TRUNK, &KINDS[..]), (0, &WITHOUT_TRUNK)] {
+        let path = dir.path().join(format!("{trunk}.cpb"));
+        bundle(&engine, &path, trunk, pets);
+        let skills = Skills::open(&path, &engine.base).unwrap();
+        // The bare base first, in the middle and last; a module twice side by side and again apart.
+        let order = [None, Some(0), Some(0)].into_iter().chain((0..pets.len()).map(Some)).chain([None, Some(0), None]);
+        let modules: Vec<Option<&Module>> = order.map(|m| m.map(|m| skills.module(m, &engine.base).unwrap())).collect();
+        let words = "the list of two words and the number of the day in the long light";
+        let tokens = engine.prompt(words, None).unwrap().tokens;
+        let sequences: Vec<&[u32]> = (0..modules.len()).map(|i| &tokens[i % 3..][..1 + i * 5 % 9]).collect();
+        let run = |which: std::ops::Range<usize>| {
+            let mut rows: Vec<Row<'_>> =
+                which.clone().map(|i| Row { tokens: sequences[i].len(), kv: None, module: modules[i] }).collect();
+            let mut hidden = Vec::new();
+            engine.embed(sequences[which].iter().flat_map(|t| t.iter().copied()), &mut hidden);
+            let dev = (engine.kernels, &engine.threads);
+            let s = &mut Scratch::default();
+            forward::layers(dev, &engine.base, 0..n_layer, &mut rows, &mut hidden, s, &mut |_, _| {});
+            hidden
+        };
+        let together = run(0..modules.len());
+        let apart: Vec<f32> = (0..modules.len()).flat_map(|i| run(i..i + 1)).collect();
+        let most = together.iter().zip(&apart).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f32::max);
+        assert!(most < 1e-4, "trunk {trunk}: states differ by {most}");
+    }
+}
 
 /// Fails if anything of a module (learned keys, prompt states, work space) outlives its being in force.
 #[test]

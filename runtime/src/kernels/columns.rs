@@ -39,4 +39,17 @@ impl<'a> Columns<'a> {
             }
         }
     }
+
+    /// The other way: columns `first..first + width` of each row become the first of `block [n, pitch]`.
+    ///
+    /// # Safety
+    /// * No other thread may write these columns while this runs.
+    pub(super) unsafe fn read(&self, first: usize, width: usize, block: &mut [f32], pitch: usize) {
+        assert!(first + width <= self.stride && width <= pitch && block.len() / pitch * self.stride <= self.len);
+        for (t, row) in block.chunks_exact_mut(pitch).enumerate() {
+            // SAFETY: in bounds by the assertion; not written meanwhile by this function's contract.
+            let from = unsafe { std::slice::from_raw_parts(self.ptr.add(t * self.stride + first), width) };
+            row[..width].copy_from_slice(from);
+        }
+    }
 }

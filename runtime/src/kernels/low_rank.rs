@@ -1,7 +1,8 @@
 //! What a LoRA adds to products (Hu et al. 2022), `y += s · B(Ax)`, computed where `y` is: `Ax` once for
 //! all linears that share an input, `B` row by row as the product's rows are written.
 
-use super::{Gemm, Kernels, MatrixRef, SCRATCH, dispatch};
+use super::columns::Columns;
+use super::{Gemm, Kernels, MatrixRef, SCRATCH, TILE, dispatch};
 use crate::threads::Threads;
 use std::ops::Range;
 
@@ -56,6 +57,29 @@ impl Kernels {
             threads.split_mut(low, width, |first, low| {
                 let (a, rows) = (&x[first * k..], low.len() / width);
                 self.gemm(Gemm { a, lda: k, rows, b: turned, ldb: width, k, cols: width, add: false }, low, width);
+            });
+        });
+    }
+}
+
+impl Kernels {
+    /// `y [n, out] += s · B(Ax)`, for tokens whose product was taken together with others'.
+    pub(crate) fn add_low_rank(self, threads: &Threads, add: LowRank<'_>, y: &mut [f32], n: usize) {
+        assert_eq!(y.len(), n * add.b.rows);
+        let out = Columns::new(y, add.b.rows);
+        self.run(threads, add.b.rows, n * add.b.cols, |range| {
+            SCRATCH.with_borrow_mut(|s| {
+                for start in range.clone().step_by(TILE) {
+                    let rows = TILE.min(range.end - start);
+                    s.products.reserve(n * TILE);
+                    s.reserve_tile(TILE * add.b.cols);
+                    let products = &mut s.products[..n * TILE];
+                    // SAFETY: `run` hands out disjoint row ranges, so no other thread touches these columns.
+                    unsafe { out.read(start, rows, products, TILE) };
+                    add.add(self, start..start + rows, n, products, TILE, [&mut s.tile[..], &mut s.turned[..]]);
+                    // SAFETY: as above.
+                    unsafe { out.write(start, rows, products, TILE) };
+                }
             });
         });
     }
