@@ -27,8 +27,8 @@ def memory():
     return {name: int(fields[name].split()[0]) for name in ("RssAnon", "RssFile", "VmHWM")}
 
 
-def worker(peer, model, threads, prompt, answer):
-    """One engine, one round, in a process of its own; prints JSON."""
+def load(peer, model, threads):
+    """An engine with a context of 1,024 tokens; returns how to decode tokens at a place, and how to forget them."""
     import ctypes
 
     if peer == "ik":
@@ -47,29 +47,35 @@ def worker(peer, model, threads, prompt, answer):
     C.llama_backend_init()
     mp = C.llama_model_default_params()
     mp.n_gpu_layers = 0
-    begin = time.perf_counter()
     m = C.llama_model_load_from_file(os.fsencode(model), mp)
     cp = C.llama_context_default_params()
     cp.n_ctx, cp.n_batch, cp.n_ubatch = 1024, 512, 512
     cp.n_threads = cp.n_threads_batch = threads
     ctx = C.llama_init_from_model(m, cp)
-    opened = time.perf_counter() - begin
-    array = lambda ids: (ctypes.c_int32 * len(ids))(*ids)
-    ids = [i * 7919 % 32000 for i in range(max(prompt, answer))]
 
     def decode(tokens, at):
-        ids = array(tokens)  # the batch only points to it
+        ids = (ctypes.c_int32 * len(tokens))(*tokens)  # the batch only points to it
         if C.llama_decode(ctx, one(ids, at)) != 0:
             sys.exit("decoding failed")
 
+    return decode, lambda: clear(ctx)
+
+
+def worker(peer, model, threads, prompt, answer):
+    """One engine, one round, in a process of its own; prints JSON."""
+    begin = time.perf_counter()
+    decode, clear = load(peer, model, threads)
+    opened = time.perf_counter() - begin
+    ids = [i * 7919 % 32000 for i in range(max(prompt, answer))]
+
     def prefill():
-        clear(ctx)
+        clear()
         begin = time.perf_counter()
         decode(ids[:prompt], 0)
         return time.perf_counter() - begin
 
     def generate():
-        clear(ctx)
+        clear()
         begin = time.perf_counter()
         for at in range(answer):
             decode(ids[at : at + 1], at)
