@@ -60,6 +60,7 @@ fn bundle(engine: &Engine, path: &Path, n: usize, linears: &[&str]) {
             train: BTreeMap::new(),
         });
         d.manifest.tasks.push(TaskEntry {
+            ensemble: Vec::new(),
             head: None,
             id: id as u32,
             kind: TaskKind::Generation,

@@ -1,6 +1,7 @@
+use super::pass::{Parts, gradients, shard};
 use super::*;
 use crate::decoder::WeightMode;
-use conpet_formats::feature::Pool;
+use conpet_formats::feature::{Pool, StateNorm};
 use conpet_formats::pet::lora::Scaling;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::forward::Scratch;
@@ -98,6 +99,7 @@ fn with_job<T>(completion: bool, checkpoint: Option<(PathBuf, u64)>, f: impl FnO
         lora: Lora { rank: 4, alpha: 8.0, scaling: Scaling::AlphaOverRank },
         sites: &sites,
         head: (!completion).then_some((&feature, 3)),
+        recipe: &Plain,
         hyper: &hyper(),
         seed: 7,
         name: "toy",
@@ -138,13 +140,15 @@ fn threads_change_no_bit_of_what_is_learned() {
 fn shards_add_up_to_the_batch() {
     for completion in [false, true] {
         with_job(completion, None, |job, _| {
-            let optim = parameters(job).unwrap();
+            let (params, none) = (parameters(job).unwrap().params, Buffers::new());
+            let parts = Parts::new(job, &params, &none, 0).unwrap();
             // A number of rows that shards cannot share evenly.
             let rows: Vec<usize> = (0..22).collect();
-            let (loss, sum) = gradients(job, &rows, &optim).unwrap();
-            let (whole_loss, whole) = shard(job, &rows, 1.0, (0, 1), &optim).unwrap();
+            let sum = gradients(job, &rows, &parts).unwrap();
+            let whole = shard(job, &rows, 1.0, (0, 1), &parts).unwrap();
             // The same terms in another order, in f32.
-            assert!((loss - whole_loss).abs() < 1e-5 * whole_loss, "{loss} for {whole_loss}");
+            assert!((sum.loss - whole.loss).abs() < 1e-5 * whole.loss, "{} for {}", sum.loss, whole.loss);
+            let (sum, whole) = (sum.grads, whole.grads);
             for (name, w) in &whole {
                 let size = w.iter().fold(0f32, |m, v| m.max(v.abs()));
                 let off = w.iter().zip(&sum[name]).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
@@ -174,18 +178,4 @@ fn a_stopped_run_resumes_to_the_same_bits() {
     bytes[at] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     assert_eq!(run(false, Some((path, 0)), None).unwrap_err().code(), Code::Digest);
-}
-
-#[test]
-fn epochs_visit_every_row_once_and_group_lengths() {
-    let lens: Vec<usize> = (0..100).map(|i| i * 37 % 50).collect();
-    let e = Epochs::new(&lens, 8, 2, 1, "x");
-    let mut seen: Vec<usize> = (0..e.steps()).flat_map(|s| e.rows(s)).collect();
-    seen.sort_unstable();
-    assert_eq!(seen, (0..100).flat_map(|i| [i, i]).collect::<Vec<_>>());
-    let spread = |s: u64| {
-        let l: Vec<usize> = e.rows(s).iter().map(|i| lens[*i]).collect();
-        l.iter().max().unwrap() - l.iter().min().unwrap()
-    };
-    assert!((0..e.steps()).map(spread).sum::<usize>() / (e.steps() as usize) < 15);
 }

@@ -7,7 +7,7 @@ use conpet_formats::bundle::manifest::{HeadEntry, ModuleEntry, TaskEntry};
 use conpet_formats::bundle::{Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
 use conpet_formats::head as head_format;
-use conpet_formats::pet::PetKind;
+use conpet_formats::pet::{Lora, PetKind};
 use conpet_formats::tensors::{Tensors, TensorsWriter};
 use std::collections::BTreeMap;
 
@@ -21,8 +21,13 @@ impl Run<'_> {
         index: usize,
     ) -> Result<ModuleEntry> {
         let mut w = TensorsWriter::new();
-        for (name, (shape, v)) in trained.tensors.iter().filter(|(n, _)| !n.starts_with("head.")) {
+        let mut lora = self.lora();
+        for (name, (shape, v)) in trained.tensors.iter().filter(|(n, _)| n.starts_with("blk.")) {
             w.add_f16(name, shape, v)?;
+            if name.ends_with(".lora_a") && shape[0] != lora.rank {
+                // A module that has grown keeps its scale, alpha / rank.
+                lora = Lora { rank: shape[0], alpha: lora.alpha / lora.rank as f64 * shape[0] as f64, ..lora };
+            }
         }
         let section = draft.add_section(SectionKind::Module, w.finish()?);
         let targets = match draft.manifest.target_sets.iter().find(|(_, s)| *s == sites) {
@@ -33,7 +38,6 @@ impl Run<'_> {
                 key
             }
         };
-        let lora = self.lora();
         let train = [
             ("data", data.to_owned()),
             ("epochs", self.config.epochs.to_string()),
@@ -102,6 +106,7 @@ impl Run<'_> {
         let task = &self.tasks[t];
         let stage = draft.generation();
         draft.manifest.tasks.push(TaskEntry {
+            ensemble: Vec::new(),
             head,
             id: t as u32,
             kind: task.kind,
@@ -114,12 +119,13 @@ impl Run<'_> {
         });
     }
 
-    /// A module of the bundle and the weight and bias beside it (a head or a selector), to go on
+    /// A module of the bundle and the weight and bias beside it (a head's or a selector's section), to go on
     /// training from: always as stored, so that a resumed run starts from the same numbers.
-    pub fn stored(&self, module: u32, head: u32) -> Option<Trained> {
+    pub fn stored(&self, module: u32, head: Option<u32>) -> Option<Trained> {
         let b = self.bundle.as_ref()?;
         let mut tensors = BTreeMap::new();
-        for (section, prefix) in [(b.manifest().modules.get(module as usize)?.section, ""), (head, "head.")] {
+        let module = b.manifest().modules.get(module as usize)?.section;
+        for (section, prefix) in [(module, "")].into_iter().chain(head.map(|h| (h, "head."))) {
             let t = Tensors::parse(b.section(section).ok()?).ok()?;
             for n in t.names() {
                 let x = t.get(n)?;

@@ -1,0 +1,234 @@
+//! Every method on the tiny base, each test asking for what the method would not do without the
+//! mechanism that defines it.
+
+use conpet_formats::bundle::Bundle;
+use conpet_formats::tensors::Tensors;
+use conpet_runtime::engine::{Answer, Engine};
+use conpet_runtime::forward::Scratch;
+use conpet_runtime::skills::Skills;
+use conpet_tests::{tiny_config, tiny_engine, tiny_stream};
+use conpet_trainer::config::Config;
+use conpet_trainer::method::METHODS;
+use conpet_trainer::report::MethodReport;
+use conpet_trainer::run::{Event, Run};
+use conpet_trainer::stream;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A place to learn in: a folder, the tiny base, and the two labelled tasks of the tiny stream.
+struct Place {
+    dir: tempfile::TempDir,
+    engine: Engine,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = tiny_engine(dir.path());
+        Self { dir, engine }
+    }
+
+    fn bundle(&self, out: &str) -> PathBuf {
+        self.dir.path().join(out)
+    }
+
+    fn learn(&self, config: Config, out: &str) -> MethodReport {
+        self.part(config, out, None, false).unwrap()
+    }
+
+    /// Learns until a number of steps is done; `None` if that was before the end.
+    fn part(&self, config: Config, out: &str, stop_after: Option<u64>, resume: bool) -> Option<MethodReport> {
+        let mut tasks = stream::open(&tiny_stream(self.dir.path())).unwrap();
+        tasks.truncate(2);
+        let (stop, mut steps) = (AtomicBool::new(false), 0);
+        let mut run = Run::new(config, &self.engine, tasks, &self.bundle(out), &stop, |e| {
+            steps += u64::from(matches!(e, Event::Step(..)));
+            stop.store(stop_after == Some(steps), Ordering::Relaxed);
+        })
+        .unwrap();
+        run.stream(resume).unwrap()
+    }
+}
+
+fn with(method: &str) -> Config {
+    Config { method: method.into(), ..tiny_config() }
+}
+
+type Numbers = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// The tensors of a stage's module.
+fn module(path: &Path, stage: u64, index: usize) -> Numbers {
+    let b = Bundle::open_generation(path, stage).unwrap();
+    let t = Tensors::parse(b.section(b.manifest().modules[index].section).unwrap()).unwrap();
+    let names = t.names().filter(|n| !n.starts_with("__pad"));
+    names.map(|n| (n.to_owned(), (t.get(n).unwrap().shape, t.get(n).unwrap().to_f32()))).collect()
+}
+
+/// How far the numbers of two modules are apart, in all.
+fn apart(a: &Numbers, b: &Numbers) -> f32 {
+    a.iter().map(|(n, x)| x.1.iter().zip(&b[n].1).map(|(x, y)| (x - y).abs()).sum::<f32>()).sum()
+}
+
+/// How far the module went between the two stages.
+fn moved(path: &Path) -> f32 {
+    apart(&module(path, 1, 0), &module(path, 2, 0))
+}
+
+/// Without a module for each task the second would cost the first.
+#[test]
+fn per_task_keeps_a_module_for_each_task_and_asks_for_the_task() {
+    let p = Place::new();
+    let r = p.learn(with("per-task"), "p.cpb");
+    assert!(r.metrics.average_accuracy >= 0.8 && r.metrics.forgetting == Some(0.0), "{:?}", r.metrics.matrix);
+    let skills = Skills::open(&p.bundle("p.cpb"), &p.engine.base).unwrap();
+    let mut s = Scratch::default();
+    let text = ["how large is our tower"];
+    let named = p.engine.classify(&skills, &text, Some(1), &mut s).unwrap();
+    assert_eq!(named[0].label.as_deref(), Some("big"));
+    let e = p.engine.classify(&skills, &text, None, &mut s).unwrap_err();
+    assert!(e.to_string().contains("--task: colour, size"), "{e}");
+}
+
+/// Without the springs (strength 0) it is sequential learning.
+#[test]
+fn ewc_holds_what_mattered() {
+    let p = Place::new();
+    let floor = p.learn(with("sequential"), "s.cpb");
+    let of = |ewc_lambda: f64, out: &str| p.learn(Config { ewc_lambda, ..with("ewc") }, out).metrics;
+    let (loose, held) = (of(0.0, "e0.cpb"), of(1e5, "e.cpb"));
+    assert_eq!(loose.matrix, floor.metrics.matrix);
+    assert_eq!(module(&p.bundle("e0.cpb"), 2, 0), module(&p.bundle("s.cpb"), 2, 0));
+    let (far, near) = (moved(&p.bundle("e0.cpb")), moved(&p.bundle("e.cpb")));
+    assert!(near < 0.6 * far, "moved {near} with springs, {far} without");
+    assert!(held.forgetting.unwrap() < loose.forgetting.unwrap() - 0.3, "{:?} {:?}", held.matrix, loose.matrix);
+}
+
+/// Without distillation (weight 0) what is said of the old labels drifts as in sequential learning.
+#[test]
+fn lwf_goes_on_saying_of_old_labels_what_was_said() {
+    let p = Place::new();
+    let mut s = Scratch::default();
+    let texts: Vec<String> = ["house", "whale", "mouse", "coin"].map(|w| format!("how large is the {w}")).into();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    // Log odds of the first of the two old labels against the second.
+    let mut old = |path: &Path, stage: u64| -> Vec<f32> {
+        let skills = Skills::new(Bundle::open_generation(path, stage).unwrap(), &p.engine.base).unwrap();
+        let answers = p.engine.classify(&skills, &texts, None, &mut s).unwrap();
+        let odds = |a: &Answer| a.candidates[0].labels[0].2 - a.candidates[0].labels[1].2;
+        answers.iter().map(odds).collect()
+    };
+    let mut drift = |lwf_lambda: f64, out: &str| {
+        p.learn(Config { lwf_lambda, ..with("lwf") }, out);
+        let (before, after) = (old(&p.bundle(out), 1), old(&p.bundle(out), 2));
+        eprintln!("{before:?} {after:?}");
+        before.iter().zip(&after).map(|(a, b)| (a - b).abs()).sum::<f32>() / before.len() as f32
+    };
+    let (free, held) = (drift(0.0, "l0.cpb"), drift(10.0, "l.cpb"));
+    assert!(held < 0.5 * free, "drift {held} with distillation, {free} without");
+}
+
+/// Without frozen old factors, growing rank or the penalty, one of the three would not hold.
+#[test]
+fn o_lora_adds_orthogonal_ranks_beside_frozen_ones() {
+    let p = Place::new();
+    let overlap = |o_lora_lambda: f64, out: &str| {
+        let r = p.learn(Config { o_lora_lambda, ..with("o-lora") }, out);
+        assert!(r.metrics.forgetting.unwrap() <= 0.3, "{:?}", r.metrics.matrix);
+        let (first, second) = (module(&p.bundle(out), 1, 0), module(&p.bundle(out), 2, 0));
+        let mut sum = 0.0;
+        for (name, (shape, old)) in &first {
+            let (grown, new) = &second[name];
+            if name.ends_with(".lora_b") {
+                assert_eq!([grown[0], grown[1]], [shape[0], 2 * shape[1]]);
+                for (o, n) in old.chunks(shape[1]).zip(new.chunks(grown[1])) {
+                    assert_eq!(o, &n[..shape[1]], "{name}");
+                }
+                continue;
+            }
+            assert_eq!(grown[0], 2 * shape[0]);
+            assert_eq!(old, &new[..old.len()], "{name}");
+            for a in old.chunks(shape[1]) {
+                sum += new[old.len()..]
+                    .chunks(shape[1])
+                    .map(|b| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>().abs())
+                    .sum::<f32>();
+            }
+        }
+        sum
+    };
+    let (free, pushed) = (overlap(0.0, "o0.cpb"), overlap(0.5, "o.cpb"));
+    assert!(pushed < 0.5 * free, "overlap {pushed} with the penalty, {free} without");
+}
+
+/// Without accumulation the offline module would not move, without the freeze the online one always
+/// would, without the ensemble the scores would be those of one module.
+#[test]
+fn lae_learns_accumulates_and_joins_two_modules() {
+    let p = Place::new();
+    let of = |keep: f64, freeze: f64, experts: &str, out: &str| {
+        let config = Config { lae_keep: keep, lae_freeze: freeze, lae_experts: experts.into(), ..with("lae") };
+        p.learn(config, out)
+    };
+    let r = of(0.5, 0.3, "both", "l.cpb");
+    assert!(r.metrics.average_accuracy >= 0.7, "{:?}", r.metrics.matrix);
+    let path = p.bundle("l.cpb");
+    assert!(Bundle::open(&path).unwrap().manifest().requires.contains(&"ensemble:max".to_owned()));
+    let (first, online, offline) = (module(&path, 1, 0), module(&path, 2, 0), module(&path, 2, 1));
+    let (whole, part) = (apart(&first, &online), apart(&first, &offline));
+    assert!(part > 0.1 * whole && part < 0.9 * whole, "offline moved {part}, online {whole}");
+    of(1.0, 0.3, "both", "k.cpb");
+    assert_eq!(module(&p.bundle("k.cpb"), 2, 1), first, "what keeps all does not move");
+    of(0.5, 1.0, "both", "f.cpb");
+    assert_eq!(module(&p.bundle("f.cpb"), 2, 0), module(&p.bundle("f.cpb"), 1, 0), "frozen to the end");
+
+    of(0.5, 0.3, "online", "on.cpb");
+    of(0.5, 0.3, "offline", "off.cpb");
+    let mut s = Scratch::default();
+    let tasks = stream::open(&tiny_stream(p.dir.path())).unwrap();
+    let (mut right, mut others) = (vec![0; 2], 0);
+    for (t, row) in tasks[..2].iter().enumerate().flat_map(|(t, task)| task.test.iter().map(move |r| (t, r))) {
+        let mut ask = |out: &str| {
+            let skills = Skills::open(&p.bundle(out), &p.engine.base).unwrap();
+            p.engine.classify(&skills, &[&row.text], None, &mut s).unwrap().remove(0)
+        };
+        let [both, on, off] = ["l.cpb", "on.cpb", "off.cpb"].map(&mut ask);
+        right[t] += usize::from(both.task == t && both.label.as_deref() == row.label());
+        let each = on.candidates[0].labels.iter().zip(&off.candidates[0].labels);
+        for (b, (on, off)) in both.candidates[0].labels.iter().zip(each) {
+            // The same sums in a batch of one or of several.
+            assert!((b.2 - on.2.max(off.2)).abs() < 1e-3, "{b:?} of {on:?} and {off:?}");
+            others += usize::from((on.2 - off.2).abs() > 1e-2);
+        }
+    }
+    assert!(others > 0, "the two modules say the same");
+    // What the trainer reports is what the engine answers.
+    assert_eq!(right, r.stages[1].right[..2]);
+}
+
+/// What a method remembers between and within stages must come back: springs, records, ranks.
+#[test]
+fn every_method_resumes_to_the_same_bytes() {
+    for m in METHODS.iter().filter(|m| !["dynamic", "joint"].contains(&m.name)) {
+        let p = Place::new();
+        let config = Config { epochs: 3, ..with(m.name) };
+        let steps: u64 = p.learn(config.clone(), "a.cpb").usage.stages.iter().map(|s| s.steps).sum();
+        // Within the first task, then a few steps into the second, then near its end.
+        for (resume, at) in [(false, 4), (true, steps / 2), (true, 3)] {
+            assert!(p.part(config.clone(), "r.cpb", Some(at), resume).is_none(), "{} is done too soon", m.name);
+        }
+        p.part(config, "r.cpb", None, true).unwrap();
+        let [a, r] = ["a.cpb", "r.cpb"].map(|b| std::fs::read(p.bundle(b)).unwrap());
+        assert!(a == r, "{} resumes to another bundle", m.name);
+    }
+}
+
+#[test]
+fn probe() {
+    let p = Place::new();
+    for m in ["sequential", "joint", "lae", "emr", "ea-emr", "crl", "static-emr", "static-ea-emr", "static-crl"] {
+        let begin = std::time::Instant::now();
+        let r = p.learn(with(m), &format!("{m}.cpb"));
+        eprintln!("{m}: {:?} {:?} {:?}", r.metrics.matrix, r.usage.stages, begin.elapsed());
+    }
+}

@@ -1,0 +1,88 @@
+//! Looking at rows without training on them: features under a module, and the Fisher information.
+
+use super::pass::{Parts, forward, pooled, shard};
+use super::{Buffers, Gradients, Hyper, Job, Labelled, Loss, Recipe, failed, parameters};
+use crate::decoder::Training;
+use crate::nn::numbers;
+use crate::rng::Stream;
+use candle_core::{Device, Tensor};
+use conpet_formats::Result;
+use rayon::prelude::*;
+
+/// What the job's head reads of each row, `[rows, dim]`, with the module that the job starts from in
+/// force.
+///
+/// # Errors
+/// If the job has no head, or a row cannot be passed.
+pub fn features(job: &Job<'_>, rows: &[usize]) -> Result<Vec<f32>> {
+    let one = |rows: &[usize]| -> candle_core::Result<Vec<f32>> {
+        let Some((feature, _)) = job.head else { candle_core::bail!("the job has no head") };
+        let (params, none) = (parameters(job)?.params, Buffers::new());
+        let parts = Parts::new(job, &params, &none, 0)?;
+        let (y, batch) = forward(job, rows, &parts, &Training::default())?;
+        numbers(&pooled(job, feature, rows, &batch, &y)?)
+    };
+    let parts: Vec<_> = job.pool.install(|| rows.par_chunks(16).map(one).collect());
+    let parts = parts.into_iter().collect::<candle_core::Result<Vec<_>>>().map_err(|e| failed(job.name, 0, &e))?;
+    Ok(parts.concat())
+}
+
+/// The diagonal of the Fisher information at the parameters that the job starts from, as a mean over
+/// `rows`: `F_i = E_x E_{y ~ p(y|x)} (∂ log p(y|x) / ∂θ_i)²`.
+///
+/// The label is drawn from the model's own word on the row, not taken from the data (that would be
+/// the "empirical Fisher", Kunstner et al. 2019, which is no Fisher information); a row answered by
+/// text is taken with its own answer, for want of one as cheap.
+///
+/// # Errors
+/// If a row cannot be passed.
+pub fn fisher(job: &Job<'_>, rows: &[usize]) -> Result<Gradients> {
+    let drawn = Drawn { seed: job.seed, name: format!("{}/fisher", job.name) };
+    let hyper = Hyper { dropout: 0.0, ..job.hyper.clone() };
+    let job = &Job { recipe: &drawn, hyper: &hyper, ..job.clone() };
+    let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
+    let (params, none) = (parameters(job).map_err(wrong)?.params, Buffers::new());
+    let parts = Parts::new(job, &params, &none, 0).map_err(wrong)?;
+    let mut sum = Gradients::new();
+    for chunk in rows.chunks(64) {
+        // A row alone: the mean of squares is not the square of the mean.
+        let one = |i: &usize| shard(job, std::slice::from_ref(i), 1.0, (0, usize::MAX), &parts);
+        let given: Vec<_> = job.pool.install(|| chunk.par_iter().map(one).collect());
+        for g in given {
+            for (name, g) in g.map_err(wrong)?.grads {
+                let f = sum.entry(name).or_insert_with(|| vec![0.0; g.len()]);
+                f.iter_mut().zip(&g).for_each(|(f, g)| *f += g * g / rows.len() as f32);
+            }
+        }
+    }
+    Ok(sum)
+}
+
+/// Cross-entropy with labels drawn from the model.
+struct Drawn {
+    seed: u64,
+    name: String,
+}
+
+impl Recipe for Drawn {
+    fn name(&self) -> String {
+        "drawn".into()
+    }
+
+    fn loss(&self, b: &Labelled<'_>) -> candle_core::Result<Loss> {
+        let logits = b.logits(b.features)?;
+        let n = logits.dim(1)?;
+        let p = numbers(&candle_nn::ops::softmax(&logits.detach(), 1)?)?;
+        let draw = |(row, p): (&usize, &[f32])| {
+            let mut left = Stream::new(self.seed, &self.name, *row as u64).uniform();
+            let found = p.iter().position(|p| {
+                left -= p;
+                left < 0.0
+            });
+            found.unwrap_or(n - 1) as u32
+        };
+        let classes: Vec<u32> = b.rows.iter().zip(p.chunks_exact(n)).map(draw).collect();
+        let classes = Tensor::from_vec(classes, b.rows.len(), &Device::Cpu)?;
+        candle_nn::loss::cross_entropy(&logits, &classes).map(Loss::from)
+    }
+}
