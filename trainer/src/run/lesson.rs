@@ -72,7 +72,11 @@ impl Run<'_> {
         let hyper = Hyper {
             lr: c.lr as f32,
             head_lr: c.head_lr as f32,
-            adamw: AdamWConfig { weight_decay: c.weight_decay as f32, ..AdamWConfig::default() },
+            adamw: AdamWConfig {
+                eps: c.adam_eps as f32,
+                weight_decay: c.weight_decay as f32,
+                ..AdamWConfig::default()
+            },
             warmup: c.warmup as f32,
             schedule: if c.schedule == "constant" { Schedule::Constant } else { Schedule::Cosine },
             clip: c.clip as f32,
