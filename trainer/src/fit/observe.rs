@@ -15,16 +15,16 @@ use rayon::prelude::*;
 /// # Errors
 /// If the job has no head, or a row cannot be passed.
 pub fn features(job: &Job<'_>, rows: &[usize]) -> Result<Vec<f32>> {
+    let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
+    let (params, none) = (parameters(job).map_err(wrong)?.params, Buffers::new());
+    let parts = Parts::new(job, &params, &none, 0).map_err(wrong)?;
     let one = |rows: &[usize]| -> candle_core::Result<Vec<f32>> {
         let Some((feature, _)) = job.head else { candle_core::bail!("the job has no head") };
-        let (params, none) = (parameters(job)?.params, Buffers::new());
-        let parts = Parts::new(job, &params, &none, 0)?;
         let (y, batch) = forward(job, rows, &parts, &Training::default())?;
         numbers(&pooled(job, feature, rows, &batch, &y)?)
     };
-    let parts: Vec<_> = job.pool.install(|| rows.par_chunks(16).map(one).collect());
-    let parts = parts.into_iter().collect::<candle_core::Result<Vec<_>>>().map_err(|e| failed(job.name, 0, &e))?;
-    Ok(parts.concat())
+    let chunks: Vec<_> = job.pool.install(|| rows.par_chunks(16).map(one).collect());
+    Ok(chunks.into_iter().collect::<candle_core::Result<Vec<_>>>().map_err(wrong)?.concat())
 }
 
 /// The diagonal of the Fisher information at the parameters that the job starts from, as a mean over

@@ -60,13 +60,11 @@ impl Map {
             v.iter().enumerate().map(|(i, x)| f64::from(*x) - m[i % d]).collect()
         };
         let (h, r) = (centred(from, &mh), centred(&rest, &mr));
-        let mut gram: Vec<f64> = (0..d)
-            .into_par_iter()
-            .flat_map_iter(|i| {
-                let h = &h;
-                (0..=i).map(move |j| h.chunks_exact(d).map(|row| row[i] * row[j]).sum::<f64>())
-            })
-            .collect();
+        // A column at a time lies in order.
+        let columns: Vec<Vec<f64>> = (0..d).map(|i| h.iter().skip(i).step_by(d).copied().collect()).collect();
+        let dot = |i: usize, j: usize| columns[i].iter().zip(&columns[j]).map(|(a, b)| a * b).sum::<f64>();
+        let row = |i: usize| (0..=i).map(|j| dot(i, j)).collect::<Vec<_>>();
+        let mut gram = (0..d).into_par_iter().map(row).collect::<Vec<_>>().concat();
         let trace: f64 = (0..d).map(|i| gram[i * (i + 1) / 2 + i]).sum();
         let rho = ridge * trace / d as f64 + 1e-9;
         (0..d).for_each(|i| gram[i * (i + 1) / 2 + i] += rho);
