@@ -97,7 +97,9 @@ impl Head {
     }
 
     /// Log scores of this head's classes, joined with the selector's own class posterior:
-    /// `log softmax(logits / T)[c] + blend · log p_selector(c)`.
+    /// `log softmax(logits / T)[c] + blend · log p_selector(c)`. `logits` are those of one module, or of
+    /// several one after another (an ensemble): then each class has the best of their probabilities
+    /// (LAE, Gao et al. 2023, arXiv 2303.10070).
     ///
     /// A product of experts (Hinton 2002), on purpose not normalised within the head: among several
     /// candidate tasks the one whose module and selector agree on a class gains.
@@ -121,8 +123,12 @@ pub fn join(
     decision: Option<&Decision>,
     selector_classes: &[Option<usize>],
 ) -> Vec<f32> {
-    let mut lp = logits.to_vec();
-    log_softmax(&mut lp, temperature);
+    let mut lp = vec![f32::NEG_INFINITY; selector_classes.len()];
+    for expert in logits.chunks_exact(lp.len()) {
+        let mut own = expert.to_vec();
+        log_softmax(&mut own, temperature);
+        lp.iter_mut().zip(own).for_each(|(best, own)| *best = best.max(own));
+    }
     if let Some(d) = decision.filter(|_| blend > 0.0) {
         // A class the selector does not know keeps the head's word alone; that happens only if
         // the selector scores tasks, not classes, and then it knows none of them.
@@ -140,6 +146,16 @@ mod tests {
     use super::*;
     use crate::engine::{Candidate, best_label};
     use conpet_formats::selector::decide;
+
+    #[test]
+    fn of_an_ensemble_the_surer_module_decides() {
+        // The first is nearly sure of class 1, the second leans to class 0.
+        let (first, second) = ([0.0f32, 4.0, 0.0], [1.0f32, 0.0, 0.0]);
+        let both = join(&[first, second].concat(), 1.0, 0.0, None, &[None; 3]);
+        let (a, b) = (join(&first, 1.0, 0.0, None, &[None; 3]), join(&second, 1.0, 0.0, None, &[None; 3]));
+        assert_eq!(both, [a[0].max(b[0]), a[1].max(b[1]), a[2].max(b[2])]);
+        assert!(both[1] > both[0] && both[0] == b[0]);
+    }
 
     /// Two tasks of two classes, equally likely to the selector. The first module is as sure as the
     /// second, but of a class the selector does not believe in.

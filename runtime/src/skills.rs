@@ -129,6 +129,14 @@ impl Skills {
         Ok(self.modules[index].get_or_init(|| module))
     }
 
+    /// The modules that are run for a task with labels: its own (`None` is the bare base), and those of
+    /// its ensemble.
+    pub fn experts(&self, task: &TaskEntry, base: &Base) -> Result<Vec<Option<&Module>>> {
+        let own = task.module.map(|m| self.module(m as usize, base)).transpose()?;
+        let others = task.ensemble.iter().map(|m| self.module(*m as usize, base).map(Some));
+        std::iter::once(Ok(own)).chain(others).collect()
+    }
+
     /// A head, verified at first use.
     pub fn head(&self, index: usize, base: &Base) -> Result<&Head> {
         if let Some(h) = self.heads[index].get() {

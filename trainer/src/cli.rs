@@ -55,6 +55,9 @@ pub struct StreamArgs {
     /// Go on with a run that was stopped.
     #[arg(long)]
     pub resume: bool,
+    /// Settings that belong together: conpet-paper (dynamic ConPET as published). A file and flags override them.
+    #[arg(long)]
+    pub preset: Option<String>,
     /// Settings as TOML; flags override them.
     #[arg(long)]
     pub config: Option<PathBuf>,

@@ -67,7 +67,8 @@ fn engine(model: &Path, threads: usize) -> Result<Engine> {
 }
 
 fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
-    let config = a.settings.overlay(Config::load(a.config.as_deref())?);
+    let preset = a.preset.as_deref().map_or_else(|| Ok(Config::default()), Config::preset)?;
+    let config = a.settings.overlay(preset.over(a.config.as_deref())?);
     if a.print_config {
         let text = toml::to_string(&config).map_err(|e| Error::new(Code::Value, e.to_string()))?;
         print(text.trim_end())?;
@@ -89,6 +90,13 @@ fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
         e.threads.n(),
         e.kernels.name()
     ));
+    let fixed = crate::method::by_name(&config.method).is_some_and(|m| m.fixed);
+    if fixed {
+        let (steps, rows) = (config.budget(), config.budget() * config.batch as u64);
+        say(&format!(
+            "budget of each task after the first: {steps} steps on mixtures of new and old rows, {rows} rows"
+        ));
+    }
     say(&format!("settings: {}", toml::to_string(&config).unwrap_or_default().trim_end().replace('\n', ", ")));
     let mut bar = Bar::new();
     let outcome = Run::new(config, &e, tasks, &a.bundle, stop, |event| bar.show(&event))?.stream(a.resume)?;
@@ -169,13 +177,14 @@ fn add(a: AddArgs, stop: &AtomicBool) -> Result<Done> {
             .in_file(&a.bundle)
             .hint("give the task's folder another name"));
     }
-    if m.method != "dynamic" || m.selector.kind == SelectorKind::Conpet {
+    let grows = crate::method::by_name(&m.method).is_some_and(|x| !x.shared);
+    if !grows || m.selector.kind == SelectorKind::Conpet {
         return Err(Error::new(Code::Unsupported, format!("a bundle learned by {} with a {} selector", m.method, m.selector.kind.name()))
             .in_file(&a.bundle)
-            .hint("add needs no older rows, so it works for --method dynamic with --selector lda, ridge or task; run the stream again for others"));
+            .hint("add needs no older rows, so it works for --method per-task, and dynamic with --selector lda, ridge or task; run the stream again for others"));
     }
     // What the stages must share follows the bundle.
-    config.method = "dynamic".into();
+    config.method = m.method.clone();
     config.selector = m.selector.kind.name().into();
     config.trunk = i64::from(m.trunk);
     let e = engine(&a.model, config.threads)?;

@@ -147,14 +147,14 @@ impl Evaluator {
         let entry = &skills.manifest().tasks[task];
         let Some(h) = entry.head else { return Ok(vec![Vec::new(); rows.len()]) };
         let head = skills.head(h as usize, &engine.base)?;
-        let module = entry.module.map(|m| skills.module(m as usize, &engine.base)).transpose()?;
+        let experts = skills.experts(entry, &engine.base)?;
         let key = digest(skills, task);
         let missing: Vec<usize> =
             rows.iter().copied().filter(|i| !self.logits.contains_key(&(set, *i, key.clone()))).collect();
         let data = &self.sets[set].data;
         for batch in row_batches(data, &missing, engine.batch) {
             let rendered: Vec<Prompt>;
-            let (prompts, mut hidden) = if entry.template == "{input}" {
+            let (prompts, hidden) = if entry.template == "{input}" {
                 gather(data, &batch)
             } else {
                 // The task puts words around the input, so its trunk differs.
@@ -164,10 +164,9 @@ impl Evaluator {
                 let hidden = engine.trunk(&all, skills.trunk(), None, s).hidden;
                 (all, hidden)
             };
-            let f = engine.branch(&prompts, skills.trunk(), &mut hidden, module, &head.feature, s);
-            let logits = head.logits((engine.kernels, &engine.threads), &f);
-            for (i, row) in batch.iter().zip(logits.chunks_exact(head.classes.len())) {
-                self.logits.insert((set, *i, key.clone()), row.to_vec());
+            let logits = engine.expert_logits(&prompts, skills.trunk(), &hidden, &experts, head, s);
+            for (i, row) in batch.iter().zip(logits) {
+                self.logits.insert((set, *i, key.clone()), row);
             }
         }
         let known = skills.selector_classes(head);
@@ -205,12 +204,13 @@ impl Evaluator {
     }
 }
 
-/// What identifies a task's module and head: their sections' digests.
+/// What identifies a task's modules and head: their sections' digests.
 fn digest(skills: &Skills, task: usize) -> String {
     let m = skills.manifest();
     let entry = &m.tasks[task];
     let hex = |section: u32| skills.bundle().section_records()[section as usize].hex();
-    let module = entry.module.map_or_else(String::new, |x| hex(m.modules[x as usize].section));
+    let module: String =
+        entry.module.iter().chain(&entry.ensemble).map(|x| hex(m.modules[*x as usize].section)).collect();
     let head = entry.head.map_or_else(String::new, |x| hex(m.heads[x as usize].section));
     format!("{module}/{head}")
 }

@@ -31,6 +31,20 @@ pub struct Usage {
     pub peak_rss: u64,
     /// Size of the bundle's file, in bytes.
     pub bundle_bytes: u64,
+    /// What each training run did, in order.
+    #[serde(default)]
+    pub stages: Vec<StageCost>,
+}
+
+/// What the training of one stage did (several entries for a method that trains twice in a stage).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageCost {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Rows passed forward and back.
+    pub rows: u64,
+    /// Their tokens.
+    pub tokens: u64,
 }
 
 /// Where and with what a report was made.

@@ -6,16 +6,21 @@
 
 mod calibrate;
 mod entries;
+mod keep;
+mod lesson;
+
+pub use keep::Kept;
+pub use lesson::Lesson;
+pub(crate) use lesson::lens;
 
 use crate::config::Config;
 use crate::data::{Plan, Prepared};
 use crate::decoder::{Decoder, WeightMode};
 use crate::evaluate::{Evaluator, TestSet};
-use crate::fit::{Batches, Epochs, Examples, Hyper, Job, Outcome, Progress, Trained, fit};
+use crate::fit::{Progress, Trained};
 use crate::method::{self, Method};
 use crate::metrics::StageScores;
-use crate::optim::{AdamWConfig, Schedule};
-use crate::report::{MethodReport, Usage};
+use crate::report::{MethodReport, StageCost, Usage};
 use crate::stream::{Goal, Row, Task};
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::bundle::{Bundle, Draft};
@@ -29,8 +34,10 @@ use conpet_runtime::engine::Engine;
 use conpet_runtime::memory::Memory;
 use conpet_runtime::skills::Skills;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Most bytes of dense frozen weights that `--weights auto` spends.
@@ -80,6 +87,8 @@ pub struct Run<'a> {
     work: PathBuf,
     stop: &'a AtomicBool,
     usage: Usage,
+    /// Rows of earlier tasks that methods train on again, by task.
+    replayed: BTreeMap<usize, Arc<Prepared>>,
     on_event: RefCell<Box<dyn FnMut(Event<'_>) + 'a>>,
 }
 
@@ -109,7 +118,7 @@ impl<'a> Run<'a> {
         if config.subset > 0 {
             tasks.iter_mut().for_each(|t| t.subset(config.subset));
         }
-        if config.method != "dynamic" {
+        if method::by_name(&config.method).is_some_and(|m| m.shared) {
             one_template(&mut tasks)?;
         }
         let work = out.with_extension("work");
@@ -136,6 +145,7 @@ impl<'a> Run<'a> {
             work,
             stop,
             usage: Usage::default(),
+            replayed: BTreeMap::new(),
             on_event: RefCell::new(Box::new(on_event)),
             config,
             engine,
@@ -171,7 +181,7 @@ impl<'a> Run<'a> {
                     self.usage = account;
                 }
                 self.usage.seconds = before + begin.elapsed().as_secs_f64();
-                let written = draft.map(|d| self.write(d, t)).transpose()?;
+                let written = draft.map(|d| self.write(d)).transpose()?;
                 self.keep_usage()?;
                 if written.is_none() {
                     return Ok(None);
@@ -206,7 +216,7 @@ impl<'a> Run<'a> {
         let method = self.method()?;
         let t = self.tasks.len() - 1;
         let Some(draft) = (method.learn)(self, Stage { task: t, draft: self.draft()? })? else { return Ok(None) };
-        self.write(draft, t)?;
+        self.write(draft)?;
         let mut evaluator = Evaluator::default();
         evaluator.add(self.test_set(t)?);
         let kept = self.work.join("scores-add.json");
@@ -231,10 +241,10 @@ impl<'a> Run<'a> {
         (self.on_event.borrow_mut())(event);
     }
 
-    fn method(&self) -> Result<Method> {
-        method::by_name(&self.config.method).ok_or_else(|| {
-            Error::new(Code::Value, format!("no method {:?}", self.config.method)).hint(method::NAMES.join(", "))
-        })
+    /// The method of this run.
+    pub(crate) fn method(&self) -> Result<Method> {
+        method::by_name(&self.config.method)
+            .ok_or_else(|| Error::new(Code::Value, format!("no method {:?}", self.config.method)).hint(method::names()))
     }
 
     /// How many stages are already in the bundle.
@@ -287,16 +297,14 @@ impl<'a> Run<'a> {
     }
 
     /// Creates or appends the stage, then forgets what only this stage needed.
-    fn write(&mut self, draft: Draft, t: usize) -> Result<()> {
+    fn write(&mut self, draft: Draft) -> Result<()> {
         if self.bundle.is_some() {
             draft.append(&self.out)?;
         } else {
             draft.create(&self.out)?;
         }
         self.bundle = Some(Bundle::open(&self.out)?);
-        for name in [self.tasks[t].name.clone(), "joint".into(), format!("selector-{t}")] {
-            let _ = std::fs::remove_file(self.checkpoint(&name));
-        }
+        self.forget_checkpoints();
         Ok(())
     }
 
@@ -332,6 +340,20 @@ impl<'a> Run<'a> {
         self.prepared(&task, &task.train, t, QuantType::F16, &format!("{} train", task.name))
     }
 
+    /// Rows of an earlier task to train on again: those numbered, or all. Their trunk states are made
+    /// once in a process.
+    pub fn replay(&mut self, t: usize, rows: Option<&[usize]>) -> Result<Arc<Prepared>> {
+        if let Some(known) = self.replayed.get(&t) {
+            return Ok(known.clone());
+        }
+        let task = self.tasks[t].clone();
+        let some: Option<Vec<Row>> = rows.map(|rows| rows.iter().map(|i| task.train[*i].clone()).collect());
+        let rows = some.as_deref().unwrap_or(&task.train);
+        let data = Arc::new(self.prepared(&task, rows, t, QuantType::F16, &format!("{} replay", task.name))?);
+        self.replayed.insert(t, data.clone());
+        Ok(data)
+    }
+
     /// A task's validation rows: as the head meets them, in the task's template, with the selector's
     /// features of the bare inputs; of a task answered by text those features alone count.
     pub fn prepare_valid(&self, t: usize) -> Result<Prepared> {
@@ -362,56 +384,10 @@ impl<'a> Run<'a> {
         self.prepared(&task, &task.test, t, QuantType::F32, &format!("{} test", task.name))
     }
 
-    pub(crate) fn checkpoint(&self, name: &str) -> PathBuf {
-        self.work.join(format!("{}.checkpoint", name.replace('/', "-")))
-    }
-
-    /// Trains factors (and a head) on some rows.
-    pub fn fit(
-        &self,
-        name: &str,
-        data: &dyn Examples,
-        head: Option<(&FeatureSpec, usize)>,
-        batches: Option<&dyn Batches>,
-        start: Option<&Trained>,
-    ) -> Result<Outcome> {
-        let c = &self.config;
-        let lens: Vec<usize> = (0..data.len()).map(|i| data.tokens(i)).collect();
-        let epochs = Epochs::new(&lens, c.batch, c.epochs, c.seed, name);
-        let hyper = Hyper {
-            lr: c.lr as f32,
-            head_lr: c.head_lr as f32,
-            adamw: AdamWConfig { weight_decay: c.weight_decay as f32, ..AdamWConfig::default() },
-            warmup: c.warmup as f32,
-            schedule: if c.schedule == "constant" { Schedule::Constant } else { Schedule::Cosine },
-            clip: c.clip as f32,
-            dropout: c.dropout as f32,
-            activation_bytes: c.activations << 20,
-        };
-        let job = Job {
-            decoder: &self.decoder,
-            pool: &self.pool,
-            examples: data,
-            batches: batches.unwrap_or(&epochs),
-            pet: &self.pet,
-            sites: &self.sites,
-            head,
-            hyper: &hyper,
-            seed: c.seed,
-            name,
-            start,
-            checkpoint: Some((self.checkpoint(name), c.checkpoint_every)),
-            stop: self.stop,
-        };
-        if self.stop.load(Ordering::Relaxed) {
-            return Ok(Outcome::Stopped);
-        }
-        fit(&job, &mut |p| self.tell(Event::Step(name, p)))
-    }
-
     /// Adds what training cost to the run's account.
     pub fn account(&mut self, t: &Trained) {
         self.usage.trained_tokens += t.tokens;
+        self.usage.stages.push(StageCost { steps: t.steps, rows: t.rows, tokens: t.tokens });
         self.usage.training_seconds += t.seconds;
         self.usage.trainable = self.usage.trainable.max(t.trainable as u64);
     }

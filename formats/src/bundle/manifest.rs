@@ -206,6 +206,10 @@ pub enum TaskKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskEntry {
+    /// Further modules that are run beside `module` under the same head: a label's probability is the
+    /// largest that any of them gives it (LAE). Left out where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ensemble: Vec<u32>,
     /// Index into `heads`; `None` for generation.
     pub head: Option<u32>,
     /// Position in `tasks`.

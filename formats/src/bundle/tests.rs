@@ -37,6 +37,7 @@ fn with_task(mut d: Draft, name: &str) -> Draft {
         temperature: Decimal::from_f64(1.0),
     });
     d.manifest.tasks.push(TaskEntry {
+        ensemble: Vec::new(),
         head: Some(id),
         id,
         kind: TaskKind::Classification,

@@ -14,12 +14,12 @@ const TEXT_CAP: usize = 256;
 const TRUNK_CAP: u32 = 512;
 
 /// Features of a manifest that this release understands.
-const KNOWN_SELECTORS: [&str; 5] =
-    ["selector:conpet", "selector:lda", "selector:ridge", "selector:single", "selector:task"];
+const KNOWN: [&str; 6] =
+    ["ensemble:max", "selector:conpet", "selector:lda", "selector:ridge", "selector:single", "selector:task"];
 
 fn known(feature: &str) -> bool {
     let kind = |name| PetKind::ALL.iter().any(|k| k.name() == name);
-    feature.strip_prefix("kind:").is_some_and(kind) || KNOWN_SELECTORS.contains(&feature)
+    feature.strip_prefix("kind:").is_some_and(kind) || KNOWN.contains(&feature)
 }
 
 /// What a manifest requires of its readers, sorted.
@@ -32,6 +32,9 @@ pub(super) fn requires(m: &Manifest) -> Vec<String> {
         out.extend(kinds.iter().map(|k| format!("kind:{}", k.name())));
     }
     out.insert(format!("selector:{}", m.selector.kind.name()));
+    if m.tasks.iter().any(|t| !t.ensemble.is_empty()) {
+        out.insert("ensemble:max".into());
+    }
     out.into_iter().collect()
 }
 
@@ -179,6 +182,13 @@ fn tasks(m: &Manifest) -> Result<()> {
             || t.head.is_some_and(|x| x as usize >= m.heads.len())
         {
             return Err(Error::new(Code::Missing, format!("{who}: its module or head does not exist")));
+        }
+        let mut experts = BTreeSet::from_iter(t.module);
+        if !t.ensemble.is_empty() && (t.module.is_none() || t.head.is_none()) {
+            return Err(value(format!("{who}: an ensemble needs a module and a head beside it")));
+        }
+        if let Some(x) = t.ensemble.iter().find(|x| **x as usize >= m.modules.len() || !experts.insert(**x)) {
+            return Err(value(format!("{who}: its ensemble names module {x}, which does not exist or is named twice")));
         }
         if t.head.is_some_and(|h| !m.heads[h as usize].tasks.contains(&t.id)) {
             return Err(value(format!("{who}: its head does not serve it")));

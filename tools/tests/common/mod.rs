@@ -128,6 +128,7 @@ pub(crate) fn with_task(mut d: Draft, name: &str, labels: &[&str]) -> Draft {
         temperature: Decimal::from_f64(1.25),
     });
     d.manifest.tasks.push(TaskEntry {
+        ensemble: Vec::new(),
         head: Some(id),
         id,
         kind: TaskKind::Classification,

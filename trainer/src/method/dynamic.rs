@@ -6,10 +6,10 @@
 //! published one (a LoRA and a T-way head on a task-uniform mixture of new and old rows, with a
 //! step budget that does not depend on the number of tasks).
 
+use super::per_task;
 use crate::data::{Joined, Prepared};
-use crate::fit::{Batches, Examples, Outcome, Target};
-use crate::rng::Stream;
-use crate::run::{Run, Stage};
+use crate::fit::{Examples, Mixture, Outcome, Target};
+use crate::run::{Lesson, Run, Stage};
 use crate::selectors::{Counts, Stats, lda, ridge};
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::bundle::{Draft, SectionKind};
@@ -24,18 +24,8 @@ use std::ops::Range;
 
 /// One more task.
 pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let t = stage.task;
-    let task = &run.tasks[t];
-    let classifies = task.kind == TaskKind::Classification;
-    let data = run.prepare_train(t)?;
-    let head = classifies.then(|| (run.head_feature.clone(), task.labels.len()));
-    let outcome = run.fit(&task.name, &data, head.as_ref().map(|(f, n)| (f, *n)), None, None)?;
-    let Outcome::Done(trained) = outcome else { return Ok(None) };
-    let mut draft = stage.draft;
-    let module = run.add_module(&mut draft, &trained, &run.sites, &task.digest)?;
-    let head = if classifies { Some(run.add_head(&mut draft, &trained, vec![t as u32], None)?) } else { None };
-    run.add_task(&mut draft, t, Some(module), head);
-    run.account(&trained);
+    let (t, mut draft) = (stage.task, stage.draft);
+    let Some(data) = per_task::module(run, &mut draft, t)? else { return Ok(None) };
     let valid = run.prepare_valid(t)?;
     let done = match run.config.selector.as_str() {
         "task" => true,
@@ -45,7 +35,7 @@ pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
     if !done {
         return Ok(None);
     }
-    if classifies {
+    if run.tasks[t].kind == TaskKind::Classification {
         run.calibrate_head(&mut draft, &valid)?;
     }
     Ok(Some(draft))
@@ -166,40 +156,6 @@ pub(crate) fn best_temperature(rows: &[Vec<f32>], truth: &[usize]) -> f32 {
     grid.map(|t| (cost(t), t)).min_by(|a, b| a.0.total_cmp(&b.0)).map_or(1.0, |x| x.1)
 }
 
-/// Half new rows, half old ones drawn uniformly over tasks ("policy 2" of the published code).
-#[derive(Debug)]
-pub struct Replay {
-    /// Rows of each old task, and last the new one's, as ranges of the joined rows.
-    pub pools: Vec<Range<usize>>,
-    /// Rows in a batch.
-    pub batch: usize,
-    /// Steps in all: the same for every task.
-    pub steps: u64,
-    /// Seed of the draws.
-    pub seed: u64,
-    /// Names the draws.
-    pub name: String,
-}
-
-impl Batches for Replay {
-    fn steps(&self) -> u64 {
-        self.steps
-    }
-
-    fn rows(&self, step: u64) -> Vec<usize> {
-        let mut rng = Stream::new(self.seed, &format!("{}/replay", self.name), step);
-        let (new, old) = (&self.pools[self.pools.len() - 1], &self.pools[..self.pools.len() - 1]);
-        let n_new = (self.batch / 2).max(1);
-        let mut rows: Vec<usize> = (0..n_new).map(|_| new.start + rng.below(new.len())).collect();
-        for _ in n_new..self.batch {
-            let pool = &old[rng.below(old.len())];
-            rows.push(pool.start + rng.below(pool.len()));
-        }
-        rng.shuffle(&mut rows);
-        rows
-    }
-}
-
 /// Rows labelled with their task.
 struct ByTask<'a> {
     rows: Joined<'a>,
@@ -244,15 +200,16 @@ fn conpet_selector(run: &mut Run<'_>, draft: &mut Draft, t: usize) -> Result<boo
             s.prompts.iter().map(|p| parts.iter().map(|x| x.pool.tokens(&p.text, &p.offsets)).collect::<Vec<_>>()),
         );
     }
-    let rows = ByTask { rows: Joined(sets.iter().collect()), task, ranges };
+    let rows = ByTask { rows: Joined::of(sets.iter().map(|s| (s, 0))), task, ranges };
     let name = format!("selector-{t}");
-    let steps = run.config.epochs as u64 * (run.config.replay_limit * 4 / 5).max(1);
-    let batches = Replay { pools, batch: run.config.batch, steps, seed: run.config.seed, name: name.clone() };
+    let steps = run.config.budget();
+    let batches = Mixture { pools, batch: run.config.batch, steps, seed: run.config.seed, name: name.clone() };
     // The head grows: old rows are kept, the new one starts at zero.
     let before = &draft.manifest.selector;
-    let start = before.module.zip(before.section).and_then(|(m, s)| run.stored(m, s));
+    let start = before.module.and_then(|m| run.stored(m, before.section));
     let feature = run.head_feature.clone();
-    let outcome = run.fit(&name, &rows, Some((&feature, t + 1)), Some(&batches), start.as_ref())?;
+    let lesson = Lesson::new(&name, &rows, Some((&feature, t + 1)));
+    let outcome = run.fit(&Lesson { batches: Some(&batches), start: start.as_ref(), ..lesson })?;
     let Outcome::Done(trained) = outcome else { return Ok(false) };
     let old = draft.manifest.selector.module.take();
     let module = match old {
@@ -278,21 +235,6 @@ fn conpet_selector(run: &mut Run<'_>, draft: &mut Draft, t: usize) -> Result<boo
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn replay_is_half_new_and_task_uniform_at_constant_cost() {
-        // Old tasks of very different size are drawn equally often.
-        let r = Replay { pools: vec![0..10, 10..1010, 1010..1100], batch: 8, steps: 500, seed: 1, name: "x".into() };
-        let mut counts = [0usize; 3];
-        for s in 0..r.steps() {
-            let rows = r.rows(s);
-            assert_eq!(rows.len(), 8);
-            assert_eq!(rows, r.rows(s), "the same step draws the same rows");
-            rows.iter().for_each(|i| counts[r.pools.iter().position(|p| p.contains(i)).unwrap()] += 1);
-        }
-        assert_eq!(counts[2], 2000);
-        assert!(counts[0].abs_diff(counts[1]) < 200, "{counts:?}");
-    }
 
     #[test]
     fn temperature_softens_overconfident_scores() {

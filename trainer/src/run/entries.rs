@@ -105,6 +105,7 @@ impl Run<'_> {
         let task = &self.tasks[t];
         let stage = draft.generation();
         draft.manifest.tasks.push(TaskEntry {
+            ensemble: Vec::new(),
             head,
             id: t as u32,
             kind: task.kind,
@@ -117,12 +118,13 @@ impl Run<'_> {
         });
     }
 
-    /// A module of the bundle and the weight and bias beside it (a head or a selector), to go on
+    /// A module of the bundle and the weight and bias beside it (a head's or a selector's section), to go on
     /// training from: always as stored, so that a resumed run starts from the same numbers.
-    pub fn stored(&self, module: u32, head: u32) -> Option<Trained> {
+    pub fn stored(&self, module: u32, head: Option<u32>) -> Option<Trained> {
         let b = self.bundle.as_ref()?;
         let (mut tensors, mut indices) = (BTreeMap::new(), Indices::new());
-        for (section, prefix) in [(b.manifest().modules.get(module as usize)?.section, ""), (head, "head.")] {
+        let module = b.manifest().modules.get(module as usize)?.section;
+        for (section, prefix) in [(module, "")].into_iter().chain(head.map(|h| (h, "head."))) {
             let t = Tensors::parse(b.section(section).ok()?).ok()?;
             for n in t.names() {
                 let x = t.get(n)?;
