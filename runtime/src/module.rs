@@ -4,9 +4,9 @@
 //! every declared site exists in the base, every part of the module has its tensors there, and every
 //! tensor of the payload belongs to a declared site.
 //!
-//! The forward pass asks a module at a few places: [`Module::add`] at a product (LoRA, which rides on it),
-//! [`Module::act`] at the [`Point`]s of a layer (all kinds that change what flows by), and
-//! [`Module::learned`] in attention. A kind is one file here, and one line in [`Module::load`].
+//! The forward pass asks a module at a few places: `Module::add` at a product (LoRA, which rides on it),
+//! `Module::act` at the `Point`s of a layer (all kinds that change what flows by), and
+//! `Module::learned` in attention. A kind is one file here, and one line in [`Module::load`].
 
 mod adapter;
 mod bias;
