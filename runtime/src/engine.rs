@@ -188,7 +188,7 @@ impl Engine {
 
     /// Decisions of the bundle's selector for prompts that have passed the trunk.
     ///
-    /// Empty if the selector reads nothing (`task`, `single`).
+    /// Empty if the selector does not choose (`task`, `single`).
     pub fn decide(
         &self,
         skills: &Skills,
@@ -197,11 +197,10 @@ impl Engine {
         s: &mut Scratch,
     ) -> Result<Vec<Decision>> {
         let selector = skills.selector();
-        let Some(feature) = selector.feature() else { return Ok(Vec::new()) };
         let tokens = prompts.iter().map(|p| p.tokens.as_slice());
-        match selector.module() {
+        match selector.module().zip(selector.feature()) {
             None => Ok(selector.decide(self.device(), &t.features, tokens)),
-            Some(m) => {
+            Some((m, feature)) => {
                 let module = skills.module(m, &self.base)?;
                 let mut hidden = t.hidden.clone();
                 let features = self.branch(prompts, skills.trunk(), &mut hidden, Some(module), feature, s);
@@ -299,6 +298,7 @@ impl Engine {
                         order: Vec::new(),
                         margin: 0.0,
                         entropy: 0.0,
+                        novelty: 0.0,
                         abstain: false,
                     },
                 ));

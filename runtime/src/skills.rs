@@ -9,7 +9,6 @@ use conpet_formats::bundle::Bundle;
 use conpet_formats::bundle::manifest::{Manifest, TaskEntry, TaskKind};
 use conpet_formats::fingerprint::{self, CheckDepth};
 use conpet_formats::mmap::Mapped;
-use conpet_formats::selector::SelectorKind;
 use conpet_formats::template;
 use std::ops::Range;
 use std::path::Path;
@@ -53,7 +52,7 @@ impl Skills {
         let selector = Selector::load(&m.selector, payload, m.tasks.len(), base.spec.hidden)
             .map_err(|e| e.in_section("selector"))?;
         let scored = selector.class_task();
-        let per_class = matches!(m.selector.kind, SelectorKind::Lda | SelectorKind::Ridge);
+        let per_class = m.selector.kind.scores_classes();
         let class_start = (0..m.tasks.len())
             .map(|t| {
                 let width = scored.iter().filter(|c| **c == t).count();

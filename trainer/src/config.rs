@@ -1,6 +1,8 @@
 //! Every setting of a run: defaults, overlaid by a TOML file, overlaid by flags.
 
+use crate::selectors::centroid;
 use conpet_formats::feature::{FeaturePart, FeatureSpec, Pool, StateNorm};
+use conpet_formats::hidden;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -34,7 +36,7 @@ macro_rules! settings {
 settings! {
     /// How the stream is learned: dynamic (a module for each task), sequential (one module, no protection), joint (all data at once).
     method: String = "dynamic".into();
-    /// What chooses the task: lda, ridge, conpet (LoRA and T-way head, trained with replay), task (named by the caller).
+    /// What chooses the task: lda, ridge, centroid (closed forms); linear, mlp (trained on a small memory of features); conpet (LoRA and T-way head, trained with replay); uniform (all modules run); task (named by the caller).
     selector: String = "lda".into();
     /// Layers below the first site, shared by all modules; -1 is a third of the base's.
     trunk: i64 = -1;
@@ -72,6 +74,16 @@ settings! {
     threads: usize = 0;
     /// Shrinkage of the lda covariance (or ridge strength), from 0 to 1.
     shrinkage: f64 = 0.05;
+    /// Random units that ridge reads the features through; 0 reads them as they are.
+    random_features: usize = 0;
+    /// Where centroid measures distances: whitened, scaled (each direction by its deviation) or plain.
+    centroid: String = "whitened".into();
+    /// Rows of each class whose features linear and mlp remember.
+    selector_memory: usize = 20;
+    /// Training steps of linear and mlp, for each task.
+    selector_steps: u64 = 400;
+    /// Hidden units of mlp.
+    selector_hidden: usize = 256;
     /// Weight of the token n-gram classifier beside lda's states; 0 leaves it out.
     ngram_weight: f64 = 1.0;
     /// Most candidate modules to run where the selector is unsure.
@@ -123,8 +135,19 @@ impl Config {
         if !crate::method::NAMES.contains(&self.method.as_str()) {
             return bad("method", &self.method, &crate::method::NAMES.join(", "));
         }
-        if !["lda", "ridge", "conpet", "task"].contains(&self.selector.as_str()) {
-            return bad("selector", &self.selector, "lda, ridge, conpet, task");
+        crate::selectors::by_name(&self.selector)?;
+        if !centroid::SPACES.contains(&self.centroid.as_str()) {
+            return bad("centroid", &self.centroid, &centroid::SPACES.join(", "));
+        }
+        for (name, v, least) in
+            [("random-features", self.random_features, 0), ("selector-hidden", self.selector_hidden, 1)]
+        {
+            if !(least..=hidden::MOST).contains(&v) {
+                return bad(name, &v, &format!("{least} to {}", hidden::MOST));
+            }
+        }
+        if self.selector_memory == 0 || self.selector_steps == 0 {
+            return bad("selector-memory or --selector-steps", &0, "at least 1");
         }
         if self.trunk < -1 || self.trunk >= spec.n_layer as i64 {
             return bad("trunk", &self.trunk, &format!("-1 (a third) or 0 to {}", spec.n_layer - 1));

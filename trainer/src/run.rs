@@ -16,6 +16,7 @@ use crate::method::{self, Method};
 use crate::metrics::StageScores;
 use crate::optim::{AdamWConfig, Schedule};
 use crate::report::{MethodReport, Usage};
+use crate::selectors;
 use crate::stream::{Goal, Row, Task};
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::bundle::{Bundle, Draft};
@@ -73,6 +74,8 @@ pub struct Run<'a> {
     pub selector_feature: FeatureSpec,
     /// Sites of new modules.
     pub sites: Vec<String>,
+    /// Inputs of no task, to see at each stage whether the selector notices them.
+    pub strangers: Vec<Row>,
     decoder: Decoder,
     pool: rayon::ThreadPool,
     out: PathBuf,
@@ -127,6 +130,7 @@ impl<'a> Run<'a> {
             head_feature: config.head_feature(spec)?,
             selector_feature: config.selector_feature(spec)?,
             sites: config.sites(spec)?,
+            strangers: Vec::new(),
             bundle: None,
             decoder,
             pool,
@@ -156,6 +160,10 @@ impl<'a> Run<'a> {
         }
         let before = self.usage.seconds;
         let mut evaluator = Evaluator::default();
+        if !self.strangers.is_empty() {
+            let (task, _) = bare(&self.tasks[0], "test");
+            evaluator.set_strangers(self.prepared(&task, &self.strangers, 0, QuantType::F32, "inputs of no task")?);
+        }
         let mut scores: Vec<StageScores> = Vec::new();
         for t in 0..stages {
             let learned = t < done || method.at_once && t > 0;
@@ -308,7 +316,8 @@ impl<'a> Run<'a> {
     }
 
     fn plan(&self, task: usize, keep: QuantType) -> Plan<'_> {
-        let reads = matches!(self.config.selector.as_str(), "lda" | "ridge") && self.config.method == "dynamic";
+        let reads = self.config.method == "dynamic"
+            && selectors::by_name(&self.config.selector).is_ok_and(|s| s.kind.scores_classes());
         Plan {
             trunk: self.decoder.first,
             selector: reads.then_some(&self.selector_feature),

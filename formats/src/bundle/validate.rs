@@ -13,9 +13,13 @@ const TEXT_CAP: usize = 256;
 /// As many layers as a base may have.
 const TRUNK_CAP: u32 = 512;
 
-/// Features of a manifest that this release understands.
-pub(super) const KNOWN: [&str; 6] =
-    ["kind:lora", "selector:conpet", "selector:lda", "selector:ridge", "selector:single", "selector:task"];
+/// True for a feature of a manifest that this release understands.
+pub(super) fn known(requirement: &str) -> bool {
+    match requirement.split_once(':') {
+        Some(("selector", name)) => SelectorKind::ALL.iter().any(|k| k.name() == name),
+        _ => ["kind:lora"].contains(&requirement),
+    }
+}
 
 /// What a manifest requires of its readers, sorted.
 pub(super) fn requires(m: &Manifest) -> Vec<String> {
@@ -44,7 +48,7 @@ fn inner(m: &Manifest, sections: &[SectionRecord]) -> Result<()> {
     if m.format != FORMAT {
         return Err(Error::new(Code::Version, format!("format {:?}, this reader knows {FORMAT:?}", clip(&m.format))));
     }
-    if let Some(r) = m.requires.iter().find(|r| !KNOWN.contains(&r.as_str())) {
+    if let Some(r) = m.requires.iter().find(|r| !known(r)) {
         return Err(Error::new(Code::Requires, format!("the bundle requires {:?}, which this release lacks", clip(r)))
             .hint("use a newer conpet"));
     }
@@ -185,7 +189,7 @@ fn tasks(m: &Manifest) -> Result<()> {
 
 fn selector(m: &Manifest, claim: &mut impl FnMut(u32, SectionKind, &str) -> Result<()>) -> Result<()> {
     let s = &m.selector;
-    let reads = !matches!(s.kind, SelectorKind::Task | SelectorKind::Single);
+    let reads = s.kind.reads();
     if reads != s.feature.is_some() || reads != s.section.is_some() {
         return Err(value(format!(
             "a {} selector {} a feature and a section",

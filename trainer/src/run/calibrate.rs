@@ -3,7 +3,7 @@
 use super::Run;
 use crate::data::Prepared;
 use crate::fit::Examples;
-use crate::method::dynamic::best_temperature;
+use crate::selectors::best_temperature;
 use conpet_formats::bundle::{Bundle, Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
 use conpet_formats::head::log_softmax;
@@ -93,7 +93,8 @@ impl Run<'_> {
     /// The draft's class-scoring selector and the first class of its newest task.
     fn draft_selector(&self, draft: &Draft) -> Result<Option<(conpet_runtime::select::Selector, usize)>> {
         let m = &draft.manifest;
-        let Some(bytes) = m.selector.section.filter(|_| m.selector.stats.is_some()).and_then(|s| draft.new_section(s))
+        let Some(bytes) =
+            m.selector.section.filter(|_| m.selector.kind.scores_classes()).and_then(|s| draft.new_section(s))
         else {
             return Ok(None);
         };
