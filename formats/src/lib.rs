@@ -8,11 +8,12 @@
 //! * files: [`gguf`] (bases), [`tensors`] (safetensors payloads), [`bundle`] (`.cpb`),
 //!   [`mmap`] and [`fs`] below them;
 //! * numbers: [`quant`] (block types), [`decimal`] (exact decimals in manifests);
-//! * contracts: [`model_spec`], [`feature`], [`pet`], [`head`], [`selector`] (with [`hidden`],
+//! * contracts: [`model_spec`], [`feature`], [`pet`], [`head`], [`choice`], [`selector`] (with [`hidden`],
 //!   [`ngrams`] and [`novelty`] beside it), [`fingerprint`].
 
 pub mod bundle;
 pub mod bytes;
+pub mod choice;
 pub mod decimal;
 pub mod error;
 pub mod feature;

@@ -344,9 +344,8 @@ impl Engine {
             let hidden = self.trunk(&rows, skills.trunk(), None, s).hidden;
             (rows, hidden)
         };
-        let features = self.branch(&rows, skills.trunk(), &mut hidden, module, &head.feature, s);
         let known = skills.selector_classes(head);
-        let logits = head.logits(self.device(), &features);
+        let logits = head.scores(self, skills.trunk(), &rows, &mut hidden, module, s);
         Ok(logits
             .chunks_exact(head.classes.len())
             .zip(mine)

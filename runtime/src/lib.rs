@@ -8,6 +8,7 @@
 mod attention;
 pub mod base;
 pub mod chat;
+pub mod choice;
 pub mod cli;
 pub mod commands;
 pub mod engine;

@@ -142,7 +142,7 @@ impl Skills {
         }
         let entry = &self.manifest().heads[index];
         let payload: (Mapped, Range<usize>) = self.bundle.section_map(entry.section)?;
-        let head = Head::load(entry, self.manifest(), payload, base.spec.hidden)
+        let head = Head::load(entry, self.manifest(), payload, &base.spec)
             .map_err(|e| e.in_section(format!("head {}", entry.id)).in_file(self.bundle.path()))?;
         Ok(self.heads[index].get_or_init(|| head))
     }

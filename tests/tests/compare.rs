@@ -14,7 +14,20 @@ fn compares_methods_over_orders_and_goes_on_where_it_stood() {
             .arg(&stream)
             .arg("-m")
             .arg(&base)
-            .args(["--methods", methods, "--orders", "2", "--tasks", "2", "--trunk", "1", "--epochs", "1", "--threads", "1"])
+            .args([
+                "--methods",
+                methods,
+                "--orders",
+                "2",
+                "--tasks",
+                "2",
+                "--trunk",
+                "1",
+                "--epochs",
+                "1",
+                "--threads",
+                "1",
+            ])
             .args(more)
             .arg("-o")
             .arg(&out)

@@ -260,6 +260,7 @@ fn eval(a: &EvalArgs) -> Result<()> {
         selector: Engine::trunk_feature(&skills),
         head: None,
         max_len: e.context.min(4096),
+        says_labels: false,
         keep: QuantType::F32,
     };
     let result = tasks

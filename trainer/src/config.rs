@@ -2,6 +2,7 @@
 
 use crate::selectors::centroid;
 use conpet_formats::feature::{FeaturePart, FeatureSpec, Pool, StateNorm};
+use conpet_formats::head::HeadKind;
 use conpet_formats::hidden;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::{Code, Error, Result};
@@ -46,7 +47,9 @@ settings! {
     alpha: f64 = 16.0;
     /// Linears of each branch layer that get a LoRA, comma-separated.
     sites: String = "attn_q,attn_k,attn_v,attn_output,ffn_gate,ffn_up,ffn_down".into();
-    /// What heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL is mean, max, min, last, marker:TEXT or span:OPEN:CLOSE.
+    /// How a task's labels are told apart: linear (a trained head), choice (the likelihood of the label's text), choice-mean (the same for each of its tokens).
+    head: String = "linear".into();
+    /// What linear heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL is mean, max, min, last, marker:TEXT or span:OPEN:CLOSE.
     head_feature: String = "last:mean".into();
     /// What the selector reads, in the same form.
     selector_feature: String = "trunk:mean".into();
@@ -149,6 +152,7 @@ impl Config {
         if self.selector_memory == 0 || self.selector_steps == 0 {
             return bad("selector-memory or --selector-steps", &0, "at least 1");
         }
+        self.head_kind()?;
         if self.trunk < -1 || self.trunk >= spec.n_layer as i64 {
             return bad("trunk", &self.trunk, &format!("-1 (a third) or 0 to {}", spec.n_layer - 1));
         }
@@ -216,6 +220,15 @@ impl Config {
         out.sort();
         out.dedup();
         Ok(out)
+    }
+
+    /// How labels are told apart.
+    pub fn head_kind(&self) -> Result<HeadKind> {
+        HeadKind::ALL.into_iter().find(|k| k.name() == self.head).ok_or_else(|| {
+            let names = HeadKind::ALL.map(HeadKind::name);
+            Error::new(Code::Value, format!("--head {} is not allowed", self.head))
+                .hint(format!("--head takes {}", names.join(", ")))
+        })
     }
 
     /// What heads read.

@@ -174,8 +174,7 @@ impl Evaluator {
                 let hidden = engine.trunk(&all, skills.trunk(), None, s).hidden;
                 (all, hidden)
             };
-            let f = engine.branch(&prompts, skills.trunk(), &mut hidden, module, &head.feature, s);
-            let logits = head.logits((engine.kernels, &engine.threads), &f);
+            let logits = head.scores(engine, skills.trunk(), &prompts, &mut hidden, module, s);
             for (i, row) in batch.iter().zip(logits.chunks_exact(head.classes.len())) {
                 self.logits.insert((set, *i, key.clone()), row.to_vec());
             }

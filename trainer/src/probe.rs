@@ -140,7 +140,14 @@ fn read(
     split: &str,
     tick: &mut dyn FnMut(&str),
 ) -> Result<Split> {
-    let plan = Plan { trunk: 0, selector: Some(union), head: None, max_len: config.max_len, keep: QuantType::F32 };
+    let plan = Plan {
+        trunk: 0,
+        selector: Some(union),
+        head: None,
+        max_len: config.max_len,
+        says_labels: false,
+        keep: QuantType::F32,
+    };
     let (mut all, mut first) = (Split { features: Vec::new(), classes: Vec::new(), inputs: Vec::new() }, 0);
     for t in tasks {
         tick(&format!("{} {split}", t.name));

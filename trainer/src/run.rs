@@ -162,7 +162,12 @@ impl<'a> Run<'a> {
         let mut evaluator = Evaluator::default();
         if !self.strangers.is_empty() {
             let (task, _) = bare(&self.tasks[0], "test");
-            evaluator.set_strangers(self.prepared(&task, &self.strangers, 0, QuantType::F32, "inputs of no task")?);
+            evaluator.set_strangers(self.prepared(
+                &task,
+                &self.strangers,
+                self.plan(0, QuantType::F32),
+                "inputs of no task",
+            )?);
         }
         let mut scores: Vec<StageScores> = Vec::new();
         for t in 0..stages {
@@ -323,20 +328,23 @@ impl<'a> Run<'a> {
             selector: reads.then_some(&self.selector_feature),
             head: (self.tasks[task].kind == TaskKind::Classification).then_some(&self.head_feature),
             max_len: self.config.max_len,
+            says_labels: false,
             keep,
         }
     }
 
-    fn prepared(&self, task: &Task, rows: &[Row], plan_of: usize, keep: QuantType, name: &str) -> Result<Prepared> {
+    fn prepared(&self, task: &Task, rows: &[Row], plan: Plan<'_>, name: &str) -> Result<Prepared> {
         self.tell(Event::Begin(&format!("trunk pass over {name}")));
         let file = self.work.join(format!("{}.states", name.replace(['/', ' '], "-")));
-        Prepared::new(self.engine, task, rows, self.plan(plan_of, keep), Some(&file), &mut |_| {})
+        Prepared::new(self.engine, task, rows, plan, Some(&file), &mut |_| {})
     }
 
     /// A task's training rows with their trunk states.
     pub fn prepare_train(&self, t: usize) -> Result<Prepared> {
         let task = self.tasks[t].clone();
-        self.prepared(&task, &task.train, t, QuantType::F16, &format!("{} train", task.name))
+        let says_labels = !self.config.head_kind()?.is_linear();
+        let plan = Plan { says_labels, ..self.plan(t, QuantType::F16) };
+        self.prepared(&task, &task.train, plan, &format!("{} train", task.name))
     }
 
     /// A task's validation rows: as the head meets them, in the task's template, with the selector's
@@ -346,7 +354,7 @@ impl<'a> Run<'a> {
             return self.prepare_plain(t, "valid");
         }
         let task = self.tasks[t].clone();
-        self.prepared(&task, &task.valid, t, QuantType::F32, &format!("{} valid", task.name))
+        self.prepared(&task, &task.valid, self.plan(t, QuantType::F32), &format!("{} valid", task.name))
     }
 
     /// A task's rows as bare inputs: without template or answer, as the selector meets them.
@@ -359,7 +367,7 @@ impl<'a> Run<'a> {
 
     fn test_set(&self, t: usize) -> Result<TestSet> {
         let (task, rows) = bare(&self.tasks[t], "test");
-        let data = self.prepared(&task, &rows, t, QuantType::F32, &format!("{} test", task.name))?;
+        let data = self.prepared(&task, &rows, self.plan(t, QuantType::F32), &format!("{} test", task.name))?;
         Ok(TestSet { task: t, rows: self.tasks[t].test.clone(), data })
     }
 
@@ -377,6 +385,8 @@ impl<'a> Run<'a> {
         start: Option<&Trained>,
     ) -> Result<Outcome> {
         let c = &self.config;
+        // A choice head is the labels' texts: there is nothing to train but the module.
+        let head = head.filter(|_| c.head_kind().is_ok_and(|k| k.is_linear()));
         let lens: Vec<usize> = (0..data.len()).map(|i| data.tokens(i)).collect();
         let epochs = Epochs::new(&lens, c.batch, c.epochs, c.seed, name);
         let hyper = Hyper {

@@ -2,6 +2,7 @@
 
 use super::commit::{SectionKind, SectionRecord};
 use super::manifest::{FORMAT, Manifest, TaskKind};
+use crate::head::HeadKind;
 use crate::pet::Lora;
 use crate::selector::SelectorKind;
 use crate::{Code, Error, Result, template};
@@ -17,6 +18,7 @@ const TRUNK_CAP: u32 = 512;
 pub(super) fn known(requirement: &str) -> bool {
     match requirement.split_once(':') {
         Some(("selector", name)) => SelectorKind::ALL.iter().any(|k| k.name() == name),
+        Some(("head", name)) => HeadKind::ALL.iter().any(|k| !k.is_linear() && k.name() == name),
         _ => ["kind:lora"].contains(&requirement),
     }
 }
@@ -25,6 +27,7 @@ pub(super) fn known(requirement: &str) -> bool {
 pub(super) fn requires(m: &Manifest) -> Vec<String> {
     let mut out: BTreeSet<String> = m.modules.iter().map(|x| format!("kind:{}", x.kind.name())).collect();
     out.insert(format!("selector:{}", m.selector.kind.name()));
+    out.extend(m.heads.iter().filter(|h| !h.kind.is_linear()).map(|h| format!("head:{}", h.kind.name())));
     out.into_iter().collect()
 }
 
