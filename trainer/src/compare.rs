@@ -70,11 +70,7 @@ pub fn compare(a: CompareArgs, stop: &AtomicBool) -> Result<Done> {
 /// Every run, methods innermost: whoever stops halfway has all methods on fewer seeds.
 fn plans(a: &CompareArgs, config: &Config, tasks: &[&str]) -> Result<Vec<Plan>> {
     let mut out: Vec<Plan> = Vec::new();
-    for order in 0..a.orders {
-        let mut names = tasks.to_vec();
-        if order > 0 {
-            Stream::new(0, "order", order).shuffle(&mut names);
-        }
+    for (order, names) in orders(tasks, a.orders as usize)?.iter().enumerate() {
         for seed in 0..a.seeds {
             for method in &a.methods {
                 let (method, selector) = match method.trim().split_once(':') {
@@ -95,6 +91,24 @@ fn plans(a: &CompareArgs, config: &Config, tasks: &[&str]) -> Result<Vec<Plan>> 
                 }
                 out.push(Plan { name, config, order: names.join(",") });
             }
+        }
+    }
+    Ok(out)
+}
+
+/// The given order, and shuffled ones, no two alike.
+fn orders<'t>(tasks: &[&'t str], n: usize) -> Result<Vec<Vec<&'t str>>> {
+    let mut out = vec![tasks.to_vec()];
+    let mut draws = (1..).take(1000 + 100 * n);
+    while out.len() < n {
+        let Some(draw) = draws.next() else {
+            return Err(Error::new(Code::Value, format!("--orders {n}: {} tasks have fewer orders", tasks.len()))
+                .hint(format!("ask for at most {}", out.len())));
+        };
+        let mut names = tasks.to_vec();
+        Stream::new(0, "order", draw).shuffle(&mut names);
+        if !out.contains(&names) {
+            out.push(names);
         }
     }
     Ok(out)
@@ -144,5 +158,19 @@ fn run(a: &CompareArgs, plan: &Plan, runs: &Path, stop: &AtomicBool) -> Result<D
         _ if stop.load(Ordering::Relaxed) => Ok(Done::Stopped),
         _ => Err(Error::new(Code::Io, format!("the run {} failed ({status})", plan.name))
             .hint("its message stands above; the same command goes on after the runs that are done")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_all_different_and_always_the_same() {
+        let got = orders(&["a", "b", "c"], 6).unwrap();
+        assert_eq!(got[0], ["a", "b", "c"], "the given one first");
+        assert!((0..6).all(|i| !got[..i].contains(&got[i])));
+        assert_eq!(orders(&["a", "b", "c"], 3).unwrap(), got[..3]);
+        assert!(orders(&["a", "b"], 3).unwrap_err().to_string().contains("at most 2"));
     }
 }

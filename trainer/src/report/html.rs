@@ -12,7 +12,7 @@ const STYLE: &str = "
 font:15px/1.55 system-ui,sans-serif}h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:40px 0 10px}h3{font-size:15px;margin:22px 0 6px}
 p{margin:6px 0}.dim{color:var(--dim)}code{font:13px ui-monospace,monospace;background:var(--card);border:1px solid var(--line);border-radius:4px;padding:1px 5px;word-break:break-word}
 table{border-collapse:collapse;width:100%;background:var(--card);font-variant-numeric:tabular-nums}th,td{padding:7px 10px;border:1px solid var(--line);text-align:right}
-th:first-child,td:first-child{text-align:left}th{font-weight:600;color:var(--dim)}.wrap{overflow-x:auto}
+th:first-child,td:first-child{text-align:left}td{white-space:nowrap}th{font-weight:600;color:var(--dim)}.wrap{overflow-x:auto}
 svg{max-width:100%;height:auto;display:block}svg text{font:12px system-ui,sans-serif;fill:var(--fg)}.axis{fill:var(--dim)!important}.on{fill:#fff!important}
 .cell{fill:var(--cell)}.none{fill:none;stroke:var(--line)}.grid{stroke:var(--line)}.line{fill:none;stroke-width:2.2}
 .c0{--c:#1f6feb}.c1{--c:#d1495b}.c2{--c:#2a9d5c}.c3{--c:#c77700}.c4{--c:#7a4fd0}.c5{--c:#00808a}.c6{--c:#b0419b}.c7{--c:#6b7280}.c8{--c:#8f9a1e}.c9{--c:#3b4fa0}
