@@ -193,7 +193,7 @@ impl Engine {
         pooler.finish()
     }
 
-    /// A head's logits for prompts that have passed the trunk, with each module in force in turn: of each
+    /// A head's scores for prompts that have passed the trunk, with each module in force in turn: of each
     /// prompt `[modules, classes]`, as [`Head::log_scores`] takes them.
     pub fn expert_logits(
         &self,
@@ -206,8 +206,7 @@ impl Engine {
     ) -> Vec<Vec<f32>> {
         let mut out = vec![Vec::new(); prompts.len()];
         for module in modules {
-            let features = self.branch(prompts, depth, &mut trunk.to_vec(), *module, &head.feature, s);
-            let logits = head.logits(self.device(), &features);
+            let logits = head.scores(self, depth, prompts, &mut trunk.to_vec(), *module, s);
             out.iter_mut().zip(logits.chunks_exact(head.classes.len())).for_each(|(o, l)| o.extend_from_slice(l));
         }
         out
@@ -215,7 +214,7 @@ impl Engine {
 
     /// Decisions of the bundle's selector for prompts that have passed the trunk.
     ///
-    /// Empty if the selector reads nothing (`task`, `single`).
+    /// Empty if the selector does not choose (`task`, `single`).
     pub fn decide(
         &self,
         skills: &Skills,
@@ -224,11 +223,10 @@ impl Engine {
         s: &mut Scratch,
     ) -> Result<Vec<Decision>> {
         let selector = skills.selector();
-        let Some(feature) = selector.feature() else { return Ok(Vec::new()) };
         let tokens = prompts.iter().map(|p| p.tokens.as_slice());
-        match selector.module() {
+        match selector.module().zip(selector.feature()) {
             None => Ok(selector.decide(self.device(), &t.features, tokens)),
-            Some(m) => {
+            Some((m, feature)) => {
                 let module = skills.module(m, &self.base)?;
                 let mut hidden = t.hidden.clone();
                 let features = self.branch(prompts, skills.trunk(), &mut hidden, Some(module), feature, s);
@@ -326,6 +324,7 @@ impl Engine {
                         order: Vec::new(),
                         margin: 0.0,
                         entropy: 0.0,
+                        novelty: 0.0,
                         abstain: false,
                     },
                 ));

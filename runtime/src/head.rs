@@ -1,12 +1,19 @@
-//! Linear heads at work, and the joining of a head's posterior with the selector's.
+//! Heads at work, and the joining of a head's posterior with the selector's.
 
+use crate::choice::Choices;
+use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
+use crate::features::Prompt;
+use crate::forward::Scratch;
 use crate::kernels::{Kernels, MatrixRef};
+use crate::module::Module;
 use crate::threads::Threads;
 use conpet_formats::bundle::manifest::{HeadEntry, Manifest};
+use conpet_formats::choice;
 use conpet_formats::feature::FeatureSpec;
-use conpet_formats::head::{BIAS, WEIGHT, log_softmax};
+use conpet_formats::head::{BIAS, HeadKind, WEIGHT, log_softmax};
 use conpet_formats::mmap::Mapped;
+use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::quant::QuantType;
 use conpet_formats::selector::Decision;
 use conpet_formats::tensors::{Dtype, Tensors};
@@ -15,11 +22,7 @@ use std::ops::Range;
 /// A loaded head.
 #[derive(Debug, Clone)]
 pub struct Head {
-    map: Mapped,
-    weight: Range<usize>,
-    ty: QuantType,
-    bias: Vec<f32>,
-    dim: usize,
+    form: Form,
     temperature: f32,
     blend: f32,
     /// What it reads.
@@ -28,22 +31,34 @@ pub struct Head {
     pub classes: Vec<(usize, usize)>,
 }
 
+/// How it scores.
+#[derive(Debug, Clone)]
+enum Form {
+    Linear(Linear),
+    Choice(Choices),
+}
+
+/// `weight [classes, dim]` in the map, `bias [classes]`.
+#[derive(Debug, Clone)]
+struct Linear {
+    map: Mapped,
+    weight: Range<usize>,
+    ty: QuantType,
+    bias: Vec<f32>,
+    dim: usize,
+}
+
 impl Head {
     /// Loads the head at `range` of `map`.
     ///
     /// # Errors
-    /// If the payload's shapes do not fit the manifest or the base's width.
+    /// If the payload's shapes do not fit the manifest or the base.
     pub fn load(
         entry: &HeadEntry,
         manifest: &Manifest,
-        (map, range): (Mapped, Range<usize>),
-        hidden: usize,
+        payload: (Mapped, Range<usize>),
+        spec: &ModelSpec,
     ) -> Result<Self> {
-        let base = map.as_ptr() as usize;
-        let tensors = Tensors::parse(&map[range])?;
-        let need =
-            |name: &str| tensors.get(name).ok_or_else(|| Error::new(Code::Missing, format!("no tensor {name:?}")));
-        let (weight, bias) = (need(WEIGHT)?, need(BIAS)?);
         let classes: Vec<(usize, usize)> = entry
             .tasks
             .iter()
@@ -52,48 +67,42 @@ impl Head {
                 (0..labels).map(|l| (*t as usize, l))
             })
             .collect();
-        let dim = entry.feature.dim(hidden);
-        if weight.shape != [classes.len(), dim] || bias.shape != [classes.len()] || classes.is_empty() {
-            return Err(Error::new(
-                Code::Shape,
-                format!(
-                    "head {} has weight {:?} and bias {:?}; its {} labels and features of {dim} numbers need [{}, {dim}]",
-                    entry.id,
-                    weight.shape,
-                    bias.shape,
-                    classes.len(),
-                    classes.len()
-                ),
-            ));
-        }
-        let ty = match weight.dtype {
-            Dtype::F32 => QuantType::F32,
-            Dtype::F16 => QuantType::F16,
-            other => return Err(Error::new(Code::Type, format!("head weight of dtype {other:?}"))),
+        let form = match entry.kind {
+            HeadKind::Linear => {
+                Form::Linear(Linear::load(entry, payload, classes.len(), entry.feature.dim(spec.hidden))?)
+            }
+            kind => {
+                let labels = choice::read(&payload.0[payload.1], classes.len(), spec.vocab)?;
+                Form::Choice(Choices::new(labels, kind == HeadKind::ChoiceMean))
+            }
         };
-        let start = weight.data.as_ptr() as usize - base;
-        let (weight_range, bias) = (start..start + weight.data.len(), bias.to_f32());
         Ok(Self {
-            weight: weight_range,
-            ty,
-            bias,
-            dim,
+            form,
             temperature: entry.temperature.to_f64() as f32,
             blend: entry.blend.to_f64() as f32,
             feature: entry.feature.clone(),
             classes,
-            map,
         })
     }
 
-    /// Raw logits `[n, classes]` for features `[n, dim]`.
-    pub fn logits(&self, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
-        let (n, c) = (features.len() / self.dim, self.bias.len());
-        let mut out = vec![0.0; n * c];
-        let w = MatrixRef { ty: self.ty, rows: c, cols: self.dim, data: &self.map[self.weight.clone()] };
-        kernels.matmul(threads, w, features, &mut out, n);
-        out.chunks_exact_mut(c).for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(x, b)| *x += b));
-        out
+    /// Raw scores `[n, classes]` of prompts whose states after the first `depth` layers are `hidden`
+    /// (consumed as work space), with a module in force. A choice runs each prompt anew with a cache.
+    pub fn scores(
+        &self,
+        engine: &Engine,
+        depth: usize,
+        prompts: &[&Prompt],
+        hidden: &mut [f32],
+        module: Option<&Module>,
+        s: &mut Scratch,
+    ) -> Vec<f32> {
+        match &self.form {
+            Form::Linear(l) => {
+                let features = engine.branch(prompts, depth, hidden, module, &self.feature, s);
+                l.logits((engine.kernels, &engine.threads), &features)
+            }
+            Form::Choice(c) => prompts.iter().flat_map(|p| c.scores(engine, depth, p, module, s)).collect(),
+        }
     }
 
     /// Log scores of this head's classes, joined with the selector's own class posterior:
@@ -112,6 +121,43 @@ impl Head {
         selector_classes: &[Option<usize>],
     ) -> Vec<f32> {
         join(logits, self.temperature, self.blend, decision, selector_classes)
+    }
+}
+
+impl Linear {
+    fn load(entry: &HeadEntry, (map, range): (Mapped, Range<usize>), classes: usize, dim: usize) -> Result<Self> {
+        let base = map.as_ptr() as usize;
+        let tensors = Tensors::parse(&map[range])?;
+        let need =
+            |name: &str| tensors.get(name).ok_or_else(|| Error::new(Code::Missing, format!("no tensor {name:?}")));
+        let (weight, bias) = (need(WEIGHT)?, need(BIAS)?);
+        if weight.shape != [classes, dim] || bias.shape != [classes] || classes == 0 {
+            return Err(Error::new(
+                Code::Shape,
+                format!(
+                    "head {} has weight {:?} and bias {:?}; its {classes} labels and features of {dim} numbers need [{classes}, {dim}]",
+                    entry.id, weight.shape, bias.shape,
+                ),
+            ));
+        }
+        let ty = match weight.dtype {
+            Dtype::F32 => QuantType::F32,
+            Dtype::F16 => QuantType::F16,
+            other => return Err(Error::new(Code::Type, format!("head weight of dtype {other:?}"))),
+        };
+        let start = weight.data.as_ptr() as usize - base;
+        let (weight_range, bias) = (start..start + weight.data.len(), bias.to_f32());
+        Ok(Self { weight: weight_range, ty, bias, dim, map })
+    }
+
+    /// Raw logits `[n, classes]` for features `[n, dim]`.
+    fn logits(&self, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+        let (n, c) = (features.len() / self.dim, self.bias.len());
+        let mut out = vec![0.0; n * c];
+        let w = MatrixRef { ty: self.ty, rows: c, cols: self.dim, data: &self.map[self.weight.clone()] };
+        kernels.matmul(threads, w, features, &mut out, n);
+        out.chunks_exact_mut(c).for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(x, b)| *x += b));
+        out
     }
 }
 

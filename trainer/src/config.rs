@@ -1,6 +1,10 @@
 //! Every setting of a run: defaults, overlaid by a TOML file, overlaid by flags.
 
+use crate::method;
+use crate::selectors::centroid;
 use conpet_formats::feature::{FeaturePart, FeatureSpec, Pool, StateNorm};
+use conpet_formats::head::HeadKind;
+use conpet_formats::hidden;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::pet::lora::Scaling;
 use conpet_formats::pet::{Budget, Lora, Pet, PetSpec, Places};
@@ -36,7 +40,7 @@ macro_rules! settings {
 settings! {
     /// How the stream is learned: dynamic (a module for each task, and a selector), per-task (the same, the task named by the caller); with one shared module: sequential (no protection), joint (all data at once), ewc, lwf, o-lora, lae, and with replay emr, ea-emr, crl, static-emr, static-ea-emr, static-crl (docs/methods.md).
     method: String = "dynamic".into();
-    /// What chooses the task: lda, ridge, conpet (LoRA and T-way head, trained with replay), task (named by the caller).
+    /// What chooses the task: lda, ridge, centroid (closed forms); linear, mlp (trained on a small memory of features); conpet (LoRA and T-way head, trained with replay); uniform (all modules run); task (named by the caller).
     selector: String = "lda".into();
     /// Layers below the first site, shared by all modules; -1 is a third of the base's.
     trunk: i64 = -1;
@@ -50,7 +54,9 @@ settings! {
     alpha: f64 = 16.0;
     /// Linears of each branch layer that get a LoRA, comma-separated, where pet does not give them.
     sites: String = "attn_q,attn_k,attn_v,attn_output,ffn_gate,ffn_up,ffn_down".into();
-    /// What heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL is mean, max, min, last, marker:TEXT or span:OPEN:CLOSE.
+    /// How a task's labels are told apart: linear (a trained head), choice (the likelihood of the label's text), choice-mean (the same for each of its tokens).
+    head: String = "linear".into();
+    /// What linear heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL is mean, max, min, last, marker:TEXT or span:OPEN:CLOSE.
     head_feature: String = "last:mean".into();
     /// What the selector reads, in the same form.
     selector_feature: String = "trunk:mean".into();
@@ -80,6 +86,16 @@ settings! {
     threads: usize = 0;
     /// Shrinkage of the lda covariance (or ridge strength), from 0 to 1.
     shrinkage: f64 = 0.05;
+    /// Random units that ridge reads the features through; 0 reads them as they are.
+    random_features: usize = 0;
+    /// Where centroid measures distances: whitened, scaled (each direction by its deviation) or plain.
+    centroid: String = "whitened".into();
+    /// Rows of each class whose features linear and mlp remember.
+    selector_memory: usize = 20;
+    /// Training steps of linear and mlp, for each task.
+    selector_steps: u64 = 400;
+    /// Hidden units of mlp.
+    selector_hidden: usize = 256;
     /// Weight of the token n-gram classifier beside lda's states; 0 leaves it out.
     ngram_weight: f64 = 1.0;
     /// Most candidate modules to run where the selector is unsure.
@@ -213,11 +229,27 @@ impl Config {
             Err(Error::new(Code::Value, format!("--{name} {value} is not allowed"))
                 .hint(format!("--{name} takes {allowed}")))
         };
-        if crate::method::by_name(&self.method).is_none() {
-            return bad("method", &self.method, &crate::method::names());
+        let Some(method) = method::by_name(&self.method) else {
+            return bad("method", &self.method, &method::names(|_| true));
+        };
+        crate::selectors::by_name(&self.selector)?;
+        if !centroid::SPACES.contains(&self.centroid.as_str()) {
+            return bad("centroid", &self.centroid, &centroid::SPACES.join(", "));
         }
-        if !["lda", "ridge", "conpet", "task"].contains(&self.selector.as_str()) {
-            return bad("selector", &self.selector, "lda, ridge, conpet, task");
+        for (name, v, least) in
+            [("random-features", self.random_features, 0), ("selector-hidden", self.selector_hidden, 1)]
+        {
+            if !(least..=hidden::MOST).contains(&v) {
+                return bad(name, &v, &format!("{least} to {}", hidden::MOST));
+            }
+        }
+        if self.selector_memory == 0 || self.selector_steps == 0 {
+            return bad("selector-memory or --selector-steps", &0, "at least 1");
+        }
+        let linear = self.head_kind()?.is_linear();
+        if method.labelled && !linear {
+            let others = method::names(|m| !m.labelled);
+            return bad("head", &self.head, &format!("linear with --method {}, any with {others}", self.method));
         }
         if self.trunk < -1 || self.trunk >= spec.n_layer as i64 {
             return bad("trunk", &self.trunk, &format!("-1 (a third) or 0 to {}", spec.n_layer - 1));
@@ -231,8 +263,8 @@ impl Config {
         if !["stages", "last"].contains(&self.score.as_str()) {
             return bad("score", &self.score, "stages or last");
         }
-        if !crate::method::replay::choose::WAYS.contains(&self.select.as_str()) {
-            return bad("select", &self.select, &crate::method::replay::choose::WAYS.join(", "));
+        if !method::replay::choose::WAYS.contains(&self.select.as_str()) {
+            return bad("select", &self.select, &method::replay::choose::WAYS.join(", "));
         }
         if self.memory < -1 {
             return bad("memory", &self.memory, "-1 (the method's own), 0 (all) or a number of rows");
@@ -337,6 +369,15 @@ impl Config {
     /// As [`Config::pet`]; also if the module cannot act above the trunk.
     pub fn sites(&self, spec: &ModelSpec) -> Result<Vec<String>> {
         self.pet(spec)?.sites(spec, self.trunk(spec))
+    }
+
+    /// How labels are told apart.
+    pub fn head_kind(&self) -> Result<HeadKind> {
+        HeadKind::ALL.into_iter().find(|k| k.name() == self.head).ok_or_else(|| {
+            let names = HeadKind::ALL.map(HeadKind::name);
+            Error::new(Code::Value, format!("--head {} is not allowed", self.head))
+                .hint(format!("--head takes {}", names.join(", ")))
+        })
     }
 
     /// What heads read.

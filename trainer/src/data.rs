@@ -55,6 +55,8 @@ pub struct Plan<'a> {
     pub head: Option<&'a FeatureSpec>,
     /// The input is cut to this many tokens.
     pub max_len: usize,
+    /// A row with a label is trained to say it, as with a choice head.
+    pub says_labels: bool,
     /// What the file holds: F16 to train from, F32 to measure exactly what serves.
     pub keep: QuantType,
 }
@@ -82,12 +84,20 @@ impl Prepared {
             let (rendered, words) = render(engine, task, r, &input.text).map_err(named)?;
             let mut p = engine.prompt(&rendered, words.as_deref()).map_err(named)?;
             answers.push(p.tokens.len());
-            if let Goal::Completion(text) = &r.goal {
-                let tok = &engine.base.tokenizer;
-                let room = plan.max_len.saturating_sub(p.tokens.len()).max(8);
-                let mut answer = tok.encode(text, false).map_err(named)?;
-                answer.truncate(room);
-                answer.extend(tok.eos());
+            let answer = match &r.goal {
+                Goal::Completion(text) => {
+                    let tok = &engine.base.tokenizer;
+                    let room = plan.max_len.saturating_sub(p.tokens.len()).max(8);
+                    let mut answer = tok.encode(text, false).map_err(named)?;
+                    answer.truncate(room);
+                    answer.extend(tok.eos());
+                    Some(answer)
+                }
+                Goal::Label(label) => {
+                    plan.says_labels.then(|| label_tokens(engine, task, label)).transpose().map_err(named)?
+                }
+            };
+            if let Some(answer) = answer {
                 p.offsets.extend(answer.iter().map(|_| p.text.len()..p.text.len()));
                 p.tokens.extend(answer);
             }
@@ -159,6 +169,16 @@ impl Prepared {
         }
         Ok(out)
     }
+}
+
+/// A label as the answer to a prompt: after a space, unless the template ends in white space, and
+/// with the end-of-text token, so that no label is the beginning of another.
+pub(crate) fn label_tokens(engine: &Engine, task: &Task, label: &str) -> Result<Vec<u32>> {
+    let apart = if task.template.ends_with(char::is_whitespace) { "" } else { " " };
+    let tok = &engine.base.tokenizer;
+    let mut tokens = tok.encode(&format!("{apart}{label}"), false)?;
+    tokens.extend(tok.eos());
+    Ok(tokens)
 }
 
 /// What a row is asked as: its text in the task's template, or its conversation in the base's

@@ -33,17 +33,23 @@ pub struct Method {
     pub at_once: bool,
     /// One module serves all tasks, so no task's own template can be around an input.
     pub shared: bool,
+    /// It trains a linear head, so it learns neither tasks answered by text nor `--head choice`.
+    pub labelled: bool,
     /// Static ConPET: tasks after the first are trained on a mixture of old and new rows for a fixed
     /// number of steps.
     pub fixed: bool,
 }
 
 const fn own(name: &'static str, learn: Learn) -> Method {
-    Method { name, learn, at_once: false, shared: false, fixed: false }
+    Method { name, learn, at_once: false, shared: false, labelled: false, fixed: false }
 }
 
 const fn shared(name: &'static str, learn: Learn) -> Method {
-    Method { name, learn, at_once: false, shared: true, fixed: false }
+    Method { shared: true, ..own(name, learn) }
+}
+
+const fn labelled(name: &'static str, learn: Learn) -> Method {
+    Method { labelled: true, ..shared(name, learn) }
 }
 
 /// All methods.
@@ -53,20 +59,20 @@ pub const METHODS: &[Method] = &[
     shared("sequential", sequential::learn),
     Method { at_once: true, ..shared("joint", joint::learn) },
     shared("ewc", ewc::learn),
-    shared("lwf", lwf::learn),
+    labelled("lwf", lwf::learn),
     shared("o-lora", o_lora::learn),
-    shared("lae", lae::learn),
+    labelled("lae", lae::learn),
     shared("emr", emr::learn),
-    shared("ea-emr", ea_emr::learn),
-    shared("crl", crl::learn),
+    labelled("ea-emr", ea_emr::learn),
+    labelled("crl", crl::learn),
     Method { fixed: true, ..shared("static-emr", emr::learn) },
-    Method { fixed: true, ..shared("static-ea-emr", ea_emr::learn) },
-    Method { fixed: true, ..shared("static-crl", crl::learn) },
+    Method { fixed: true, ..labelled("static-ea-emr", ea_emr::learn) },
+    Method { fixed: true, ..labelled("static-crl", crl::learn) },
 ];
 
-/// Their names, for messages.
-pub fn names() -> String {
-    METHODS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")
+/// Names of those that are so, for messages.
+pub fn names(which: impl Fn(&Method) -> bool) -> String {
+    METHODS.iter().filter(|m| which(m)).map(|m| m.name).collect::<Vec<_>>().join(", ")
 }
 
 /// The method with this name.

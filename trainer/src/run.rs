@@ -21,6 +21,7 @@ use crate::fit::{Progress, Trained};
 use crate::method::{self, Method};
 use crate::metrics::StageScores;
 use crate::report::{MethodReport, StageCost, Usage};
+use crate::selectors;
 use crate::stream::{Goal, Row, Task};
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::bundle::{Bundle, Draft};
@@ -81,6 +82,8 @@ pub struct Run<'a> {
     pub pet: PetSpec,
     /// Their sites.
     pub sites: Vec<String>,
+    /// Inputs of no task, to see at each stage whether the selector notices them.
+    pub strangers: Vec<Row>,
     decoder: Decoder,
     pool: rayon::ThreadPool,
     out: PathBuf,
@@ -138,6 +141,7 @@ impl<'a> Run<'a> {
             selector_feature: config.selector_feature(spec)?,
             pet: config.pet(spec)?,
             sites: config.sites(spec)?,
+            strangers: Vec::new(),
             bundle: None,
             decoder,
             pool,
@@ -168,6 +172,15 @@ impl<'a> Run<'a> {
         }
         let before = self.usage.seconds;
         let mut evaluator = Evaluator::default();
+        if !self.strangers.is_empty() {
+            let (task, _) = bare(&self.tasks[0], "test");
+            evaluator.set_strangers(self.prepared(
+                &task,
+                &self.strangers,
+                self.plan(0, QuantType::F32),
+                "inputs of no task",
+            )?);
+        }
         let mut scores: Vec<StageScores> = Vec::new();
         for t in 0..stages {
             let learned = t < done || method.at_once && t > 0;
@@ -243,8 +256,9 @@ impl<'a> Run<'a> {
 
     /// The method of this run.
     pub(crate) fn method(&self) -> Result<Method> {
-        method::by_name(&self.config.method)
-            .ok_or_else(|| Error::new(Code::Value, format!("no method {:?}", self.config.method)).hint(method::names()))
+        method::by_name(&self.config.method).ok_or_else(|| {
+            Error::new(Code::Value, format!("no method {:?}", self.config.method)).hint(method::names(|_| true))
+        })
     }
 
     /// How many stages are already in the bundle.
@@ -318,26 +332,33 @@ impl<'a> Run<'a> {
     }
 
     fn plan(&self, task: usize, keep: QuantType) -> Plan<'_> {
-        let reads = matches!(self.config.selector.as_str(), "lda" | "ridge") && self.config.method == "dynamic";
+        let reads = self.config.method == "dynamic"
+            && selectors::by_name(&self.config.selector).is_ok_and(|s| s.kind.scores_classes());
         Plan {
             trunk: self.decoder.first,
             selector: reads.then_some(&self.selector_feature),
             head: (self.tasks[task].kind == TaskKind::Classification).then_some(&self.head_feature),
             max_len: self.config.max_len,
+            says_labels: false,
             keep,
         }
     }
 
-    fn prepared(&self, task: &Task, rows: &[Row], plan_of: usize, keep: QuantType, name: &str) -> Result<Prepared> {
+    /// Of rows to train on.
+    fn training_plan(&self, task: usize) -> Plan<'_> {
+        Plan { says_labels: !self.linear_head(), ..self.plan(task, QuantType::F16) }
+    }
+
+    fn prepared(&self, task: &Task, rows: &[Row], plan: Plan<'_>, name: &str) -> Result<Prepared> {
         self.tell(Event::Begin(&format!("trunk pass over {name}")));
         let file = self.work.join(format!("{}.states", name.replace(['/', ' '], "-")));
-        Prepared::new(self.engine, task, rows, self.plan(plan_of, keep), Some(&file), &mut |_| {})
+        Prepared::new(self.engine, task, rows, plan, Some(&file), &mut |_| {})
     }
 
     /// A task's training rows with their trunk states.
     pub fn prepare_train(&self, t: usize) -> Result<Prepared> {
         let task = self.tasks[t].clone();
-        self.prepared(&task, &task.train, t, QuantType::F16, &format!("{} train", task.name))
+        self.prepared(&task, &task.train, self.training_plan(t), &format!("{} train", task.name))
     }
 
     /// Rows of an earlier task to train on again: those numbered, or all. Their trunk states are made
@@ -349,7 +370,7 @@ impl<'a> Run<'a> {
         let task = self.tasks[t].clone();
         let some: Option<Vec<Row>> = rows.map(|rows| rows.iter().map(|i| task.train[*i].clone()).collect());
         let rows = some.as_deref().unwrap_or(&task.train);
-        let data = Arc::new(self.prepared(&task, rows, t, QuantType::F16, &format!("{} replay", task.name))?);
+        let data = Arc::new(self.prepared(&task, rows, self.training_plan(t), &format!("{} replay", task.name))?);
         self.replayed.insert(t, data.clone());
         Ok(data)
     }
@@ -361,7 +382,7 @@ impl<'a> Run<'a> {
             return self.prepare_plain(t, "valid");
         }
         let task = self.tasks[t].clone();
-        self.prepared(&task, &task.valid, t, QuantType::F32, &format!("{} valid", task.name))
+        self.prepared(&task, &task.valid, self.plan(t, QuantType::F32), &format!("{} valid", task.name))
     }
 
     /// A task's rows as bare inputs: without template or answer, as the selector meets them.
@@ -374,14 +395,14 @@ impl<'a> Run<'a> {
 
     fn test_set(&self, t: usize) -> Result<TestSet> {
         let (task, rows) = bare(&self.tasks[t], "test");
-        let data = self.prepared(&task, &rows, t, QuantType::F32, &format!("{} test", task.name))?;
+        let data = self.prepared(&task, &rows, self.plan(t, QuantType::F32), &format!("{} test", task.name))?;
         Ok(TestSet { task: t, rows: self.tasks[t].test.clone(), data })
     }
 
     /// A task's test rows as the head meets them, in the task's template.
     pub fn prepare_test(&self, t: usize) -> Result<Prepared> {
         let task = self.tasks[t].clone();
-        self.prepared(&task, &task.test, t, QuantType::F32, &format!("{} test", task.name))
+        self.prepared(&task, &task.test, self.plan(t, QuantType::F32), &format!("{} test", task.name))
     }
 
     /// Adds what training cost to the run's account.

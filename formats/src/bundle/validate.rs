@@ -2,6 +2,7 @@
 
 use super::commit::{SectionKind, SectionRecord};
 use super::manifest::{FORMAT, Manifest, TaskKind};
+use crate::head::HeadKind;
 use crate::pet::PetKind;
 use crate::selector::SelectorKind;
 use crate::{Code, Error, Result, template};
@@ -13,13 +14,14 @@ const TEXT_CAP: usize = 256;
 /// As many layers as a base may have.
 const TRUNK_CAP: u32 = 512;
 
-/// Features of a manifest that this release understands.
-const KNOWN: [&str; 6] =
-    ["ensemble:max", "selector:conpet", "selector:lda", "selector:ridge", "selector:single", "selector:task"];
-
-fn known(feature: &str) -> bool {
-    let kind = |name| PetKind::ALL.iter().any(|k| k.name() == name);
-    feature.strip_prefix("kind:").is_some_and(kind) || KNOWN.contains(&feature)
+/// True for a feature of a manifest that this release understands.
+fn known(requirement: &str) -> bool {
+    match requirement.split_once(':') {
+        Some(("kind", name)) => PetKind::ALL.iter().any(|k| k.name() == name),
+        Some(("selector", name)) => SelectorKind::ALL.iter().any(|k| k.name() == name),
+        Some(("head", name)) => HeadKind::ALL.iter().any(|k| !k.is_linear() && k.name() == name),
+        _ => requirement == "ensemble:max",
+    }
 }
 
 /// What a manifest requires of its readers, sorted.
@@ -35,6 +37,7 @@ pub(super) fn requires(m: &Manifest) -> Vec<String> {
     if m.tasks.iter().any(|t| !t.ensemble.is_empty()) {
         out.insert("ensemble:max".into());
     }
+    out.extend(m.heads.iter().filter(|h| !h.kind.is_linear()).map(|h| format!("head:{}", h.kind.name())));
     out.into_iter().collect()
 }
 
@@ -202,7 +205,7 @@ fn tasks(m: &Manifest) -> Result<()> {
 
 fn selector(m: &Manifest, claim: &mut impl FnMut(u32, SectionKind, &str) -> Result<()>) -> Result<()> {
     let s = &m.selector;
-    let reads = !matches!(s.kind, SelectorKind::Task | SelectorKind::Single);
+    let reads = s.kind.reads();
     if reads != s.feature.is_some() || reads != s.section.is_some() {
         return Err(value(format!(
             "a {} selector {} a feature and a section",

@@ -91,6 +91,7 @@ fn with_task(mut d: Draft, name: &str) -> Draft {
         classes: 2,
         feature: FeatureSpec::single(4, Pool::Mean, StateNorm::Output),
         id: format!("h{id:04}"),
+        kind: conpet_formats::head::HeadKind::Linear,
         section,
         tasks: vec![id],
         temperature: Decimal::from_f64(1.0),

@@ -16,6 +16,7 @@ use conpet_formats::pet::{Place, Site};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// What the job's head reads of each row, `[rows, dim]`, with the module that the job starts from in
 /// force.
@@ -111,8 +112,10 @@ const BASE_ROWS: usize = 64;
 pub(crate) fn fisher_of_base(job: &Job<'_>, sites: &[Site], probe: &Arc<Probe>) -> Result<()> {
     let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
     let few = FirstSteps(job.batches, 50);
+    // Stopped halfway it would choose other positions than a run that goes on.
+    let never = AtomicBool::new(false);
     let head = job.head.map(|(feature, n)| (feature, if n > 0 { n } else { classes(job) }));
-    let bare = Job { sites: &[], head, recipe: &Plain, start: None, checkpoint: None, ..job.clone() };
+    let bare = Job { sites: &[], head, recipe: &Plain, start: None, checkpoint: None, stop: &never, ..job.clone() };
     let start = match (head, fit(&Job { batches: &few, ..bare.clone() }, &mut |_| {})?) {
         (None, _) | (_, Outcome::Stopped) => None,
         (Some(_), Outcome::Done(t)) => Some(t),

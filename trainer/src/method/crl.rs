@@ -32,7 +32,7 @@ use contrast::{Consistency, Contrast, OUT, project};
 
 /// Trains the one module to tell the classes apart, then to keep them as they were to each other.
 pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let mut s = Shared::begin_labelled(run, stage.task)?;
+    let mut s = Shared::begin(run, stage.task)?;
     let mut kept = if s.t > 0 { run.kept(s.t - 1)? } else { Kept::new() };
     let dim = s.feature.dim(run.engine.base.spec.hidden);
     // The bundle's head is the means of the stage before; the projection goes on from there.

@@ -28,7 +28,7 @@ use std::ops::Range;
 
 /// Trains the one module on new and old rows, then maps its features back to where they were.
 pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let mut s = Shared::begin_labelled(run, stage.task)?;
+    let mut s = Shared::begin(run, stage.task)?;
     let mut kept = if s.t > 0 { run.kept(s.t - 1)? } else { Kept::new() };
     let dim = s.feature.dim(run.engine.base.spec.hidden);
     let before = Map::from(&kept, dim);

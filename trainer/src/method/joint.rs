@@ -18,8 +18,8 @@ pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
     let n = run.tasks.len();
     let sets = (0..n).map(|t| run.prepare_train(t)).collect::<Result<Vec<_>>>()?;
     let classes = first_class(run, n);
-    let feature = run.head_feature.clone();
-    let head = (classes > 0).then_some((&feature, classes));
+    let head = run.trained_head(classes);
+    let head = head.as_ref().map(|(f, n)| (f, *n));
     let data = Joined::of(sets.iter().enumerate().map(|(t, s)| (s, first_class(run, t))));
     let Outcome::Done(trained) = run.fit(&Lesson::new("joint", &data, head))? else { return Ok(None) };
     let mut draft = stage.draft;

@@ -46,7 +46,7 @@ const OFFLINE: u32 = 1;
 
 /// Trains the online module on the next task and lets the offline one follow.
 pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let s = Shared::begin_labelled(run, stage.task)?;
+    let s = Shared::begin(run, stage.task)?;
     let (spec, trunk) = (&run.engine.base.spec, run.config.trunk(&run.engine.base.spec));
     let scales = |part: &Part| {
         let kind = part.pet.kind();

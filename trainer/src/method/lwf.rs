@@ -15,7 +15,7 @@ use conpet_formats::head::log_softmax;
 
 /// Trains the one module on the next task, held by what it said before.
 pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let s = Shared::begin_labelled(run, stage.task)?;
+    let s = Shared::begin(run, stage.task)?;
     let mut lwf =
         Lwf { lambda: run.config.lwf_lambda, temperature: run.config.lwf_temperature, old: s.before, said: Vec::new() };
     if let Some(start) = &s.start {

@@ -19,12 +19,14 @@ pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
 /// Trains the module and the head of a task and enters all three; gives the rows it was trained on,
 /// `None` if stopped.
 pub(super) fn module(run: &mut Run<'_>, draft: &mut Draft, t: usize) -> Result<Option<Prepared>> {
-    let (task, feature) = (run.tasks[t].clone(), run.head_feature.clone());
-    let head = (task.kind == TaskKind::Classification).then_some((&feature, task.labels.len()));
+    let task = run.tasks[t].clone();
+    let head = run.trained_head(task.labels.len());
     let data = run.prepare_train(t)?;
-    let Outcome::Done(trained) = run.fit(&Lesson::new(&task.name, &data, head))? else { return Ok(None) };
+    let lesson = Lesson::new(&task.name, &data, head.as_ref().map(|(f, n)| (f, *n)));
+    let Outcome::Done(trained) = run.fit(&lesson)? else { return Ok(None) };
     let module = run.add_module(draft, &trained, &run.sites, &task.digest)?;
-    let head = head.map(|_| run.add_head(draft, &trained, vec![t as u32], None)).transpose()?;
+    let classifies = task.kind == TaskKind::Classification;
+    let head = classifies.then(|| run.add_head(draft, &trained, vec![t as u32], None)).transpose()?;
     run.add_task(draft, t, Some(module), head);
     run.account(&trained);
     Ok(Some(data))

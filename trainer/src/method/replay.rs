@@ -84,7 +84,7 @@ impl Replay {
         let how = run.config.select.as_str();
         let rows = s.rows();
         let dim = s.feature.dim(run.engine.base.spec.hidden);
-        let looks = ["kmeans", "herding"].contains(&how) && s.classes > 0;
+        let looks = ["kmeans", "herding"].contains(&how) && s.head().is_some();
         let features = if looks {
             run.features(&Lesson { start: Some(trained), ..s.lesson(&rows, &Plain) }, &all)?
         } else {
@@ -95,7 +95,7 @@ impl Replay {
             let own: Vec<usize> = all.iter().copied().filter(|i| s.data.classes[*i] == *class).collect();
             let points: Vec<&[f32]> = own.iter().filter_map(|i| features.get(i * dim..(i + 1) * dim)).collect();
             let mut rng = Stream::new(run.config.seed, &format!("{}/memory/{class}", s.name), 0);
-            // Rows without a feature (answers by text) can only be drawn.
+            // Rows without a feature (answers by text, choice heads) can only be drawn.
             let how = if looks || how == "reservoir" { how } else { "random" };
             out.extend(choose(how, room, own.len(), &points, &mut rng).into_iter().map(|i| own[i]));
         }

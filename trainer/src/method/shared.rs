@@ -3,6 +3,7 @@
 
 use crate::data::{Joined, Prepared};
 use crate::fit::{Batches, Outcome, Recipe, Trained};
+use crate::method;
 use crate::run::{Lesson, Run};
 use conpet_formats::bundle::Draft;
 use conpet_formats::bundle::manifest::TaskKind;
@@ -25,15 +26,17 @@ pub(super) struct Shared {
     pub(super) data: Prepared,
     /// Module and head of the stage before.
     pub(super) start: Option<Trained>,
-    /// What the head reads.
+    /// What a linear head reads.
     pub(super) feature: FeatureSpec,
+    /// There is one to train.
+    linear: bool,
 }
 
 impl Shared {
     /// Prepares the stage of task `t`.
     ///
     /// # Errors
-    /// If the task is of another kind than the first.
+    /// If the task is of another kind than the first, or answered by text and the method needs labels.
     pub(super) fn begin(run: &Run<'_>, t: usize) -> Result<Self> {
         let task = &run.tasks[t];
         if task.kind != run.tasks[0].kind {
@@ -41,34 +44,30 @@ impl Shared {
                 .hint("one shared module learns classification or generation, not both; use --method dynamic"));
         }
         let before = first_class(run, t);
-        let head = run.bundle.as_ref().and_then(|b| b.manifest().heads.first()).map(|h| h.section);
+        let classes = before + task.labels.len();
+        let method = run.method()?;
+        if method.labelled && task.kind == TaskKind::Generation {
+            let text = format!("--method {} needs labels, and task {} is answered by text", method.name, task.name);
+            return Err(Error::new(Code::Unsupported, text)
+                .hint(format!("methods for tasks answered by text: {}", method::names(|m| !m.labelled))));
+        }
+        let head = run.bundle.as_ref().and_then(|b| b.manifest().heads.first()).filter(|h| h.kind.is_linear());
+        let head = head.map(|h| h.section);
         Ok(Self {
             t,
             name: task.name.clone(),
             before,
-            classes: before + task.labels.len(),
+            classes,
             data: run.prepare_train(t)?,
             start: if t > 0 { run.stored(0, head) } else { None },
             feature: run.head_feature.clone(),
+            linear: classes > 0 && run.linear_head(),
         })
     }
 
-    /// As [`Shared::begin`], for methods that need labels.
-    pub(super) fn begin_labelled(run: &Run<'_>, t: usize) -> Result<Self> {
-        if run.tasks[t].kind == TaskKind::Generation {
-            let text = format!(
-                "--method {} needs labels, and task {} is answered by text",
-                run.config.method, run.tasks[t].name
-            );
-            return Err(Error::new(Code::Unsupported, text)
-                .hint("use dynamic, per-task, sequential, joint, ewc or o-lora for tasks answered by text"));
-        }
-        Self::begin(run, t)
-    }
-
-    /// What the head reads, and its labels so far.
+    /// What the head reads, and its labels so far; `None` if there is none to train.
     pub(super) fn head(&self) -> Option<(&FeatureSpec, usize)> {
-        (self.classes > 0).then_some((&self.feature, self.classes))
+        self.linear.then_some((&self.feature, self.classes))
     }
 
     /// The task's rows, numbered as the head numbers them.

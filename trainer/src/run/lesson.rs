@@ -35,6 +35,17 @@ impl<'a> Lesson<'a> {
 }
 
 impl Run<'_> {
+    /// Whether labels are told apart by a trained linear head: `--head choice` reads their texts instead,
+    /// and there is nothing to train but the module.
+    pub fn linear_head(&self) -> bool {
+        self.config.head_kind().is_ok_and(|k| k.is_linear())
+    }
+
+    /// What a head over so many labels reads; `None` if there is none to train.
+    pub fn trained_head(&self, classes: usize) -> Option<(FeatureSpec, usize)> {
+        (classes > 0 && self.linear_head()).then(|| (self.head_feature.clone(), classes))
+    }
+
     /// Trains.
     ///
     /// # Errors
