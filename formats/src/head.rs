@@ -1,7 +1,41 @@
-//! Heads: what turns a pooled hidden state into labels. One kind so far, linear.
+//! Heads: what turns hidden states into labels, linear or by choice ([`crate::choice`]).
 //!
-//! Payload (section kind `head`, strict safetensors): `weight [classes, dim]` and
+//! Payload of a linear one (section kind `head`, strict safetensors): `weight [classes, dim]` and
 //! `bias [classes]`, both F32 or F16. The feature a head reads and its temperature are in the manifest.
+
+use serde::{Deserialize, Serialize};
+
+/// How a head scores labels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadKind {
+    /// A linear map of a pooled feature.
+    #[default]
+    Linear,
+    /// The log-likelihood of the label's text after the prompt.
+    Choice,
+    /// The same for each token of the label.
+    ChoiceMean,
+}
+
+impl HeadKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Linear, Self::Choice, Self::ChoiceMean];
+
+    /// The name used in manifests and flags.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Choice => "choice",
+            Self::ChoiceMean => "choice-mean",
+        }
+    }
+
+    /// True for the kind that manifests leave unsaid.
+    pub fn is_linear(&self) -> bool {
+        *self == Self::Linear
+    }
+}
 
 /// Name of the weight tensor.
 pub const WEIGHT: &str = "weight";

@@ -8,10 +8,12 @@
 //! * files: [`gguf`] (bases), [`tensors`] (safetensors payloads), [`bundle`] (`.cpb`),
 //!   [`mmap`] and [`fs`] below them;
 //! * numbers: [`quant`] (block types), [`decimal`] (exact decimals in manifests);
-//! * contracts: [`model_spec`], [`feature`], [`pet`], [`head`], [`selector`], [`fingerprint`].
+//! * contracts: [`model_spec`], [`feature`], [`pet`], [`head`], [`choice`], [`selector`] (with [`hidden`],
+//!   [`ngrams`] and [`novelty`] beside it), [`fingerprint`].
 
 pub mod bundle;
 pub mod bytes;
+pub mod choice;
 pub mod decimal;
 pub mod error;
 pub mod feature;
@@ -19,9 +21,11 @@ pub mod fingerprint;
 pub mod fs;
 pub mod gguf;
 pub mod head;
+pub mod hidden;
 pub mod mmap;
 pub mod model_spec;
 pub mod ngrams;
+pub mod novelty;
 pub mod pet;
 pub mod quant;
 pub mod selector;

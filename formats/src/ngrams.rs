@@ -158,28 +158,34 @@ impl Ngrams {
     }
 
     /// Adds to each class's score `weight · Σ log p(gram | class)` over the grams any class has,
-    /// `p = (count + smoothing) / (total + smoothing · grams)`.
+    /// `p = (count + smoothing) / (total + smoothing · grams)`. Returns the same of all classes together,
+    /// as if they were one: what [`crate::novelty`] measures the best class against.
     ///
     /// # Panics
     /// If there are fewer scores than classes.
-    pub fn add_scores(&self, tokens: &[u32], scores: &mut [f32]) {
-        let (mut known, mut all) = (0.0f32, 0.0f32);
+    pub fn add_scores(&self, tokens: &[u32], scores: &mut [f32]) -> f32 {
+        let (mut known, mut all, mut together) = (0.0f32, 0.0f32, 0.0f32);
         let mut log_p = vec![0.0f32; self.totals.len()];
         for gram in grams(tokens) {
             all += 1.0;
             let Some(entries) = self.entries(gram) else { continue };
             known += 1.0;
+            let mut sum = self.smoothing;
             for i in entries {
                 let count = self.int(&self.counts, i) as f32;
                 // What the count adds to a gram the class lacks, which all get below.
                 log_p[self.int(&self.classes, i) as usize] += (count / self.smoothing).ln_1p();
+                sum += count;
             }
+            together += sum.ln();
         }
         let weight = self.weight * (MOST / all).min(1.0);
         for ((score, log_p), total) in scores.iter_mut().zip(log_p).zip(&self.totals) {
             let absent = (self.smoothing / (total + self.smoothing * self.len() as f32)).ln();
             *score += weight * (log_p + known * absent);
         }
+        let total = self.totals.iter().sum::<f32>() + self.smoothing * self.len() as f32;
+        weight * (together - known * total.max(f32::MIN_POSITIVE).ln())
     }
 }
 
@@ -216,12 +222,14 @@ mod tests {
         let n = load(payload(|_, _| {})).unwrap().unwrap();
         assert_eq!(grams(&[7, 9]).collect::<Vec<_>>(), [(-1, 7), (-1, 9), (-2, 7), (7, 9), (9, -2)]);
         let mut got = [1.0, 1.0];
-        n.add_scores(&[7, 9], &mut got);
+        let together = n.add_scores(&[7, 9], &mut got);
         // Known: (-1, 7) and (-2, 7), once each in class 0, twice in class 1; six grams in all.
         let p = |count: f32, total: f32| ((count + 0.5) / (total + 3.0)).ln();
         for (got, want) in got.iter().zip([4.0 * p(1.0, 3.0), 4.0 * p(2.0, 10.0)]) {
             assert!((got - 1.0 - want).abs() < 1e-5, "{got} for {want}");
         }
+        // Both grams occur three times among thirteen.
+        assert!((together - 4.0 * p(3.0, 13.0)).abs() < 1e-5, "{together}");
         let mut long = [0.0, 0.0];
         n.add_scores(&[7; 1000], &mut long);
         assert!(long.iter().all(|s| s.abs() < 2.0 * 64.0 * 5.0), "{long:?}");

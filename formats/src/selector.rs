@@ -4,10 +4,15 @@
 //!
 //! * `task`: the caller names the task (the oracle line in every report);
 //! * `single`: there is one module, it is always in force;
-//! * `lda`, `ridge`: closed-form linear scores over *classes* of the tasks, read from frozen
-//!   trunk features; payload tensors [`WEIGHT`] `[classes, dim]`, [`BIAS`] `[classes]` and
-//!   [`CLASS_TASK`] `[classes]` (I32, index into the bundle's task list, ascending); `lda` may have
-//!   token n-grams beside them ([`crate::ngrams`]), whose scores are added before the temperature;
+//! * `uniform`: every task weighs the same, all modules run and the surest label wins (the line a
+//!   selector must be above);
+//! * `lda`, `ridge`, `centroid` (closed forms), `linear`, `mlp` (trained): scores over *classes* of
+//!   the tasks, read from frozen trunk features; payload tensors [`WEIGHT`] `[classes, dim]`,
+//!   [`BIAS`] `[classes]` and [`CLASS_TASK`] `[classes]` (I32, index into the bundle's task list,
+//!   ascending). A hidden layer may come before the weights ([`crate::hidden`]: `mlp`, `ridge` with
+//!   random features); `lda` may have token n-grams beside them ([`crate::ngrams`]), whose scores
+//!   are added before the temperature; any may say how unlike all classes an input is
+//!   ([`crate::novelty`]);
 //! * `conpet`: a LoRA of its own on the base and a T-way linear head (Song et al. 2023,
 //!   arXiv 2309.14763, Dynamic ConPET); payload: the LoRA's tensors plus [`WEIGHT`] `[tasks, dim]`
 //!   and [`BIAS`] `[tasks]`.
@@ -30,24 +35,59 @@ pub enum SelectorKind {
     Task,
     /// One module for everything.
     Single,
+    /// All tasks weigh the same.
+    Uniform,
     /// Shared-covariance Gaussian classes.
     Lda,
-    /// Ridge regression to one-hot classes.
+    /// Ridge regression to one-hot classes, of the features or of random ones made from them.
     Ridge,
+    /// The nearest class mean.
+    Centroid,
+    /// Multinomial logistic regression, trained on a bounded memory.
+    Linear,
+    /// One hidden layer, trained on a bounded memory.
+    Mlp,
     /// A trained LoRA and a T-way head, one full pass.
     Conpet,
 }
 
 impl SelectorKind {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Task,
+        Self::Single,
+        Self::Uniform,
+        Self::Lda,
+        Self::Ridge,
+        Self::Centroid,
+        Self::Linear,
+        Self::Mlp,
+        Self::Conpet,
+    ];
+
     /// The name used in manifests and flags.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Task => "task",
             Self::Single => "single",
+            Self::Uniform => "uniform",
             Self::Lda => "lda",
             Self::Ridge => "ridge",
+            Self::Centroid => "centroid",
+            Self::Linear => "linear",
+            Self::Mlp => "mlp",
             Self::Conpet => "conpet",
         }
+    }
+
+    /// True if it scores classes from features of the trunk.
+    pub const fn scores_classes(self) -> bool {
+        matches!(self, Self::Lda | Self::Ridge | Self::Centroid | Self::Linear | Self::Mlp)
+    }
+
+    /// True if it reads a feature and so has a payload.
+    pub const fn reads(self) -> bool {
+        self.scores_classes() || matches!(self, Self::Conpet)
     }
 }
 
@@ -64,12 +104,15 @@ pub struct Decision {
     pub margin: f32,
     /// Entropy of `task_weight` in nats.
     pub entropy: f32,
-    /// True if the best class posterior is below the threshold: use the base alone.
+    /// How unlike all tasks the input is; comparable within one stage only.
+    pub novelty: f32,
+    /// True if it is too unlike them: use the base alone.
     pub abstain: bool,
 }
 
 /// From class scores to a decision: posterior `softmax(scores / temperature)`, a task's weight is
-/// the sum over its classes, abstain if no class reaches `threshold`.
+/// the sum over its classes. Novelty is one minus the best class posterior, and the selector
+/// abstains if no class reaches `threshold`; a payload with a [`crate::novelty`] has a better say.
 ///
 /// # Panics
 /// If `scores` is empty, or lengths differ, or `class_task` names a task `>= n_tasks`.
@@ -101,13 +144,31 @@ pub fn decide(
         order,
         margin: margin as f32,
         entropy: entropy as f32,
+        novelty: 1.0 - best,
         abstain: best < threshold,
+    }
+}
+
+impl Decision {
+    /// Every task weighs the same (`uniform`); nothing is said of classes or of novelty.
+    ///
+    /// # Panics
+    /// If there are no tasks.
+    pub fn uniform(n_tasks: usize) -> Self {
+        decide(vec![0.0; n_tasks], &(0..n_tasks).collect::<Vec<_>>(), n_tasks, 1.0, 0.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_those_of_manifests() {
+        for kind in SelectorKind::ALL {
+            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("{:?}", kind.name()));
+        }
+    }
 
     #[test]
     fn task_weight_is_the_sum_over_its_classes() {

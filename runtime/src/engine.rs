@@ -8,6 +8,7 @@ use crate::base::Base;
 use crate::error::{Code, Error, Result};
 use crate::features::{Pooler, Prompt};
 use crate::forward::{self, Row, Scratch};
+use crate::head::Head;
 use crate::kernels::Kernels;
 use crate::kv::KvType;
 use crate::module::Module;
@@ -193,9 +194,28 @@ impl Engine {
         pooler.finish()
     }
 
+    /// A head's scores for prompts that have passed the trunk, with each module in force in turn: of each
+    /// prompt `[modules, classes]`, as [`Head::log_scores`] takes them.
+    pub fn expert_logits(
+        &self,
+        prompts: &[&Prompt],
+        depth: usize,
+        trunk: &[f32],
+        modules: &[Option<&Module>],
+        head: &Head,
+        s: &mut Scratch,
+    ) -> Vec<Vec<f32>> {
+        let mut out = vec![Vec::new(); prompts.len()];
+        for module in modules {
+            let logits = head.scores(self, depth, prompts, &mut trunk.to_vec(), *module, s);
+            out.iter_mut().zip(logits.chunks_exact(head.classes.len())).for_each(|(o, l)| o.extend_from_slice(l));
+        }
+        out
+    }
+
     /// Decisions of the bundle's selector for prompts that have passed the trunk.
     ///
-    /// Empty if the selector reads nothing (`task`, `single`).
+    /// Empty if the selector does not choose (`task`, `single`).
     pub fn decide(
         &self,
         skills: &Skills,
@@ -204,11 +224,10 @@ impl Engine {
         s: &mut Scratch,
     ) -> Result<Vec<Decision>> {
         let selector = skills.selector();
-        let Some(feature) = selector.feature() else { return Ok(Vec::new()) };
         let tokens = prompts.iter().map(|p| p.tokens.as_slice());
-        match selector.module() {
+        match selector.module().zip(selector.feature()) {
             None => Ok(selector.decide(self.device(), &t.features, tokens)),
-            Some(m) => {
+            Some((m, feature)) => {
                 let module = skills.module(m, &self.base)?;
                 let mut hidden = t.hidden.clone();
                 let features = self.branch(prompts, skills.trunk(), &mut hidden, Some(module), feature, s);
@@ -306,6 +325,7 @@ impl Engine {
                         order: Vec::new(),
                         margin: 0.0,
                         entropy: 0.0,
+                        novelty: 0.0,
                         abstain: false,
                     },
                 ));
@@ -329,11 +349,11 @@ impl Engine {
         let entry = &skills.manifest().tasks[task];
         let Some(head) = entry.head else { return Ok(vec![Vec::new(); mine.len()]) };
         let head = skills.head(head as usize, &self.base)?;
-        let module = entry.module.map(|m| skills.module(m as usize, &self.base)).transpose()?;
+        let experts = skills.experts(entry, &self.base)?;
         let h = self.base.spec.hidden;
         let plain = entry.template == "{input}";
         let rendered: Vec<Prompt>;
-        let (rows, mut hidden): (Vec<&Prompt>, Vec<f32>) = if plain {
+        let (rows, hidden): (Vec<&Prompt>, Vec<f32>) = if plain {
             let rows: Vec<&Prompt> = mine.iter().map(|i| &prompts[*i]).collect();
             let hidden = mine
                 .iter()
@@ -351,11 +371,10 @@ impl Engine {
             let hidden = self.trunk(&rows, skills.trunk(), None, s).hidden;
             (rows, hidden)
         };
-        let features = self.branch(&rows, skills.trunk(), &mut hidden, module, &head.feature, s);
+        let logits = self.expert_logits(&rows, skills.trunk(), &hidden, &experts, head, s);
         let known = skills.selector_classes(head);
-        let logits = head.logits(self.device(), &features);
         Ok(logits
-            .chunks_exact(head.classes.len())
+            .iter()
             .zip(mine)
             .map(|(row, i)| {
                 let lp = head.log_scores(row, decisions.get(*i), &known);

@@ -136,7 +136,7 @@ impl Engine {
         if request.task.is_some() {
             return Ok((request.task, None));
         }
-        if skills.selector().feature().is_none() {
+        if !skills.selector().chooses() {
             return only_module(skills).map(|t| (Some(t), None));
         }
         let text = request.select_on.as_deref().unwrap_or(&request.text);

@@ -1,12 +1,19 @@
-//! Linear heads at work, and the joining of a head's posterior with the selector's.
+//! Heads at work, and the joining of a head's posterior with the selector's.
 
+use crate::choice::Choices;
+use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
+use crate::features::Prompt;
+use crate::forward::Scratch;
 use crate::kernels::{Kernels, MatrixRef};
+use crate::module::Module;
 use crate::threads::Threads;
 use conpet_formats::bundle::manifest::{HeadEntry, Manifest};
+use conpet_formats::choice;
 use conpet_formats::feature::FeatureSpec;
-use conpet_formats::head::{BIAS, WEIGHT, log_softmax};
+use conpet_formats::head::{BIAS, HeadKind, WEIGHT, log_softmax};
 use conpet_formats::mmap::Mapped;
+use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::quant::QuantType;
 use conpet_formats::selector::Decision;
 use conpet_formats::tensors::{Dtype, Tensors};
@@ -15,11 +22,7 @@ use std::ops::Range;
 /// A loaded head.
 #[derive(Debug, Clone)]
 pub struct Head {
-    map: Mapped,
-    weight: Range<usize>,
-    ty: QuantType,
-    bias: Vec<f32>,
-    dim: usize,
+    form: Form,
     temperature: f32,
     blend: f32,
     /// What it reads.
@@ -28,22 +31,34 @@ pub struct Head {
     pub classes: Vec<(usize, usize)>,
 }
 
+/// How it scores.
+#[derive(Debug, Clone)]
+enum Form {
+    Linear(Linear),
+    Choice(Choices),
+}
+
+/// `weight [classes, dim]` in the map, `bias [classes]`.
+#[derive(Debug, Clone)]
+struct Linear {
+    map: Mapped,
+    weight: Range<usize>,
+    ty: QuantType,
+    bias: Vec<f32>,
+    dim: usize,
+}
+
 impl Head {
     /// Loads the head at `range` of `map`.
     ///
     /// # Errors
-    /// If the payload's shapes do not fit the manifest or the base's width.
+    /// If the payload's shapes do not fit the manifest or the base.
     pub fn load(
         entry: &HeadEntry,
         manifest: &Manifest,
-        (map, range): (Mapped, Range<usize>),
-        hidden: usize,
+        payload: (Mapped, Range<usize>),
+        spec: &ModelSpec,
     ) -> Result<Self> {
-        let base = map.as_ptr() as usize;
-        let tensors = Tensors::parse(&map[range])?;
-        let need =
-            |name: &str| tensors.get(name).ok_or_else(|| Error::new(Code::Missing, format!("no tensor {name:?}")));
-        let (weight, bias) = (need(WEIGHT)?, need(BIAS)?);
         let classes: Vec<(usize, usize)> = entry
             .tasks
             .iter()
@@ -52,52 +67,48 @@ impl Head {
                 (0..labels).map(|l| (*t as usize, l))
             })
             .collect();
-        let dim = entry.feature.dim(hidden);
-        if weight.shape != [classes.len(), dim] || bias.shape != [classes.len()] || classes.is_empty() {
-            return Err(Error::new(
-                Code::Shape,
-                format!(
-                    "head {} has weight {:?} and bias {:?}; its {} labels and features of {dim} numbers need [{}, {dim}]",
-                    entry.id,
-                    weight.shape,
-                    bias.shape,
-                    classes.len(),
-                    classes.len()
-                ),
-            ));
-        }
-        let ty = match weight.dtype {
-            Dtype::F32 => QuantType::F32,
-            Dtype::F16 => QuantType::F16,
-            other => return Err(Error::new(Code::Type, format!("head weight of dtype {other:?}"))),
+        let form = match entry.kind {
+            HeadKind::Linear => {
+                Form::Linear(Linear::load(entry, payload, classes.len(), entry.feature.dim(spec.hidden))?)
+            }
+            kind => {
+                let labels = choice::read(&payload.0[payload.1], classes.len(), spec.vocab)?;
+                Form::Choice(Choices::new(labels, kind == HeadKind::ChoiceMean))
+            }
         };
-        let start = weight.data.as_ptr() as usize - base;
-        let (weight_range, bias) = (start..start + weight.data.len(), bias.to_f32());
         Ok(Self {
-            weight: weight_range,
-            ty,
-            bias,
-            dim,
+            form,
             temperature: entry.temperature.to_f64() as f32,
             blend: entry.blend.to_f64() as f32,
             feature: entry.feature.clone(),
             classes,
-            map,
         })
     }
 
-    /// Raw logits `[n, classes]` for features `[n, dim]`.
-    pub fn logits(&self, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
-        let (n, c) = (features.len() / self.dim, self.bias.len());
-        let mut out = vec![0.0; n * c];
-        let w = MatrixRef { ty: self.ty, rows: c, cols: self.dim, data: &self.map[self.weight.clone()] };
-        kernels.matmul(threads, w, features, &mut out, n);
-        out.chunks_exact_mut(c).for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(x, b)| *x += b));
-        out
+    /// Raw scores `[n, classes]` of prompts whose states after the first `depth` layers are `hidden`
+    /// (consumed as work space), with a module in force. A choice runs each prompt anew with a cache.
+    pub fn scores(
+        &self,
+        engine: &Engine,
+        depth: usize,
+        prompts: &[&Prompt],
+        hidden: &mut [f32],
+        module: Option<&Module>,
+        s: &mut Scratch,
+    ) -> Vec<f32> {
+        match &self.form {
+            Form::Linear(l) => {
+                let features = engine.branch(prompts, depth, hidden, module, &self.feature, s);
+                l.logits((engine.kernels, &engine.threads), &features)
+            }
+            Form::Choice(c) => prompts.iter().flat_map(|p| c.scores(engine, depth, p, module, s)).collect(),
+        }
     }
 
     /// Log scores of this head's classes, joined with the selector's own class posterior:
-    /// `log softmax(logits / T)[c] + blend · log p_selector(c)`.
+    /// `log softmax(logits / T)[c] + blend · log p_selector(c)`. `logits` are those of one module, or of
+    /// several one after another (an ensemble): then each class has the best of their probabilities
+    /// (LAE, Gao et al. 2023, arXiv 2303.10070).
     ///
     /// A product of experts (Hinton 2002), on purpose not normalised within the head: among several
     /// candidate tasks the one whose module and selector agree on a class gains.
@@ -113,6 +124,43 @@ impl Head {
     }
 }
 
+impl Linear {
+    fn load(entry: &HeadEntry, (map, range): (Mapped, Range<usize>), classes: usize, dim: usize) -> Result<Self> {
+        let base = map.as_ptr() as usize;
+        let tensors = Tensors::parse(&map[range])?;
+        let need =
+            |name: &str| tensors.get(name).ok_or_else(|| Error::new(Code::Missing, format!("no tensor {name:?}")));
+        let (weight, bias) = (need(WEIGHT)?, need(BIAS)?);
+        if weight.shape != [classes, dim] || bias.shape != [classes] || classes == 0 {
+            return Err(Error::new(
+                Code::Shape,
+                format!(
+                    "head {} has weight {:?} and bias {:?}; its {classes} labels and features of {dim} numbers need [{classes}, {dim}]",
+                    entry.id, weight.shape, bias.shape,
+                ),
+            ));
+        }
+        let ty = match weight.dtype {
+            Dtype::F32 => QuantType::F32,
+            Dtype::F16 => QuantType::F16,
+            other => return Err(Error::new(Code::Type, format!("head weight of dtype {other:?}"))),
+        };
+        let start = weight.data.as_ptr() as usize - base;
+        let (weight_range, bias) = (start..start + weight.data.len(), bias.to_f32());
+        Ok(Self { weight: weight_range, ty, bias, dim, map })
+    }
+
+    /// Raw logits `[n, classes]` for features `[n, dim]`.
+    fn logits(&self, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+        let (n, c) = (features.len() / self.dim, self.bias.len());
+        let mut out = vec![0.0; n * c];
+        let w = MatrixRef { ty: self.ty, rows: c, cols: self.dim, data: &self.map[self.weight.clone()] };
+        kernels.matmul(threads, w, features, &mut out, n);
+        out.chunks_exact_mut(c).for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(x, b)| *x += b));
+        out
+    }
+}
+
 /// The formula of [`Head::log_scores`], free-standing for calibration.
 pub fn join(
     logits: &[f32],
@@ -121,8 +169,12 @@ pub fn join(
     decision: Option<&Decision>,
     selector_classes: &[Option<usize>],
 ) -> Vec<f32> {
-    let mut lp = logits.to_vec();
-    log_softmax(&mut lp, temperature);
+    let mut lp = vec![f32::NEG_INFINITY; selector_classes.len()];
+    for expert in logits.chunks_exact(lp.len()) {
+        let mut own = expert.to_vec();
+        log_softmax(&mut own, temperature);
+        lp.iter_mut().zip(own).for_each(|(best, own)| *best = best.max(own));
+    }
     if let Some(d) = decision.filter(|_| blend > 0.0) {
         // A class the selector does not know keeps the head's word alone; that happens only if
         // the selector scores tasks, not classes, and then it knows none of them.
@@ -140,6 +192,16 @@ mod tests {
     use super::*;
     use crate::engine::{Candidate, best_label};
     use conpet_formats::selector::decide;
+
+    #[test]
+    fn of_an_ensemble_the_surer_module_decides() {
+        // The first is nearly sure of class 1, the second leans to class 0.
+        let (first, second) = ([0.0f32, 4.0, 0.0], [1.0f32, 0.0, 0.0]);
+        let both = join(&[first, second].concat(), 1.0, 0.0, None, &[None; 3]);
+        let (a, b) = (join(&first, 1.0, 0.0, None, &[None; 3]), join(&second, 1.0, 0.0, None, &[None; 3]));
+        assert_eq!(both, [a[0].max(b[0]), a[1].max(b[1]), a[2].max(b[2])]);
+        assert!(both[1] > both[0] && both[0] == b[0]);
+    }
 
     /// Two tasks of two classes, equally likely to the selector. The first module is as sure as the
     /// second, but of a class the selector does not believe in.

@@ -10,6 +10,7 @@ mod attention;
 pub mod base;
 mod budget;
 pub mod chat;
+pub mod choice;
 pub mod cli;
 pub mod commands;
 pub mod engine;

@@ -5,8 +5,10 @@ use crate::kernels::{Kernels, MatrixRef};
 use crate::threads::Threads;
 use conpet_formats::bundle::manifest::SelectorEntry;
 use conpet_formats::feature::FeatureSpec;
+use conpet_formats::hidden::Hidden;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::ngrams::Ngrams;
+use conpet_formats::novelty::Novelty;
 use conpet_formats::quant::QuantType;
 use conpet_formats::selector::{self, Decision, SelectorKind};
 use conpet_formats::tensors::{Dtype, Tensors};
@@ -27,17 +29,22 @@ pub struct Selector {
     top_k: usize,
 }
 
-/// Linear scores over classes: `weight [classes, dim]` in the map, `bias [classes]`.
+/// Scores over classes: `weight [classes, width]` in the map, `bias [classes]`, on a feature or on
+/// the hidden layer before them.
 #[derive(Debug, Clone)]
 struct Scorer {
     map: Mapped,
     weight: Range<usize>,
     ty: QuantType,
+    /// Length of a feature.
     dim: usize,
+    hidden: Option<Hidden>,
     bias: Vec<f32>,
     class_task: Vec<usize>,
     /// A second opinion, from the tokens themselves.
     ngrams: Option<Ngrams>,
+    /// How unlike all classes an input is.
+    novelty: Option<Novelty>,
 }
 
 impl Selector {
@@ -51,12 +58,13 @@ impl Selector {
         n_tasks: usize,
         hidden: usize,
     ) -> Result<Self> {
-        let scorer = match (entry.kind, payload) {
-            (SelectorKind::Task | SelectorKind::Single, _) => None,
-            (kind, None) => {
+        let kind = entry.kind;
+        let scorer = match payload.filter(|_| kind.reads()) {
+            None if kind.reads() => {
                 return Err(Error::new(Code::Missing, format!("a {} selector needs a section", kind.name())));
             }
-            (kind, Some((map, range))) => {
+            None => None,
+            Some((map, range)) => {
                 let feature = entry
                     .feature
                     .as_ref()
@@ -65,7 +73,7 @@ impl Selector {
             }
         };
         Ok(Self {
-            kind: entry.kind,
+            kind,
             feature: entry.feature.clone(),
             scorer,
             module: entry.module.map(|m| m as usize),
@@ -102,35 +110,47 @@ impl Selector {
         self.scorer.as_ref().map_or(&[], |s| &s.class_task)
     }
 
-    /// Decisions for features `[n, dim]` of inputs with these tokens; empty for the kinds that read
-    /// nothing.
+    /// True if it decides: not if the caller must name the task, or if there is nothing to choose.
+    pub fn chooses(&self) -> bool {
+        self.scorer.is_some() || self.kind == SelectorKind::Uniform
+    }
+
+    /// Decisions for features `[n, dim]` of `n` inputs with these tokens; none if it does not
+    /// choose ([`Selector::chooses`]).
     pub fn decide<'t>(
         &self,
-        (kernels, threads): (Kernels, &Threads),
+        device: (Kernels, &Threads),
         features: &[f32],
         tokens: impl IntoIterator<Item = &'t [u32]>,
     ) -> Vec<Decision> {
-        let Some(s) = &self.scorer else { return Vec::new() };
-        let (n, classes) = (features.len() / s.dim, s.bias.len());
-        let mut scores = vec![0.0; n * classes];
-        let weight = MatrixRef { ty: s.ty, rows: classes, cols: s.dim, data: &s.map[s.weight.clone()] };
-        kernels.matmul(threads, weight, features, &mut scores, n);
-        scores
-            .chunks_exact(classes)
+        let Some(s) = &self.scorer else {
+            let uniform = |_| Decision::uniform(self.n_tasks);
+            return tokens.into_iter().filter(|_| self.chooses()).map(uniform).collect();
+        };
+        s.states(device, features)
+            .chunks_exact(s.bias.len())
             .zip(tokens)
-            .map(|(row, tokens)| {
-                let mut row: Vec<f32> = row.iter().zip(&s.bias).map(|(x, b)| x + b).collect();
-                if let Some(n) = &s.ngrams {
-                    n.add_scores(tokens, &mut row);
+            .map(|(states, tokens)| {
+                let mut scores = states.to_vec();
+                let background = s.ngrams.as_ref().map_or(0.0, |n| n.add_scores(tokens, &mut scores));
+                let novelty = s.novelty.as_ref().map(|n| (n.of(states, &scores, background), n.limit()));
+                let mut d = selector::decide(scores, &s.class_task, self.n_tasks, self.temperature, self.threshold);
+                if let Some((value, limit)) = novelty {
+                    (d.novelty, d.abstain) = (value, value > limit);
                 }
-                selector::decide(row, &s.class_task, self.n_tasks, self.temperature, self.threshold)
+                d
             })
             .collect()
     }
 
-    /// The tasks worth running for this decision: the best, or up to `top_k` where the margin is small.
+    /// The tasks worth running for this decision: the best, or up to `top_k` where the margin is
+    /// small; for `uniform` all.
     pub fn candidates<'d>(&self, decision: &'d Decision) -> &'d [usize] {
-        let k = if decision.margin < self.margin { self.top_k } else { 1 };
+        let k = match self.kind {
+            SelectorKind::Uniform => self.n_tasks,
+            _ if decision.margin < self.margin => self.top_k,
+            _ => 1,
+        };
         &decision.order[..k.min(decision.order.len())]
     }
 }
@@ -142,15 +162,14 @@ impl Scorer {
         let need = |name: &str| {
             tensors.get(name).ok_or_else(|| Error::new(Code::Missing, format!("the selector lacks tensor {name:?}")))
         };
+        let hidden = Hidden::load(&map[range.clone()], dim)?;
+        let width = hidden.as_ref().map_or(dim, Hidden::size);
         let (weight, bias) = (need(selector::WEIGHT)?, need(selector::BIAS)?);
         let classes = bias.shape.iter().product::<usize>();
-        if classes == 0 || weight.shape != [classes, dim] || bias.shape != [classes] {
+        if classes == 0 || weight.shape != [classes, width] || bias.shape != [classes] {
             return Err(Error::new(
                 Code::Shape,
-                format!(
-                    "selector weight {:?} and bias {:?} do not fit features of {dim} numbers",
-                    weight.shape, bias.shape
-                ),
+                format!("selector weight {:?} and bias {:?} do not fit {width} numbers", weight.shape, bias.shape),
             ));
         }
         let ty = match weight.dtype {
@@ -176,7 +195,34 @@ impl Scorer {
         }
         let start = weight.data.as_ptr() as usize - base;
         let (weight_range, bias) = (start..start + weight.data.len(), bias.to_f32());
+        let novelty = Novelty::load(&map[range.clone()], classes)?;
         let ngrams = Ngrams::load(&map, range, classes)?;
-        Ok(Self { weight: weight_range, ty, dim, bias, class_task, ngrams, map })
+        Ok(Self { weight: weight_range, ty, dim, hidden, bias, class_task, ngrams, novelty, map })
     }
+
+    /// Scores `[n, classes]` of features `[n, dim]`, before the tokens have their say.
+    fn states(&self, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+        let (n, classes) = (features.len() / self.dim, self.bias.len());
+        let layer = self.hidden.as_ref().map(|h| through(h, (kernels, threads), features));
+        let x = layer.as_deref().unwrap_or(features);
+        let mut scores = vec![0.0; n * classes];
+        let weight =
+            MatrixRef { ty: self.ty, rows: classes, cols: x.len() / n.max(1), data: &self.map[self.weight.clone()] };
+        kernels.matmul(threads, weight, x, &mut scores, n);
+        scores.chunks_exact_mut(classes).for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(x, b)| *x += b));
+        scores
+    }
+}
+
+/// Features `[n, dim]` through a hidden layer: `[n, size]`.
+///
+/// # Panics
+/// If the features are of another width.
+pub fn through(layer: &Hidden, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+    let n = features.len() / layer.dim;
+    let mut out = vec![0.0; n * layer.size()];
+    let weight = MatrixRef { ty: QuantType::F32, rows: layer.size(), cols: layer.dim, data: &layer.weight };
+    kernels.matmul(threads, weight, features, &mut out, n);
+    layer.activate(&mut out);
+    out
 }

@@ -9,7 +9,6 @@ use conpet_formats::bundle::Bundle;
 use conpet_formats::bundle::manifest::{Manifest, TaskEntry, TaskKind};
 use conpet_formats::fingerprint::{self, CheckDepth};
 use conpet_formats::mmap::Mapped;
-use conpet_formats::selector::SelectorKind;
 use conpet_formats::template;
 use std::ops::Range;
 use std::path::Path;
@@ -53,7 +52,7 @@ impl Skills {
         let selector = Selector::load(&m.selector, payload, m.tasks.len(), base.spec.hidden)
             .map_err(|e| e.in_section("selector"))?;
         let scored = selector.class_task();
-        let per_class = matches!(m.selector.kind, SelectorKind::Lda | SelectorKind::Ridge);
+        let per_class = m.selector.kind.scores_classes();
         let class_start = (0..m.tasks.len())
             .map(|t| {
                 let width = scored.iter().filter(|c| **c == t).count();
@@ -129,6 +128,14 @@ impl Skills {
         Ok(self.modules[index].get_or_init(|| module))
     }
 
+    /// The modules that are run for a task with labels: its own (`None` is the bare base), and those of
+    /// its ensemble.
+    pub fn experts(&self, task: &TaskEntry, base: &Base) -> Result<Vec<Option<&Module>>> {
+        let own = task.module.map(|m| self.module(m as usize, base)).transpose()?;
+        let others = task.ensemble.iter().map(|m| self.module(*m as usize, base).map(Some));
+        std::iter::once(Ok(own)).chain(others).collect()
+    }
+
     /// A head, verified at first use.
     pub fn head(&self, index: usize, base: &Base) -> Result<&Head> {
         if let Some(h) = self.heads[index].get() {
@@ -136,7 +143,7 @@ impl Skills {
         }
         let entry = &self.manifest().heads[index];
         let payload: (Mapped, Range<usize>) = self.bundle.section_map(entry.section)?;
-        let head = Head::load(entry, self.manifest(), payload, base.spec.hidden)
+        let head = Head::load(entry, self.manifest(), payload, &base.spec)
             .map_err(|e| e.in_section(format!("head {}", entry.id)).in_file(self.bundle.path()))?;
         Ok(self.heads[index].get_or_init(|| head))
     }

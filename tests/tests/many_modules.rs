@@ -70,6 +70,7 @@ fn bundle(engine: &Engine, path: &Path, trunk: u32, pets: &[&str]) {
         entry.set_pet(&pet);
         d.manifest.modules.push(entry);
         d.manifest.tasks.push(TaskEntry {
+            ensemble: Vec::new(),
             head: None,
             id: id as u32,
             kind: TaskKind::Generation,

@@ -27,6 +27,8 @@ pub enum Command {
     Add(Box<AddArgs>),
     /// Score a bundle on the test rows of a stream, without training.
     Eval(EvalArgs),
+    /// Learn a stream by several methods, with several seeds and orders of the tasks, into one page.
+    Compare(Box<CompareArgs>),
     /// Compare features for the selector on the validation rows, without training.
     Probe(ProbeArgs),
     /// Train one task (or a few) with several PET kinds at several sizes: accuracy against trainable numbers.
@@ -52,9 +54,18 @@ pub struct StreamArgs {
     /// Learn only the first N tasks.
     #[arg(long)]
     pub tasks: Option<usize>,
+    /// Learn the tasks in this order: their names, comma-separated.
+    #[arg(long, value_name = "NAME,..")]
+    pub order: Option<String>,
+    /// Inputs of no task, as JSON lines: the report says how well they are noticed [default: out_of_scope/test.jsonl of the stream, if it is there].
+    #[arg(long, value_name = "FILE")]
+    pub ood: Option<PathBuf>,
     /// Go on with a run that was stopped.
     #[arg(long)]
     pub resume: bool,
+    /// Settings that belong together: conpet-paper (dynamic ConPET as published). A file and flags override them.
+    #[arg(long)]
+    pub preset: Option<String>,
     /// Settings as TOML; flags override them.
     #[arg(long)]
     pub config: Option<PathBuf>,
@@ -99,6 +110,9 @@ pub struct EvalArgs {
     /// The bundle.
     #[arg(short = 'b', long = "bundle")]
     pub bundle: PathBuf,
+    /// Inputs of no task, as JSON lines [default: out_of_scope/test.jsonl of the stream, if it is there].
+    #[arg(long, value_name = "FILE")]
+    pub ood: Option<PathBuf>,
     /// Score this stage rather than the newest.
     #[arg(long)]
     pub stage: Option<u64>,
@@ -108,6 +122,43 @@ pub struct EvalArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, clap::Args)]
+pub struct CompareArgs {
+    /// The stream's folder.
+    pub stream: PathBuf,
+    /// The base, a GGUF file.
+    #[arg(short = 'm', long = "model")]
+    pub model: PathBuf,
+    /// Methods, comma-separated; METHOD:SELECTOR sets the selector too, as in dynamic:ridge.
+    #[arg(long, value_delimiter = ',', required = true, value_name = "METHOD[:SELECTOR],..")]
+    pub methods: Vec<String>,
+    /// Runs of each method and order, with seeds --seed, --seed + 1, ...
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub seeds: u64,
+    /// Orders of the tasks: the stream's own (or --order), then shuffled ones, always the same.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub orders: u64,
+    /// The first order: the tasks' names, comma-separated.
+    #[arg(long, value_name = "NAME,..")]
+    pub order: Option<String>,
+    /// Folder for report.json, report.html and the runs; what is there already is not run again.
+    #[arg(short = 'o', long = "out")]
+    pub out: PathBuf,
+    /// Learn only the first N tasks of the stream's own order.
+    #[arg(long)]
+    pub tasks: Option<usize>,
+    /// Inputs of no task, as JSON lines [default: out_of_scope/test.jsonl of the stream, if it is there].
+    #[arg(long, value_name = "FILE")]
+    pub ood: Option<PathBuf>,
+    /// Settings of all runs as TOML; flags override them.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// The settings of all runs.
+    #[command(flatten)]
+    pub settings: Flags,
 }
 
 /// Arguments of `probe`.

@@ -4,21 +4,21 @@ use crate::cli::{AddArgs, Cli, Command, EvalArgs, ProbeArgs, ReportArgs, StreamA
 use crate::config::Config;
 use crate::data::{Plan, Prepared};
 use crate::evaluate::{Evaluator, TestSet};
-use crate::metrics::metrics;
+use crate::metrics::{Metric, metrics};
 use crate::progress::Bar;
 use crate::report::sweep::Sweep;
 use crate::report::{Machine, MethodReport, Report, SCHEMA, page};
 use crate::run::Run;
+use crate::selectors;
 use crate::stream;
 use crate::sweep::{DEFAULT_KINDS, Wanted};
 use conpet_formats::bundle::Bundle;
 use conpet_formats::quant::QuantType;
-use conpet_formats::selector::SelectorKind;
 use conpet_formats::{Code, Error, Result, fs, tiny};
 use conpet_runtime::engine::Engine;
 use conpet_runtime::skills::Skills;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 /// How a command ended.
@@ -39,6 +39,7 @@ pub fn run(cli: Cli, stop: &AtomicBool) -> Result<Done> {
         Command::Stream(a) => learn(*a, stop),
         Command::Add(a) => add(*a, stop),
         Command::Eval(a) => eval(&a).map(|()| Done::Finished),
+        Command::Compare(a) => crate::compare::compare(*a, stop),
         Command::Probe(a) => probe(&a).map(|()| Done::Finished),
         Command::Sweep(a) => sweep(*a, stop),
         Command::Report(a) => join(&a).map(|()| Done::Finished),
@@ -51,11 +52,11 @@ pub fn complain(e: &Error) {
     let _ = writeln!(std::io::stderr(), "error: {e}");
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{text}").map_err(|e| Error::io("print", e))
 }
 
@@ -67,7 +68,8 @@ fn engine(model: &Path, threads: usize) -> Result<Engine> {
 }
 
 fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
-    let config = a.settings.overlay(Config::load(a.config.as_deref())?);
+    let preset = a.preset.as_deref().map_or_else(|| Ok(Config::default()), Config::preset)?;
+    let config = a.settings.overlay(preset.over(a.config.as_deref())?);
     if a.print_config {
         let text = toml::to_string(&config).map_err(|e| Error::new(Code::Value, e.to_string()))?;
         print(text.trim_end())?;
@@ -78,6 +80,10 @@ fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
     };
     let mut tasks = stream::open(&path)?;
     tasks.truncate(a.tasks.unwrap_or(usize::MAX).max(1));
+    if let Some(names) = &a.order {
+        stream::reorder(&mut tasks, names)?;
+    }
+    let strangers = stream::out_of_scope(&path, a.ood.as_deref())?;
     let e = engine(&model, config.threads)?;
     let n = tasks.len();
     let rows: usize = tasks.iter().map(|t| t.train.len()).sum();
@@ -89,9 +95,19 @@ fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
         e.threads.n(),
         e.kernels.name()
     ));
+    let fixed = crate::method::by_name(&config.method).is_some_and(|m| m.fixed);
+    if fixed {
+        let (steps, rows) = (config.budget(), config.budget() * config.batch as u64);
+        say(&format!(
+            "budget of each task after the first: {steps} steps on mixtures of new and old rows, {rows} rows"
+        ));
+    }
     say(&format!("settings: {}", toml::to_string(&config).unwrap_or_default().trim_end().replace('\n', ", ")));
     let mut bar = Bar::new();
-    let outcome = Run::new(config, &e, tasks, &a.bundle, stop, |event| bar.show(&event))?.stream(a.resume)?;
+    let mut run = Run::new(config, &e, tasks, &a.bundle, stop, |event| bar.show(&event))?;
+    run.strangers = strangers;
+    let outcome = run.stream(a.resume)?;
+    drop(run);
     bar.clear();
     let Some(method) = outcome else {
         say(&format!("stopped; go on with the same command and --resume ({})", a.bundle.display()));
@@ -114,12 +130,14 @@ fn make_report(e: &Engine, methods: Vec<MethodReport>) -> Report {
         command: without_folders(&words.join(" ")),
         machine: Machine::here(e.threads.n(), e.kernels.name()),
         base: format!("{} {}", e.base.spec.name, e.base.quant_name()),
-        methods,
+        methods: Vec::new(),
+        summary: Vec::new(),
     }
+    .with(methods)
 }
 
 /// A command line with the names of its files only: where they lie is nobody's business.
-fn without_folders(command: &str) -> String {
+pub(crate) fn without_folders(command: &str) -> String {
     let short = |w: &str| match Path::new(w).file_name() {
         Some(name) if w.starts_with('/') => name.to_string_lossy().into_owned(),
         _ => w.to_owned(),
@@ -127,7 +145,7 @@ fn without_folders(command: &str) -> String {
     command.split(' ').map(short).collect::<Vec<_>>().join(" ")
 }
 
-fn write_report(r: &Report, dir: &Path) -> Result<()> {
+pub(crate) fn write_report(r: &Report, dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io("create", e).in_file(dir))?;
     let json = serde_json::to_vec_pretty(r).map_err(|e| Error::new(Code::Value, e.to_string()))?;
     let html = page(r);
@@ -138,25 +156,40 @@ fn write_report(r: &Report, dir: &Path) -> Result<()> {
 }
 
 fn join(a: &ReportArgs) -> Result<()> {
+    let out = joined(&a.reports)?;
+    write_report(&out, &a.out)?;
+    print(out.text().trim_start())
+}
+
+/// Runs on one stream as one report.
+///
+/// # Errors
+/// If a file is no report, or the runs are of other tasks.
+pub(crate) fn joined(paths: &[PathBuf]) -> Result<Report> {
     let mut all: Vec<Report> = Vec::new();
-    for path in &a.reports {
+    for path in paths {
         let bytes = fs::read(path)?;
         all.push(serde_json::from_slice(&bytes).map_err(|e| {
             Error::new(Code::Value, e.to_string()).in_file(path).hint("give report.json files written by conpet-train")
         })?);
     }
-    let mut out = all[0].clone();
-    out.command = all.iter().map(|r| without_folders(&r.command)).collect::<Vec<_>>().join(" ; ");
-    for (r, path) in all[1..].iter().zip(&a.reports[1..]) {
-        if r.methods.iter().any(|m| m.tasks != out.methods[0].tasks) {
+    let sorted = |m: &MethodReport| {
+        let mut names = m.tasks.clone();
+        names.sort();
+        names
+    };
+    let tasks: Vec<_> = all.iter().flat_map(|r| &r.methods).map(sorted).collect();
+    for (r, path) in all.iter().zip(paths) {
+        if r.methods.iter().any(|m| sorted(m) != tasks[0]) {
             return Err(Error::new(Code::Value, "the reports are of different streams")
                 .in_file(path)
-                .hint("join runs on one stream"));
+                .hint("join runs on the same tasks, in any order"));
         }
-        out.methods.extend(r.methods.clone());
     }
-    write_report(&out, &a.out)?;
-    print(out.text().trim_start())
+    let commands: Vec<String> = all.iter().map(|r| without_folders(&r.command)).collect();
+    let methods = all.iter().flat_map(|r| r.methods.clone()).collect();
+    let first = all.swap_remove(0);
+    Ok(Report { command: commands.join(" ; "), ..first }.with(methods))
 }
 
 fn add(a: AddArgs, stop: &AtomicBool) -> Result<Done> {
@@ -169,13 +202,15 @@ fn add(a: AddArgs, stop: &AtomicBool) -> Result<Done> {
             .in_file(&a.bundle)
             .hint("give the task's folder another name"));
     }
-    if m.method != "dynamic" || m.selector.kind == SelectorKind::Conpet {
+    let method = crate::method::by_name(&m.method).is_some_and(|x| !x.shared);
+    let selector = selectors::by_name(m.selector.kind.name()).is_ok_and(|s| !s.needs_old_rows);
+    if !method || !selector {
         return Err(Error::new(Code::Unsupported, format!("a bundle learned by {} with a {} selector", m.method, m.selector.kind.name()))
             .in_file(&a.bundle)
-            .hint("add needs no older rows, so it works for --method dynamic with --selector lda, ridge or task; run the stream again for others"));
+            .hint("add needs no older rows, so it works for --method per-task, and dynamic with any --selector but conpet; run the stream again for others"));
     }
     // What the stages must share follows the bundle.
-    config.method = "dynamic".into();
+    config.method = m.method.clone();
     config.selector = m.selector.kind.name().into();
     config.trunk = i64::from(m.trunk);
     let e = engine(&a.model, config.threads)?;
@@ -191,6 +226,7 @@ fn add(a: AddArgs, stop: &AtomicBool) -> Result<Done> {
         valid: Vec::new(),
         test: Vec::new(),
         digest: String::new(),
+        metric: Metric::default(),
     });
     let name = task.name.clone();
     let tasks = known.chain([task]).collect();
@@ -219,6 +255,7 @@ fn eval(a: &EvalArgs) -> Result<()> {
     };
     let skills = Skills::new(bundle, &e.base).map_err(|x| x.in_file(&a.bundle))?;
     let m = skills.manifest();
+    let strangers = stream::out_of_scope(&a.stream, a.ood.as_deref())?;
     let mut tasks = stream::open(&a.stream)?;
     tasks.retain(|t| m.tasks.iter().any(|x| x.name == t.name));
     tasks.sort_by_key(|t| m.tasks.iter().position(|x| x.name == t.name));
@@ -230,24 +267,31 @@ fn eval(a: &EvalArgs) -> Result<()> {
     let work = std::env::temp_dir().join(format!("conpet-eval-{}", std::process::id()));
     std::fs::create_dir_all(&work).map_err(|e| Error::io("create", e).in_file(&work))?;
     let mut evaluator = Evaluator::default();
+    let plan = Plan {
+        trunk: skills.trunk(),
+        selector: Engine::trunk_feature(&skills),
+        head: None,
+        max_len: e.context.min(4096),
+        says_labels: false,
+        keep: QuantType::F32,
+    };
     let result = tasks
         .iter()
         .enumerate()
         .try_for_each(|(i, t)| {
             let (task, rows) = crate::run::bare(t, "test");
-            let plan = Plan {
-                trunk: skills.trunk(),
-                selector: Engine::trunk_feature(&skills),
-                head: None,
-                max_len: e.context.min(4096),
-                keep: QuantType::F32,
-            };
             let file = work.join(format!("{i}.states"));
             let data = Prepared::new(&e, &task, &rows, plan, Some(&file), &mut |_| {})?;
             evaluator.add(TestSet { task: i, rows: t.test.clone(), data });
             Ok(())
         })
-        .and_then(|()| evaluator.score(&e, &skills, &tasks, tasks.len()));
+        .and_then(|()| {
+            if !strangers.is_empty() {
+                let (task, file) = (crate::run::bare(&tasks[0], "test").0, work.join("strangers.states"));
+                evaluator.set_strangers(Prepared::new(&e, &task, &strangers, plan, Some(&file), &mut |_| {})?);
+            }
+            evaluator.score(&e, &skills, &tasks, tasks.len())
+        });
     let _ = std::fs::remove_dir_all(&work);
     let scores = result?;
     let figures = metrics(std::slice::from_ref(&scores));
@@ -255,11 +299,15 @@ fn eval(a: &EvalArgs) -> Result<()> {
         let v = serde_json::json!({ "schema": SCHEMA, "stage": skills.bundle().generation(), "scores": scores, "metrics": figures });
         return print(&v.to_string());
     }
-    for (t, (right, rows)) in tasks.iter().zip(scores.right.iter().zip(&scores.rows)) {
+    for (t, task) in tasks.iter().enumerate() {
+        let x = &scores.tasks[t];
+        let more = [("macro-F1", x.macro_f1), ("ROUGE-L", x.rouge_l)];
+        let more: String = more.iter().filter_map(|(n, v)| Some(format!("  {n} {:.1}", 100.0 * (*v)?))).collect();
+        let (right, rows) = (scores.right[t], scores.rows[t]);
         print(&format!(
-            "{:<32} {:>5.1} %  ({right} of {rows})",
-            t.name,
-            100.0 * *right as f64 / (*rows).max(1) as f64
+            "{:<32} {:>5.1} %  ({right} of {rows}){more}",
+            task.name,
+            100.0 * right as f64 / rows.max(1) as f64
         ))?;
     }
     print(&format!(
@@ -268,7 +316,18 @@ fn eval(a: &EvalArgs) -> Result<()> {
         100.0 * figures.average_accuracy,
         100.0 * figures.routing_accuracy,
         100.0 * figures.oracle_accuracy
-    ))
+    ))?;
+    match figures.detection {
+        None => Ok(()),
+        Some(d) => print(&format!(
+            "{} inputs of no task: AUROC {:.1} %  FPR@95 {:.1} %  refused {:.1} %, of the tasks' own {:.1} %",
+            d.rows,
+            100.0 * d.auroc,
+            100.0 * d.fpr95,
+            100.0 * d.refused,
+            100.0 * d.refused_known
+        )),
+    }
 }
 
 fn probe(a: &ProbeArgs) -> Result<()> {

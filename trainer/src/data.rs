@@ -55,6 +55,8 @@ pub struct Plan<'a> {
     pub head: Option<&'a FeatureSpec>,
     /// The input is cut to this many tokens.
     pub max_len: usize,
+    /// A row with a label is trained to say it, as with a choice head.
+    pub says_labels: bool,
     /// What the file holds: F16 to train from, F32 to measure exactly what serves.
     pub keep: QuantType,
 }
@@ -82,12 +84,20 @@ impl Prepared {
             let (rendered, words) = render(engine, task, r, &input.text).map_err(named)?;
             let mut p = engine.prompt(&rendered, words.as_deref()).map_err(named)?;
             answers.push(p.tokens.len());
-            if let Goal::Completion(text) = &r.goal {
-                let tok = &engine.base.tokenizer;
-                let room = plan.max_len.saturating_sub(p.tokens.len()).max(8);
-                let mut answer = tok.encode(text, false).map_err(named)?;
-                answer.truncate(room);
-                answer.extend(tok.eos());
+            let answer = match &r.goal {
+                Goal::Completion(text) => {
+                    let tok = &engine.base.tokenizer;
+                    let room = plan.max_len.saturating_sub(p.tokens.len()).max(8);
+                    let mut answer = tok.encode(text, false).map_err(named)?;
+                    answer.truncate(room);
+                    answer.extend(tok.eos());
+                    Some(answer)
+                }
+                Goal::Label(label) => {
+                    plan.says_labels.then(|| label_tokens(engine, task, label)).transpose().map_err(named)?
+                }
+            };
+            if let Some(answer) = answer {
                 p.offsets.extend(answer.iter().map(|_| p.text.len()..p.text.len()));
                 p.tokens.extend(answer);
             }
@@ -159,11 +169,16 @@ impl Prepared {
         }
         Ok(out)
     }
+}
 
-    /// Renumbers classes, for a head that serves several tasks.
-    pub fn shift_classes(&mut self, by: usize) {
-        self.classes.iter_mut().for_each(|c| *c += by);
-    }
+/// A label as the answer to a prompt: after a space, unless the template ends in white space, and
+/// with the end-of-text token, so that no label is the beginning of another.
+pub(crate) fn label_tokens(engine: &Engine, task: &Task, label: &str) -> Result<Vec<u32>> {
+    let apart = if task.template.ends_with(char::is_whitespace) { "" } else { " " };
+    let tok = &engine.base.tokenizer;
+    let mut tokens = tok.encode(&format!("{apart}{label}"), false)?;
+    tokens.extend(tok.eos());
+    Ok(tokens)
 }
 
 /// What a row is asked as: its text in the task's template, or its conversation in the base's
@@ -234,40 +249,67 @@ impl Examples for Prepared {
     }
 }
 
-/// Several tasks' rows as one set.
-#[derive(Debug)]
-pub struct Joined<'a>(pub Vec<&'a Prepared>);
+/// Rows of several tasks as one set, their classes renumbered for a head that serves them all.
+#[derive(Debug, Default)]
+pub struct Joined<'a> {
+    /// Each set, and the first class of its task within the head.
+    sets: Vec<(&'a Prepared, usize)>,
+    /// (set, row).
+    rows: Vec<(usize, usize)>,
+}
 
-impl Joined<'_> {
-    fn at(&self, mut i: usize) -> (&Prepared, usize) {
-        for p in &self.0 {
-            if i < p.len() {
-                return (p, i);
-            }
-            i -= p.len();
+impl<'a> Joined<'a> {
+    /// All rows of these sets, with the first class of each.
+    pub fn of(sets: impl IntoIterator<Item = (&'a Prepared, usize)>) -> Self {
+        let mut out = Self::default();
+        for (set, first) in sets {
+            out.add(set, first);
         }
-        unreachable!("row numbers come from len()")
+        out
+    }
+
+    /// Adds all rows of a set; returns where they stand.
+    pub fn add(&mut self, set: &'a Prepared, first: usize) -> Range<usize> {
+        let from = self.rows.len();
+        self.rows.extend((0..set.len()).map(|i| (self.sets.len(), i)));
+        self.sets.push((set, first));
+        from..self.rows.len()
+    }
+
+    /// The class of a row within the head.
+    pub fn class(&self, i: usize) -> usize {
+        let (p, i, first) = self.at(i);
+        p.classes[i] + first
+    }
+
+    fn at(&self, i: usize) -> (&'a Prepared, usize, usize) {
+        let (set, row) = self.rows[i];
+        let (p, first) = self.sets[set];
+        (p, row, first)
     }
 }
 
 impl Examples for Joined<'_> {
     fn len(&self) -> usize {
-        self.0.iter().map(|p| p.len()).sum()
+        self.rows.len()
     }
     fn tokens(&self, i: usize) -> usize {
-        let (p, i) = self.at(i);
+        let (p, i, _) = self.at(i);
         p.tokens(i)
     }
     fn states(&self, i: usize, out: &mut Vec<f32>) {
-        let (p, i) = self.at(i);
+        let (p, i, _) = self.at(i);
         p.states(i, out);
     }
     fn target(&self, i: usize) -> Target {
-        let (p, i) = self.at(i);
-        p.target(i)
+        let (p, i, first) = self.at(i);
+        match p.target(i) {
+            Target::Class(c) => Target::Class(c + first as u32),
+            other => other,
+        }
     }
     fn ranges(&self, i: usize) -> Vec<Range<usize>> {
-        let (p, i) = self.at(i);
+        let (p, i, _) = self.at(i);
         p.ranges(i)
     }
 }

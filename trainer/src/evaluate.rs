@@ -6,7 +6,10 @@
 
 use crate::data::Prepared;
 use crate::fit::Examples;
-use crate::metrics::StageScores;
+use crate::metrics::detection::{Verdict, detection};
+use crate::metrics::labels::{Class, f1, macro_f1};
+use crate::metrics::text::{exact_match, rouge_l};
+use crate::metrics::{StageScores, TaskScores};
 use crate::stream::{Goal, Row, Task};
 use conpet_formats::Result;
 use conpet_formats::bundle::manifest::TaskKind;
@@ -33,6 +36,8 @@ pub struct TestSet {
 #[derive(Debug, Default)]
 pub struct Evaluator {
     sets: Vec<TestSet>,
+    /// Inputs of no task.
+    strangers: Option<Prepared>,
     /// (set, row, digest of module and head) to logits.
     logits: HashMap<(usize, usize, String), Vec<f32>>,
     /// (set, row, digest of module) to generated text.
@@ -43,6 +48,11 @@ impl Evaluator {
     /// Adds a task's test rows.
     pub fn add(&mut self, set: TestSet) {
         self.sets.push(set);
+    }
+
+    /// Sets the inputs of no task, with what a test row has.
+    pub fn set_strangers(&mut self, rows: Prepared) {
+        self.strangers = Some(rows);
     }
 
     /// Scores all sets on one stage, as if only the first `seen` tasks existed. `tasks` are the
@@ -58,12 +68,16 @@ impl Evaluator {
             routed: vec![0; n_tasks],
             oracle: vec![0; n_tasks],
             confusion: vec![vec![0; n_tasks]; n_tasks],
+            tasks: tasks.iter().map(|t| TaskScores { metric: t.metric, ..TaskScores::default() }).collect(),
+            ..StageScores::default()
         };
         let mut s = Scratch::default();
+        let (mut labelled, mut known): (Vec<(Class, Option<Class>)>, Vec<Verdict>) = (Vec::new(), Vec::new());
         for set in 0..self.sets.len() {
             let truth = self.sets[set].task;
             let n = self.sets[set].data.len();
-            let decisions = self.decisions(engine, skills, set, &mut s)?;
+            let decisions = decide(engine, skills, &self.sets[set].data, &mut s)?;
+            known.extend(decisions.iter().map(|d| (d.novelty, d.abstain)));
             let all: Vec<usize> = (0..n).collect();
             let wanted: Vec<Vec<usize>> = (0..n)
                 .map(|i| match decisions.get(i) {
@@ -88,48 +102,44 @@ impl Evaluator {
                 out.rows[truth] += 1;
                 out.confusion[truth][first] += 1;
                 out.routed[truth] += usize::from(first == truth);
-                let (right, oracle) = match &self.sets[set].rows[i].goal {
+                let (right, oracle) = match self.sets[set].rows[i].goal.clone() {
                     Goal::Label(label) => {
-                        let label = tasks[truth].labels.iter().position(|l| l == label);
-                        let hit =
-                            |c: &[Candidate]| best_label(c).is_some_and(|(_, t, l)| t == truth && Some(l) == label);
+                        let label = tasks[truth].labels.iter().position(|l| *l == label).unwrap_or(usize::MAX);
+                        let answer = |c: &[Candidate]| best_label(c).map(|(_, t, l)| (t, l));
                         let alone = [Candidate { task: truth, weight: 1.0, labels: named[i].clone() }];
-                        (hit(&candidates[i]), hit(&alone))
+                        let (want, got) = ((truth, label), answer(&candidates[i]));
+                        labelled.push((want, got));
+                        (got == Some(want), answer(&alone) == Some(want))
                     }
                     Goal::Completion(want) => {
-                        let want = want.trim().to_owned();
-                        let oracle = self.text(engine, skills, tasks, set, i, truth, &mut s)?.trim() == want;
-                        (oracle && first == truth, oracle)
+                        let oracle = self.text(engine, skills, tasks, set, i, truth, &mut s)?;
+                        // What another task answers is another module's text, or a label.
+                        let answer = match (first == truth, tasks[first].kind) {
+                            (true, _) => oracle.clone(),
+                            (_, TaskKind::Generation) => self.text(engine, skills, tasks, set, i, first, &mut s)?,
+                            _ => best_label(&candidates[i])
+                                .and_then(|(_, t, l)| tasks[t].labels.get(l).cloned())
+                                .unwrap_or_default(),
+                        };
+                        let right = exact_match(&answer, &want);
+                        let task = &mut out.tasks[truth];
+                        *task.exact_match.get_or_insert(0.0) += f64::from(u8::from(right)) / n as f64;
+                        *task.rouge_l.get_or_insert(0.0) += rouge_l(&answer, &want) / n as f64;
+                        (right, exact_match(&oracle, &want))
                     }
                 };
                 out.right[truth] += usize::from(right);
                 out.oracle[truth] += usize::from(oracle);
             }
         }
-        Ok(out)
-    }
-
-    fn decisions(&self, engine: &Engine, skills: &Skills, set: usize, s: &mut Scratch) -> Result<Vec<Decision>> {
-        let selector = skills.selector();
-        let data = &self.sets[set].data;
-        let Some(feature) = selector.feature() else { return Ok(Vec::new()) };
-        match selector.module() {
-            None => {
-                let tokens = data.inputs.iter().map(Vec::as_slice);
-                Ok(selector.decide((engine.kernels, &engine.threads), &data.features, tokens))
-            }
-            Some(m) => {
-                let module = skills.module(m, &engine.base)?;
-                let mut out = Vec::new();
-                for rows in row_batches(data, &(0..data.len()).collect::<Vec<_>>(), engine.batch) {
-                    let (prompts, mut hidden) = gather(data, &rows);
-                    let f = engine.branch(&prompts, skills.trunk(), &mut hidden, Some(module), feature, s);
-                    let tokens = rows.iter().map(|i| data.inputs[*i].as_slice());
-                    out.extend(selector.decide((engine.kernels, &engine.threads), &f, tokens));
-                }
-                Ok(out)
-            }
+        let f1 = f1(&labelled);
+        out.tasks.iter_mut().enumerate().for_each(|(t, x)| x.macro_f1 = macro_f1(&f1, Some(t)));
+        out.macro_f1 = macro_f1(&f1, None);
+        if let Some(strangers) = &self.strangers {
+            let unknown = decide(engine, skills, strangers, &mut s)?;
+            out.detection = detection(&known, &unknown.iter().map(|d| (d.novelty, d.abstain)).collect::<Vec<_>>());
         }
+        Ok(out)
     }
 
     /// Log scores of a task's head on some rows, of labels of the first `seen` tasks; empty ones for a
@@ -147,14 +157,14 @@ impl Evaluator {
         let entry = &skills.manifest().tasks[task];
         let Some(h) = entry.head else { return Ok(vec![Vec::new(); rows.len()]) };
         let head = skills.head(h as usize, &engine.base)?;
-        let module = entry.module.map(|m| skills.module(m as usize, &engine.base)).transpose()?;
+        let experts = skills.experts(entry, &engine.base)?;
         let key = digest(skills, task);
         let missing: Vec<usize> =
             rows.iter().copied().filter(|i| !self.logits.contains_key(&(set, *i, key.clone()))).collect();
         let data = &self.sets[set].data;
         for batch in row_batches(data, &missing, engine.batch) {
             let rendered: Vec<Prompt>;
-            let (prompts, mut hidden) = if entry.template == "{input}" {
+            let (prompts, hidden) = if entry.template == "{input}" {
                 gather(data, &batch)
             } else {
                 // The task puts words around the input, so its trunk differs.
@@ -164,10 +174,9 @@ impl Evaluator {
                 let hidden = engine.trunk(&all, skills.trunk(), None, s).hidden;
                 (all, hidden)
             };
-            let f = engine.branch(&prompts, skills.trunk(), &mut hidden, module, &head.feature, s);
-            let logits = head.logits((engine.kernels, &engine.threads), &f);
-            for (i, row) in batch.iter().zip(logits.chunks_exact(head.classes.len())) {
-                self.logits.insert((set, *i, key.clone()), row.to_vec());
+            let logits = engine.expert_logits(&prompts, skills.trunk(), &hidden, &experts, head, s);
+            for (i, row) in batch.iter().zip(logits) {
+                self.logits.insert((set, *i, key.clone()), row);
             }
         }
         let known = skills.selector_classes(head);
@@ -205,12 +214,31 @@ impl Evaluator {
     }
 }
 
-/// What identifies a task's module and head: their sections' digests.
+/// The selector's decisions on rows; none if it does not choose.
+fn decide(engine: &Engine, skills: &Skills, data: &Prepared, s: &mut Scratch) -> Result<Vec<Decision>> {
+    let selector = skills.selector();
+    let device = (engine.kernels, &engine.threads);
+    let Some((m, feature)) = selector.module().zip(selector.feature()) else {
+        return Ok(selector.decide(device, &data.features, data.inputs.iter().map(Vec::as_slice)));
+    };
+    let module = skills.module(m, &engine.base)?;
+    let mut out = Vec::new();
+    for rows in row_batches(data, &(0..data.len()).collect::<Vec<_>>(), engine.batch) {
+        let (prompts, mut hidden) = gather(data, &rows);
+        let f = engine.branch(&prompts, skills.trunk(), &mut hidden, Some(module), feature, s);
+        let tokens = rows.iter().map(|i| data.inputs[*i].as_slice());
+        out.extend(selector.decide(device, &f, tokens));
+    }
+    Ok(out)
+}
+
+/// What identifies a task's modules and head: their sections' digests.
 fn digest(skills: &Skills, task: usize) -> String {
     let m = skills.manifest();
     let entry = &m.tasks[task];
     let hex = |section: u32| skills.bundle().section_records()[section as usize].hex();
-    let module = entry.module.map_or_else(String::new, |x| hex(m.modules[x as usize].section));
+    let module: String =
+        entry.module.iter().chain(&entry.ensemble).map(|x| hex(m.modules[*x as usize].section)).collect();
     let head = entry.head.map_or_else(String::new, |x| hex(m.heads[x as usize].section));
     format!("{module}/{head}")
 }

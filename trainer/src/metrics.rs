@@ -1,6 +1,42 @@
-//! Figures of continual learning, from the matrix `R[t][s]`: accuracy on task s after stage t.
+//! Figures of continual learning, from the matrix `R[t][s]`: the main metric on task s after stage t.
+//!
+//! The main metric of a task is accuracy where it is answered by a label, ROUGE-L where it is answered by
+//! text, or what `stream.json` names.
 
+pub mod detection;
+pub mod labels;
+pub mod text;
+
+use detection::Detection;
 use serde::{Deserialize, Serialize};
+
+/// What a task is judged by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// Right rows over all rows; of texts, those that match exactly.
+    #[default]
+    Accuracy,
+    /// Mean of the F1 of the task's labels.
+    MacroF1,
+    /// The text is the wanted one.
+    ExactMatch,
+    /// Mean of the rows' [`text::rouge_l`].
+    RougeL,
+}
+
+/// All metrics of one task at one stage; `None` where they do not apply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskScores {
+    /// The main one.
+    pub metric: Metric,
+    /// Mean F1 of its labels.
+    pub macro_f1: Option<f64>,
+    /// Part of the texts that match.
+    pub exact_match: Option<f64>,
+    /// Mean ROUGE-L of its texts.
+    pub rouge_l: Option<f64>,
+}
 
 /// Counts after one stage, one entry for each task of the stream; tasks not yet seen have no rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -15,6 +51,39 @@ pub struct StageScores {
     pub oracle: Vec<usize>,
     /// `[true task][chosen task]`.
     pub confusion: Vec<Vec<usize>>,
+    /// Metrics of each task beside accuracy; reports of older releases have none.
+    #[serde(default)]
+    pub tasks: Vec<TaskScores>,
+    /// Mean F1 over the labels of all tasks scored.
+    #[serde(default)]
+    pub macro_f1: Option<f64>,
+    /// Inputs of no task, where the stream has some.
+    #[serde(default)]
+    pub detection: Option<Detection>,
+}
+
+impl StageScores {
+    /// The main metric of a task; `None` if it has no rows.
+    pub fn main(&self, task: usize) -> Option<f64> {
+        let rows = self.rows[task];
+        let accuracy = (rows > 0).then(|| self.right[task] as f64 / rows as f64);
+        let scores = self.tasks.get(task).copied().unwrap_or_default();
+        match scores.metric {
+            Metric::Accuracy => accuracy,
+            Metric::MacroF1 => scores.macro_f1,
+            Metric::ExactMatch => scores.exact_match,
+            Metric::RougeL => scores.rouge_l,
+        }
+    }
+
+    /// The mean of the main metric over the tasks scored.
+    pub fn average(&self) -> Option<f64> {
+        mean(&(0..self.rows.len()).filter_map(|t| self.main(t)).collect::<Vec<_>>())
+    }
+}
+
+fn mean(v: &[f64]) -> Option<f64> {
+    (!v.is_empty()).then(|| v.iter().sum::<f64>() / v.len() as f64)
 }
 
 /// The figures of a whole run.
@@ -22,7 +91,7 @@ pub struct StageScores {
 pub struct Metrics {
     /// `R[t][s]`; `None` for tasks that stage t was not scored on.
     pub matrix: Vec<Vec<Option<f64>>>,
-    /// Mean over tasks of the last row ("average accuracy", macro).
+    /// Mean over tasks of the last row of the matrix ("average accuracy" or "average performance").
     pub average_accuracy: f64,
     /// Right rows over all rows after the last stage ("whole accuracy", micro).
     pub whole_accuracy: f64,
@@ -37,15 +106,27 @@ pub struct Metrics {
     pub routing_accuracy: f64,
     /// Whole accuracy if the task were always known.
     pub oracle_accuracy: f64,
+    /// Mean F1 over all labels after the last stage.
+    #[serde(default)]
+    pub macro_f1: Option<f64>,
+    /// Mean over the tasks answered by text of their ROUGE-L, after the last stage.
+    #[serde(default)]
+    pub rouge_l: Option<f64>,
+    /// The same of their exact matches.
+    #[serde(default)]
+    pub exact_match: Option<f64>,
+    /// Inputs of no task, at the last stage.
+    #[serde(default)]
+    pub detection: Option<Detection>,
 }
 
 /// Computes the figures from the stages' counts.
 pub fn metrics(stages: &[StageScores]) -> Metrics {
     let ratio = |a: usize, b: usize| (b > 0).then(|| a as f64 / b as f64);
-    let matrix: Vec<Vec<Option<f64>>> =
-        stages.iter().map(|s| s.right.iter().zip(&s.rows).map(|(r, n)| ratio(*r, *n)).collect()).collect();
+    let matrix: Vec<Vec<Option<f64>>> = stages.iter().map(|s| (0..s.rows.len()).map(|t| s.main(t)).collect()).collect();
     let Some((last, scores)) = matrix.last().zip(stages.last()) else { return Metrics::default() };
-    let mean = |v: &[f64]| (!v.is_empty()).then(|| v.iter().sum::<f64>() / v.len() as f64);
+    let of_texts =
+        |f: &dyn Fn(&TaskScores) -> Option<f64>| mean(&scores.tasks.iter().filter_map(f).collect::<Vec<_>>());
     let share = |v: &[usize]| ratio(v.iter().sum(), scores.rows.iter().sum()).unwrap_or(0.0);
     let seen: Vec<f64> = last.iter().flatten().copied().collect();
     let (mut lost, mut back) = (Vec::new(), Vec::new());
@@ -65,6 +146,10 @@ pub fn metrics(stages: &[StageScores]) -> Metrics {
         fwt: (matrix.len() > 1).then_some(0.0),
         routing_accuracy: share(&scores.routed),
         oracle_accuracy: share(&scores.oracle),
+        macro_f1: scores.macro_f1,
+        rouge_l: of_texts(&|t| t.rouge_l),
+        exact_match: of_texts(&|t| t.exact_match),
+        detection: scores.detection,
         matrix,
     }
 }
@@ -80,7 +165,7 @@ mod tests {
             right: right.to_vec(),
             routed: right.to_vec(),
             oracle: rows.to_vec(),
-            confusion: vec![],
+            ..StageScores::default()
         };
         let m = metrics(&[
             stage(&[8, 0, 0], &[10, 0, 0]),
@@ -94,5 +179,15 @@ mod tests {
         assert!((m.bwt.unwrap() - (-0.2 + 0.0) / 2.0).abs() < 1e-12);
         assert_eq!(m.oracle_accuracy, 1.0);
         assert_eq!(metrics(&[]).forgetting, None);
+        // The matrix holds each task's own metric.
+        let mut mixed = stage(&[8, 3], &[10, 10]);
+        mixed.tasks = vec![
+            TaskScores::default(),
+            TaskScores { metric: Metric::RougeL, rouge_l: Some(0.5), exact_match: Some(0.3), ..TaskScores::default() },
+        ];
+        let m = metrics(&[mixed]);
+        assert_eq!(m.matrix[0], [Some(0.8), Some(0.5)]);
+        assert!((m.average_accuracy - 0.65).abs() < 1e-12 && (m.whole_accuracy - 0.55).abs() < 1e-12);
+        assert_eq!((m.rouge_l, m.exact_match), (Some(0.5), Some(0.3)));
     }
 }

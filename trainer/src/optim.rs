@@ -25,6 +25,31 @@ impl Default for AdamWConfig {
     }
 }
 
+/// Which numbers of a parameter a step leaves as they are: no gradient, no decay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// None: all are trained.
+    None,
+    /// All.
+    All,
+    /// The first rows.
+    Rows(usize),
+    /// The first columns.
+    Columns(usize),
+}
+
+impl Held {
+    /// Whether the number at `i` of a parameter with rows of `width` numbers is held.
+    pub fn holds(self, i: usize, width: usize) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Rows(n) => i < n * width,
+            Self::Columns(n) => i % width < n,
+        }
+    }
+}
+
 /// One parameter with its moments, all `f32`.
 #[derive(Debug, Clone)]
 pub struct Param {
@@ -36,6 +61,15 @@ pub struct Param {
     pub m: Vec<f32>,
     /// Second moment.
     pub v: Vec<f32>,
+    /// What the next step leaves as it is.
+    pub held: Held,
+}
+
+impl Param {
+    /// Numbers of a row.
+    fn width(&self) -> usize {
+        self.var.dims()[1..].iter().product()
+    }
 }
 
 /// Parameters by name; the order of names is the order of every sum.
@@ -58,12 +92,12 @@ impl AdamW {
     /// Adds a parameter with zero moments.
     pub fn add(&mut self, name: String, var: Var, lr: f32) {
         let n = var.elem_count();
-        self.params.insert(name, Param { var, lr, m: vec![0.0; n], v: vec![0.0; n] });
+        self.params.insert(name, Param { var, lr, m: vec![0.0; n], v: vec![0.0; n], held: Held::None });
     }
 
     /// Numbers being trained.
     pub fn trainable(&self) -> usize {
-        self.params.values().map(|p| p.m.len()).sum()
+        self.params.values().map(|p| (0..p.m.len()).filter(|i| !p.held.holds(*i, p.width())).count()).sum()
     }
 
     /// One step with global-norm clipping; returns the norm before clipping.
@@ -72,9 +106,10 @@ impl AdamW {
     /// If a gradient is missing or not finite; then nothing has changed.
     pub fn step(&mut self, grads: &BTreeMap<String, Vec<f32>>, lr: f32, clip: f32) -> Result<f32> {
         let mut norm = 0.0f64;
-        for name in self.params.keys() {
+        for (name, p) in self.params.iter().filter(|(_, p)| p.held != Held::All) {
             let Some(g) = grads.get(name) else { bail!("no gradient reached {name}") };
-            norm += g.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+            let free = g.iter().enumerate().filter(|(i, _)| !p.held.holds(*i, p.width()));
+            norm += free.map(|(_, v)| f64::from(*v) * f64::from(*v)).sum::<f64>();
         }
         let norm = norm.sqrt() as f32;
         if !norm.is_finite() {
@@ -84,10 +119,11 @@ impl AdamW {
         self.step += 1;
         let c = self.config;
         let (fix1, fix2) = (1.0 - c.beta1.powi(self.step as i32), 1.0 - c.beta2.powi(self.step as i32));
-        for (name, p) in &mut self.params {
+        for (name, p) in self.params.iter_mut().filter(|(_, p)| p.held != Held::All) {
             let mut w = numbers(p.var.as_tensor())?;
-            let rate = lr * p.lr;
-            for (((w, m), v), g) in w.iter_mut().zip(&mut p.m).zip(&mut p.v).zip(&grads[name]) {
+            let (rate, held, width) = (lr * p.lr, p.held, p.width());
+            let all = w.iter_mut().zip(&mut p.m).zip(&mut p.v).zip(&grads[name]);
+            for (_, (((w, m), v), g)) in all.enumerate().filter(|(i, _)| !held.holds(*i, width)) {
                 let g = g * shrink;
                 *m = c.beta1 * *m + (1.0 - c.beta1) * g;
                 *v = c.beta2 * *v + (1.0 - c.beta2) * g * g;
@@ -144,6 +180,25 @@ mod tests {
         let nan = BTreeMap::from([("w".into(), vec![f32::NAN, 0.0])]);
         assert!(o.step(&nan, 0.01, 1.0).is_err() && o.step(&BTreeMap::new(), 0.01, 1.0).is_err());
         assert_eq!((var.to_vec1::<f32>().unwrap(), o.step), (w, 1), "a refused step changes nothing");
+    }
+
+    #[test]
+    fn what_is_held_neither_moves_nor_decays_nor_counts() {
+        let matrix =
+            || Var::from_tensor(&Tensor::ones((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap();
+        let mut o = AdamW::new(AdamWConfig::default());
+        for (name, held) in [("all", Held::All), ("columns", Held::Columns(2)), ("rows", Held::Rows(1))] {
+            o.add(name.into(), matrix(), 1.0);
+            o.params.get_mut(name).unwrap().held = held;
+        }
+        assert_eq!(o.trainable(), 2 + 3);
+        let g: BTreeMap<_, _> = ["all", "columns", "rows"].map(|n| (n.to_owned(), vec![1.0; 6])).into();
+        assert!((o.step(&g, 0.1, 0.0).unwrap() - 5f32.sqrt()).abs() < 1e-6);
+        let moved =
+            |n: &str| numbers(o.params[n].var.as_tensor()).unwrap().iter().map(|v| *v != 1.0).collect::<Vec<_>>();
+        assert_eq!(moved("all"), [false; 6]);
+        assert_eq!(moved("columns"), [false, false, true, false, false, true]);
+        assert_eq!(moved("rows"), [false, false, false, true, true, true]);
     }
 
     #[test]

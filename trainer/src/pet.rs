@@ -6,9 +6,8 @@
 pub mod choose;
 
 use crate::fit::Trained;
-use crate::optim::AdamW;
 use crate::rng::Stream;
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, Var};
 use conpet_formats::pet::{Part, Pet, PetSpec, Prefix, Site, adapter, lora, prefix, sparse};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::base::Base;
@@ -113,16 +112,19 @@ fn mlp(p: Prefix, out: usize, (seed, name): (u64, &str)) -> Vec<Fresh> {
     .collect()
 }
 
-/// The tensors that act, by full name: the trained ones, and what a prefix's MLP makes of its weights.
+/// The variables as tensors, with what a prefix's MLP makes of its weights in the place of these.
 ///
 /// # Errors
 /// If the MLP cannot be computed.
-pub fn in_force(pet: &PetSpec, base: &Base, sites: &[Site], optim: &AdamW) -> Result<BTreeMap<String, Tensor>> {
-    let own = optim.params.iter().filter(|(name, _)| !name.starts_with("head.") && !MLP.contains(&name.as_str()));
-    let mut out: BTreeMap<String, Tensor> = own.map(|(name, p)| (name.clone(), p.var.as_tensor().clone())).collect();
-    if let [Some(rows), Some(w1), Some(b1), Some(w2), Some(b2)] =
-        MLP.map(|n| optim.params.get(n).map(|p| p.var.as_tensor()))
-    {
+pub fn in_force(
+    pet: &PetSpec,
+    base: &Base,
+    sites: &[Site],
+    vars: &BTreeMap<String, Var>,
+) -> Result<BTreeMap<String, Tensor>> {
+    let others = vars.iter().filter(|(name, _)| !MLP.contains(&name.as_str()));
+    let mut out: BTreeMap<String, Tensor> = others.map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+    if let [Some(rows), Some(w1), Some(b1), Some(w2), Some(b2)] = MLP.map(|n| vars.get(n).map(|v| v.as_tensor())) {
         let mid = rows.matmul(&w1.t()?)?.broadcast_add(b1)?.tanh()?;
         let all = mid.matmul(&w2.t()?)?.broadcast_add(b2)?;
         let width = base.spec.kv_dim();
@@ -135,13 +137,18 @@ pub fn in_force(pet: &PetSpec, base: &Base, sites: &[Site], optim: &AdamW) -> Re
     Ok(out)
 }
 
+/// Whether a trained tensor is the module's, by its name: the others are the head's and a recipe's own.
+pub fn is_module(name: &str) -> bool {
+    name.starts_with("blk.") || name.starts_with("token_embd.")
+}
+
 /// A module's payload, and how many numbers were trained for it.
 ///
 /// # Errors
 /// If a number cannot be stored.
 pub fn payload(trained: &Trained) -> conpet_formats::Result<(Vec<u8>, usize)> {
     let (mut w, mut numbers) = (TensorsWriter::new(), 0);
-    for (name, (shape, v)) in trained.tensors.iter().filter(|(n, _)| !n.starts_with("head.")) {
+    for (name, (shape, v)) in trained.tensors.iter().filter(|(n, _)| is_module(n)) {
         w.add_f16(name, shape, v)?;
         numbers += v.len();
     }

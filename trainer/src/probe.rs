@@ -83,7 +83,9 @@ pub fn probe(
     let ngrams = Ngrams::load(&map, whole, class_task.len())?;
     let likelihood = |tokens: &Vec<u32>| {
         let mut s = vec![0.0; class_task.len()];
-        ngrams.iter().for_each(|n| n.add_scores(tokens, &mut s));
+        if let Some(n) = &ngrams {
+            n.add_scores(tokens, &mut s);
+        }
         s
     };
     let likelihoods: Vec<Vec<f32>> = valid.inputs.iter().map(likelihood).collect();
@@ -104,7 +106,7 @@ pub fn probe(
         stats.add(&take(&train), &train.classes);
         let x = take(&valid);
         for shrinkage in shrinkages {
-            let scores = lda::fit(&stats, *shrinkage)?;
+            let scores = lda::solve(&stats, *shrinkage)?.0;
             let rows: Vec<Vec<f32>> = x.chunks_exact(dim).map(|x| scores.of(x)).collect();
             for weight in ngram_weights {
                 let join = |(s, n): (&Vec<f32>, &Vec<f32>)| -> usize {
@@ -138,7 +140,14 @@ fn read(
     split: &str,
     tick: &mut dyn FnMut(&str),
 ) -> Result<Split> {
-    let plan = Plan { trunk: 0, selector: Some(union), head: None, max_len: config.max_len, keep: QuantType::F32 };
+    let plan = Plan {
+        trunk: 0,
+        selector: Some(union),
+        head: None,
+        max_len: config.max_len,
+        says_labels: false,
+        keep: QuantType::F32,
+    };
     let (mut all, mut first) = (Split { features: Vec::new(), classes: Vec::new(), inputs: Vec::new() }, 0);
     for t in tasks {
         tick(&format!("{} {split}", t.name));
@@ -178,6 +187,7 @@ mod tests {
             valid: rows(12),
             test: Vec::new(),
             digest: String::new(),
+            metric: crate::metrics::Metric::Accuracy,
         }
     }
 

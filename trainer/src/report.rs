@@ -1,10 +1,12 @@
 //! What a run leaves behind for people: `report.json`, and one HTML page that needs nothing else.
 
 mod html;
+pub mod summary;
 mod svg;
 pub mod sweep;
 
 pub use html::page;
+use summary::{Summary, summaries, table};
 
 use crate::config::Config;
 use crate::metrics::{Metrics, StageScores, metrics};
@@ -31,6 +33,20 @@ pub struct Usage {
     pub peak_rss: u64,
     /// Size of the bundle's file, in bytes.
     pub bundle_bytes: u64,
+    /// What each training run did, in order.
+    #[serde(default)]
+    pub stages: Vec<StageCost>,
+}
+
+/// What the training of one stage did (several entries for a method that trains twice in a stage).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageCost {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Rows passed forward and back.
+    pub rows: u64,
+    /// Their tokens.
+    pub tokens: u64,
 }
 
 /// Where and with what a report was made.
@@ -66,7 +82,7 @@ impl Machine {
 }
 
 /// One method's run on a stream.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MethodReport {
     /// Method, with its selector where it has one.
     pub name: String,
@@ -89,8 +105,7 @@ pub struct MethodReport {
 impl MethodReport {
     /// Computes the figures of a run.
     pub fn new(config: &Config, tasks: &[Task], stages: &[StageScores], usage: Usage) -> Self {
-        let name =
-            if config.method == "dynamic" { format!("dynamic ({})", config.selector) } else { config.method.clone() };
+        let name = name(config);
         let figures = metrics(stages);
         Self {
             name,
@@ -124,15 +139,39 @@ pub struct Report {
     pub base: String,
     /// The runs.
     pub methods: Vec<MethodReport>,
+    /// The methods, each over all its runs; of these again when runs are joined.
+    #[serde(default)]
+    pub summary: Vec<Summary>,
+}
+
+/// What a run is called: by its method, its selector, and what a module and a head are if not the usual.
+/// Runs of one name are taken for repetitions, with another seed or order of the tasks.
+pub fn name(config: &Config) -> String {
+    let usual = Config::default();
+    let set = [
+        (config.method == "dynamic").then_some(&config.selector),
+        (config.pet != usual.pet).then_some(&config.pet),
+        (config.params != usual.params).then_some(&config.params),
+        (config.head != usual.head).then_some(&config.head),
+    ];
+    let set: Vec<&str> = set.into_iter().flatten().map(String::as_str).collect();
+    if set.is_empty() { config.method.clone() } else { format!("{} ({})", config.method, set.join(", ")) }
 }
 
 impl Report {
+    /// Joins runs: the summary follows from them.
+    pub fn with(self, methods: Vec<MethodReport>) -> Self {
+        Self { summary: summaries(&methods), methods, ..self }
+    }
+
     /// A plain-text table of the matrix and the figures, for a terminal.
     pub fn text(&self) -> String {
         use std::fmt::Write as _;
         let mut out = String::new();
-        for m in &self.methods {
-            let _ = writeln!(out, "\n{}: accuracy in % after each stage (rows) on each task (columns)", m.name);
+        // The matrix of a method is of one run; where there are several, their means say more.
+        let single = |m: &&MethodReport| self.methods.iter().filter(|x| x.name == m.name).count() == 1;
+        for m in self.methods.iter().filter(single) {
+            let _ = writeln!(out, "\n{}: main metric in % after each stage (rows) on each task (columns)", m.name);
             let width = m.tasks.iter().map(|t| t.chars().count().min(12)).max().unwrap_or(6).max(6);
             let clip = |t: &str| t.chars().take(12).collect::<String>();
             let _ = writeln!(
@@ -148,29 +187,20 @@ impl Report {
                     .collect();
                 let _ = writeln!(out, "{:>7}  {}", i + 1, cells.join("  "));
             }
-            let pct = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| format!("{:.1}", 100.0 * v));
-            let x = &m.metrics;
-            let _ = writeln!(
-                out,
-                "  average {}  whole {}  forgetting {}  routing {}  with the task known {}",
-                pct(Some(x.average_accuracy)),
-                pct(Some(x.whole_accuracy)),
-                pct(x.forgetting),
-                pct(Some(x.routing_accuracy)),
-                pct(Some(x.oracle_accuracy))
-            );
-            let u = &m.usage;
-            let rate = if u.training_seconds > 0.0 { u.trained_tokens as f64 / u.training_seconds } else { 0.0 };
-            let _ = writeln!(
-                out,
-                "  {:.0} s, {:.0} tokens/s trained, {} trainable (base / {:.0}), peak {:.0} MB, bundle {:.1} MB",
-                u.seconds,
-                rate,
-                u.trainable,
-                u.base_parameters as f64 / u.trainable.max(1) as f64,
-                u.peak_rss as f64 / 1e6,
-                u.bundle_bytes as f64 / 1e6
-            );
+            if let Some(d) = m.metrics.detection {
+                let [auroc, fpr, caught, refused] = [d.auroc, d.fpr95, d.refused, d.refused_known].map(|v| 100.0 * v);
+                let _ = writeln!(
+                    out,
+                    "  {} inputs of no task: AUROC {auroc:.1}, FPR@95 {fpr:.1}; refused {caught:.1}, of the tasks' own {refused:.1}",
+                    d.rows
+                );
+            }
+        }
+        let (titles, rows) = table(&self.summary);
+        out.push('\n');
+        for (i, title) in titles.iter().enumerate() {
+            let cells: Vec<&str> = rows.iter().map(|r| r[i].as_str()).collect();
+            let _ = writeln!(out, "{title:<18}{}", cells.iter().map(|c| format!("{c:>20}")).collect::<String>());
         }
         out
     }

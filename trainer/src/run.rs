@@ -6,16 +6,22 @@
 
 mod calibrate;
 mod entries;
+mod keep;
+mod lesson;
+
+pub use keep::Kept;
+pub use lesson::Lesson;
+pub(crate) use lesson::lens;
 
 use crate::config::Config;
 use crate::data::{Plan, Prepared};
 use crate::decoder::{Decoder, WeightMode};
 use crate::evaluate::{Evaluator, TestSet};
-use crate::fit::{Batches, Epochs, Examples, Hyper, Job, Outcome, Progress, Trained, fit};
+use crate::fit::{Progress, Trained};
 use crate::method::{self, Method};
 use crate::metrics::StageScores;
-use crate::optim::{AdamWConfig, Schedule};
-use crate::report::{MethodReport, Usage};
+use crate::report::{MethodReport, StageCost, Usage};
+use crate::selectors;
 use crate::stream::{Goal, Row, Task};
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::bundle::{Bundle, Draft};
@@ -29,8 +35,10 @@ use conpet_runtime::engine::Engine;
 use conpet_runtime::memory::Memory;
 use conpet_runtime::skills::Skills;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Most bytes of dense frozen weights that `--weights auto` spends.
@@ -74,12 +82,16 @@ pub struct Run<'a> {
     pub pet: PetSpec,
     /// Their sites.
     pub sites: Vec<String>,
+    /// Inputs of no task, to see at each stage whether the selector notices them.
+    pub strangers: Vec<Row>,
     decoder: Decoder,
     pool: rayon::ThreadPool,
     out: PathBuf,
     work: PathBuf,
     stop: &'a AtomicBool,
     usage: Usage,
+    /// Rows of earlier tasks that methods train on again, by task.
+    replayed: BTreeMap<usize, Arc<Prepared>>,
     on_event: RefCell<Box<dyn FnMut(Event<'_>) + 'a>>,
 }
 
@@ -109,7 +121,7 @@ impl<'a> Run<'a> {
         if config.subset > 0 {
             tasks.iter_mut().for_each(|t| t.subset(config.subset));
         }
-        if config.method != "dynamic" {
+        if method::by_name(&config.method).is_some_and(|m| m.shared) {
             one_template(&mut tasks)?;
         }
         let work = out.with_extension("work");
@@ -129,6 +141,7 @@ impl<'a> Run<'a> {
             selector_feature: config.selector_feature(spec)?,
             pet: config.pet(spec)?,
             sites: config.sites(spec)?,
+            strangers: Vec::new(),
             bundle: None,
             decoder,
             pool,
@@ -136,6 +149,7 @@ impl<'a> Run<'a> {
             work,
             stop,
             usage: Usage::default(),
+            replayed: BTreeMap::new(),
             on_event: RefCell::new(Box::new(on_event)),
             config,
             engine,
@@ -158,6 +172,15 @@ impl<'a> Run<'a> {
         }
         let before = self.usage.seconds;
         let mut evaluator = Evaluator::default();
+        if !self.strangers.is_empty() {
+            let (task, _) = bare(&self.tasks[0], "test");
+            evaluator.set_strangers(self.prepared(
+                &task,
+                &self.strangers,
+                self.plan(0, QuantType::F32),
+                "inputs of no task",
+            )?);
+        }
         let mut scores: Vec<StageScores> = Vec::new();
         for t in 0..stages {
             let learned = t < done || method.at_once && t > 0;
@@ -171,7 +194,7 @@ impl<'a> Run<'a> {
                     self.usage = account;
                 }
                 self.usage.seconds = before + begin.elapsed().as_secs_f64();
-                let written = draft.map(|d| self.write(d, t)).transpose()?;
+                let written = draft.map(|d| self.write(d)).transpose()?;
                 self.keep_usage()?;
                 if written.is_none() {
                     return Ok(None);
@@ -206,7 +229,7 @@ impl<'a> Run<'a> {
         let method = self.method()?;
         let t = self.tasks.len() - 1;
         let Some(draft) = (method.learn)(self, Stage { task: t, draft: self.draft()? })? else { return Ok(None) };
-        self.write(draft, t)?;
+        self.write(draft)?;
         let mut evaluator = Evaluator::default();
         evaluator.add(self.test_set(t)?);
         let kept = self.work.join("scores-add.json");
@@ -231,9 +254,10 @@ impl<'a> Run<'a> {
         (self.on_event.borrow_mut())(event);
     }
 
-    fn method(&self) -> Result<Method> {
+    /// The method of this run.
+    pub(crate) fn method(&self) -> Result<Method> {
         method::by_name(&self.config.method).ok_or_else(|| {
-            Error::new(Code::Value, format!("no method {:?}", self.config.method)).hint(method::NAMES.join(", "))
+            Error::new(Code::Value, format!("no method {:?}", self.config.method)).hint(method::names(|_| true))
         })
     }
 
@@ -287,16 +311,14 @@ impl<'a> Run<'a> {
     }
 
     /// Creates or appends the stage, then forgets what only this stage needed.
-    fn write(&mut self, draft: Draft, t: usize) -> Result<()> {
+    fn write(&mut self, draft: Draft) -> Result<()> {
         if self.bundle.is_some() {
             draft.append(&self.out)?;
         } else {
             draft.create(&self.out)?;
         }
         self.bundle = Some(Bundle::open(&self.out)?);
-        for name in [self.tasks[t].name.clone(), "joint".into(), format!("selector-{t}")] {
-            let _ = std::fs::remove_file(self.checkpoint(&name));
-        }
+        self.forget_checkpoints();
         Ok(())
     }
 
@@ -310,26 +332,47 @@ impl<'a> Run<'a> {
     }
 
     fn plan(&self, task: usize, keep: QuantType) -> Plan<'_> {
-        let reads = matches!(self.config.selector.as_str(), "lda" | "ridge") && self.config.method == "dynamic";
+        let reads = self.config.method == "dynamic"
+            && selectors::by_name(&self.config.selector).is_ok_and(|s| s.kind.scores_classes());
         Plan {
             trunk: self.decoder.first,
             selector: reads.then_some(&self.selector_feature),
             head: (self.tasks[task].kind == TaskKind::Classification).then_some(&self.head_feature),
             max_len: self.config.max_len,
+            says_labels: false,
             keep,
         }
     }
 
-    fn prepared(&self, task: &Task, rows: &[Row], plan_of: usize, keep: QuantType, name: &str) -> Result<Prepared> {
+    /// Of rows to train on.
+    fn training_plan(&self, task: usize) -> Plan<'_> {
+        Plan { says_labels: !self.linear_head(), ..self.plan(task, QuantType::F16) }
+    }
+
+    fn prepared(&self, task: &Task, rows: &[Row], plan: Plan<'_>, name: &str) -> Result<Prepared> {
         self.tell(Event::Begin(&format!("trunk pass over {name}")));
         let file = self.work.join(format!("{}.states", name.replace(['/', ' '], "-")));
-        Prepared::new(self.engine, task, rows, self.plan(plan_of, keep), Some(&file), &mut |_| {})
+        Prepared::new(self.engine, task, rows, plan, Some(&file), &mut |_| {})
     }
 
     /// A task's training rows with their trunk states.
     pub fn prepare_train(&self, t: usize) -> Result<Prepared> {
         let task = self.tasks[t].clone();
-        self.prepared(&task, &task.train, t, QuantType::F16, &format!("{} train", task.name))
+        self.prepared(&task, &task.train, self.training_plan(t), &format!("{} train", task.name))
+    }
+
+    /// Rows of an earlier task to train on again: those numbered, or all. Their trunk states are made
+    /// once in a process.
+    pub fn replay(&mut self, t: usize, rows: Option<&[usize]>) -> Result<Arc<Prepared>> {
+        if let Some(known) = self.replayed.get(&t) {
+            return Ok(known.clone());
+        }
+        let task = self.tasks[t].clone();
+        let some: Option<Vec<Row>> = rows.map(|rows| rows.iter().map(|i| task.train[*i].clone()).collect());
+        let rows = some.as_deref().unwrap_or(&task.train);
+        let data = Arc::new(self.prepared(&task, rows, self.training_plan(t), &format!("{} replay", task.name))?);
+        self.replayed.insert(t, data.clone());
+        Ok(data)
     }
 
     /// A task's validation rows: as the head meets them, in the task's template, with the selector's
@@ -339,7 +382,7 @@ impl<'a> Run<'a> {
             return self.prepare_plain(t, "valid");
         }
         let task = self.tasks[t].clone();
-        self.prepared(&task, &task.valid, t, QuantType::F32, &format!("{} valid", task.name))
+        self.prepared(&task, &task.valid, self.plan(t, QuantType::F32), &format!("{} valid", task.name))
     }
 
     /// A task's rows as bare inputs: without template or answer, as the selector meets them.
@@ -352,66 +395,20 @@ impl<'a> Run<'a> {
 
     fn test_set(&self, t: usize) -> Result<TestSet> {
         let (task, rows) = bare(&self.tasks[t], "test");
-        let data = self.prepared(&task, &rows, t, QuantType::F32, &format!("{} test", task.name))?;
+        let data = self.prepared(&task, &rows, self.plan(t, QuantType::F32), &format!("{} test", task.name))?;
         Ok(TestSet { task: t, rows: self.tasks[t].test.clone(), data })
     }
 
     /// A task's test rows as the head meets them, in the task's template.
     pub fn prepare_test(&self, t: usize) -> Result<Prepared> {
         let task = self.tasks[t].clone();
-        self.prepared(&task, &task.test, t, QuantType::F32, &format!("{} test", task.name))
-    }
-
-    pub(crate) fn checkpoint(&self, name: &str) -> PathBuf {
-        self.work.join(format!("{}.checkpoint", name.replace('/', "-")))
-    }
-
-    /// Trains factors (and a head) on some rows.
-    pub fn fit(
-        &self,
-        name: &str,
-        data: &dyn Examples,
-        head: Option<(&FeatureSpec, usize)>,
-        batches: Option<&dyn Batches>,
-        start: Option<&Trained>,
-    ) -> Result<Outcome> {
-        let c = &self.config;
-        let lens: Vec<usize> = (0..data.len()).map(|i| data.tokens(i)).collect();
-        let epochs = Epochs::new(&lens, c.batch, c.epochs, c.seed, name);
-        let hyper = Hyper {
-            lr: c.lr as f32,
-            head_lr: c.head_lr as f32,
-            adamw: AdamWConfig { weight_decay: c.weight_decay as f32, ..AdamWConfig::default() },
-            warmup: c.warmup as f32,
-            schedule: if c.schedule == "constant" { Schedule::Constant } else { Schedule::Cosine },
-            clip: c.clip as f32,
-            dropout: c.dropout as f32,
-            activation_bytes: c.activations << 20,
-        };
-        let job = Job {
-            decoder: &self.decoder,
-            pool: &self.pool,
-            examples: data,
-            batches: batches.unwrap_or(&epochs),
-            pet: &self.pet,
-            sites: &self.sites,
-            head,
-            hyper: &hyper,
-            seed: c.seed,
-            name,
-            start,
-            checkpoint: Some((self.checkpoint(name), c.checkpoint_every)),
-            stop: self.stop,
-        };
-        if self.stop.load(Ordering::Relaxed) {
-            return Ok(Outcome::Stopped);
-        }
-        fit(&job, &mut |p| self.tell(Event::Step(name, p)))
+        self.prepared(&task, &task.test, self.plan(t, QuantType::F32), &format!("{} test", task.name))
     }
 
     /// Adds what training cost to the run's account.
     pub fn account(&mut self, t: &Trained) {
         self.usage.trained_tokens += t.tokens;
+        self.usage.stages.push(StageCost { steps: t.steps, rows: t.rows, tokens: t.tokens });
         self.usage.training_seconds += t.seconds;
         self.usage.trainable = self.usage.trainable.max(t.trainable as u64);
     }

@@ -1,7 +1,7 @@
 //! A stream: ordered tasks, each a folder with `train.jsonl`, `valid.jsonl`, `test.jsonl`.
 //!
 //! `stream.json` beside the folders gives the order and, where wanted, labels, template and answer
-//! length of a task; without it the folders are taken in order of name. A row is
+//! length of a task, and the `metric` it is judged by; without it the folders are taken in order of name. A row is
 //! `{"text", "label"}` (classification), `{"prompt", "completion"}` or `{"messages": [..]}`
 //! (generation); other keys are ignored.
 
@@ -9,6 +9,7 @@ mod row;
 
 pub use row::{Goal, Row};
 
+use crate::metrics::Metric;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::{Code, Error, Result};
 use serde::Deserialize;
@@ -36,6 +37,8 @@ pub struct Task {
     pub test: Vec<Row>,
     /// BLAKE3 over all rows, lower-case hex.
     pub digest: String,
+    /// What it is judged by.
+    pub metric: Metric,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -50,6 +53,7 @@ struct TaskMeta {
     labels: Option<Vec<String>>,
     template: Option<String>,
     max_answer: Option<u32>,
+    metric: Option<Metric>,
 }
 
 /// Reads every task of a stream, in order.
@@ -78,6 +82,38 @@ pub fn open(path: &Path) -> Result<Vec<Task>> {
             task(&path.join(&m.name), m)
         })
         .collect()
+}
+
+/// Inputs of no task, to see whether they are noticed: the rows of `file`, or of the stream's
+/// `out_of_scope/test.jsonl` where it has one. Their labels do not matter.
+///
+/// # Errors
+/// If the file cannot be read, or a row is malformed.
+pub fn out_of_scope(stream: &Path, file: Option<&Path>) -> Result<Vec<Row>> {
+    let usual = stream.join("out_of_scope/test.jsonl");
+    match file {
+        None if !usual.exists() => Ok(Vec::new()),
+        file => {
+            let path = file.unwrap_or(&usual);
+            row::read(&conpet_formats::fs::read(path)?, path)
+        }
+    }
+}
+
+/// Puts tasks into the order of these names, comma-separated.
+///
+/// # Errors
+/// If the names are not the tasks'.
+pub fn reorder(tasks: &mut [Task], names: &str) -> Result<()> {
+    let want: Vec<&str> = names.split(',').map(str::trim).collect();
+    let place = |t: &Task| want.iter().position(|n| *n == t.name);
+    if want.len() != tasks.len() || tasks.iter().any(|t| place(t).is_none()) {
+        let known: Vec<_> = tasks.iter().map(|t| t.name.as_str()).collect();
+        return Err(Error::new(Code::Value, format!("--order {names} does not name each task once"))
+            .hint(format!("put these in the order you want: {}", known.join(","))));
+    }
+    tasks.sort_by_key(place);
+    Ok(())
 }
 
 /// Reads one task's folder.
@@ -194,7 +230,14 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
     let template = meta.template.unwrap_or_else(|| "{input}".into());
     let max_answer = if generation { meta.max_answer.unwrap_or(64) } else { 0 };
     let digest = conpet_formats::fingerprint::file_digest(&hasher);
-    Ok(Task { name: meta.name, kind, labels, template, max_answer, train, valid, test, digest })
+    let metric = meta.metric.unwrap_or(if generation { Metric::RougeL } else { Metric::Accuracy });
+    if matches!(metric, Metric::RougeL | Metric::ExactMatch) != generation && metric != Metric::Accuracy {
+        return Err(Error::new(Code::Value, format!("metric {metric:?} does not fit what the task asks for"))
+            .in_file(dir.with_file_name("stream.json"))
+            .in_section(format!("task {}", meta.name))
+            .hint("labels are judged by accuracy or macro-f1, texts by rouge-l, exact-match or accuracy"));
+    }
+    Ok(Task { name: meta.name, kind, labels, template, max_answer, train, valid, test, digest, metric })
 }
 
 impl Task {
@@ -256,6 +299,16 @@ mod tests {
         let t = open(dir.path()).unwrap();
         assert_eq!(names(&t), ["two", "one"]);
         assert_eq!((t[1].max_answer, t[1].template.as_str()), (9, "{input}!"));
+        let mut t = t;
+        reorder(&mut t, "one, two").unwrap();
+        assert_eq!(names(&t), ["one", "two"]);
+        for bad in ["one", "one,one", "one,two,two", "one,three"] {
+            assert_eq!(reorder(&mut t, bad).unwrap_err().code(), Code::Value, "{bad}");
+        }
+        assert_eq!((t[0].metric, t[1].metric), (Metric::RougeL, Metric::Accuracy));
+        assert!(out_of_scope(dir.path(), None).unwrap().is_empty());
+        let rows = out_of_scope(dir.path(), Some(&dir.path().join("two/test.jsonl"))).unwrap();
+        assert_eq!((rows.len(), rows[0].text.as_str()), (2, "x"));
         let mut two = open_task(&dir.path().join("two")).unwrap();
         two.subset(1);
         assert_eq!(two.train.len(), 2);
@@ -287,7 +340,14 @@ mod tests {
             let e = open(&s).unwrap_err().to_string();
             assert!(e.contains(says) && e.contains(".jsonl"), "case {i}: {e}");
         }
-        for names in ["\"../x\"", "\"t\",\"t\"", "3", "{\"nam\":\"t\"}"] {
+        for names in [
+            "\"../x\"",
+            "\"t\",\"t\"",
+            "3",
+            "{\"nam\":\"t\"}",
+            "{\"name\":\"t\",\"metric\":\"rouge-l\"}",
+            "{\"name\":\"t\",\"metric\":\"x\"}",
+        ] {
             let s = at("s0");
             std::fs::write(s.join("stream.json"), format!("{{\"tasks\":[{names}]}}")).unwrap();
             assert!(open(&s).is_err(), "{names}");

@@ -11,7 +11,7 @@ use crate::data::Prepared;
 use crate::fit::{Examples, Outcome, Trained};
 use crate::pet;
 use crate::report::sweep::{Point, Sweep};
-use crate::run::{Event, Run};
+use crate::run::{Event, Lesson, Run};
 use crate::stream::Task;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::mmap::Mapped;
@@ -180,7 +180,7 @@ fn point(
             for r in rows {
                 let name = format!("{} {text} lr {rate} seed {seed}", r.name).replace(['/', ':', '='], "-");
                 let feature = run.head_feature.clone();
-                let outcome = run.fit(&name, &r.train, Some((&feature, r.classes)), None, None)?;
+                let outcome = run.fit(&Lesson::new(&name, &r.train, Some((&feature, r.classes))))?;
                 let Outcome::Done(trained) = outcome else { return Ok(None) };
                 let _ = std::fs::remove_file(run.checkpoint(&name));
                 let module = pet.map(|p| hooked(run, p, &trained)).transpose()?;

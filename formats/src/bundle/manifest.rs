@@ -7,6 +7,7 @@
 
 use crate::decimal::Decimal;
 use crate::feature::FeatureSpec;
+use crate::head::HeadKind;
 use crate::pet::lora::Scaling;
 use crate::pet::{Lora, PetKind, PetSpec};
 use crate::selector::SelectorKind;
@@ -69,7 +70,7 @@ pub struct BaseRef {
     pub tokenizer: String,
 }
 
-/// A trained linear head.
+/// A trained head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeadEntry {
@@ -78,10 +79,13 @@ pub struct HeadEntry {
     pub blend: Decimal,
     /// Rows of the head: all labels of its tasks, in order.
     pub classes: u32,
-    /// What it reads.
+    /// What it reads; of a choice, the last token's state, as the language model does.
     pub feature: FeatureSpec,
     /// Stable id, `h0000`.
     pub id: String,
+    /// How it scores; not written where it is linear, as in bundles of earlier releases.
+    #[serde(default, skip_serializing_if = "HeadKind::is_linear")]
+    pub kind: HeadKind,
     /// Section index of the payload.
     pub section: u32,
     /// Tasks whose labels are its rows, in order.
@@ -206,6 +210,10 @@ pub enum TaskKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskEntry {
+    /// Further modules that are run beside `module` under the same head: a label's probability is the
+    /// largest that any of them gives it (LAE). Left out where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ensemble: Vec<u32>,
     /// Index into `heads`; `None` for generation.
     pub head: Option<u32>,
     /// Position in `tasks`.

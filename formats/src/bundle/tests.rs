@@ -32,11 +32,13 @@ fn with_task(mut d: Draft, name: &str) -> Draft {
         classes: 2,
         feature: FeatureSpec::single(1, Pool::Mean, StateNorm::Output),
         id: format!("h{id:04}"),
+        kind: crate::head::HeadKind::Linear,
         section,
         tasks: vec![id],
         temperature: Decimal::from_f64(1.0),
     });
     d.manifest.tasks.push(TaskEntry {
+        ensemble: Vec::new(),
         head: Some(id),
         id,
         kind: TaskKind::Classification,

@@ -2,6 +2,7 @@
 
 use super::commit::{SectionKind, SectionRecord};
 use super::manifest::{FORMAT, Manifest, TaskKind};
+use crate::head::HeadKind;
 use crate::pet::PetKind;
 use crate::selector::SelectorKind;
 use crate::{Code, Error, Result, template};
@@ -13,13 +14,14 @@ const TEXT_CAP: usize = 256;
 /// As many layers as a base may have.
 const TRUNK_CAP: u32 = 512;
 
-/// Features of a manifest that this release understands.
-const KNOWN_SELECTORS: [&str; 5] =
-    ["selector:conpet", "selector:lda", "selector:ridge", "selector:single", "selector:task"];
-
-fn known(feature: &str) -> bool {
-    let kind = |name| PetKind::ALL.iter().any(|k| k.name() == name);
-    feature.strip_prefix("kind:").is_some_and(kind) || KNOWN_SELECTORS.contains(&feature)
+/// True for a feature of a manifest that this release understands.
+fn known(requirement: &str) -> bool {
+    match requirement.split_once(':') {
+        Some(("kind", name)) => PetKind::ALL.iter().any(|k| k.name() == name),
+        Some(("selector", name)) => SelectorKind::ALL.iter().any(|k| k.name() == name),
+        Some(("head", name)) => HeadKind::ALL.iter().any(|k| !k.is_linear() && k.name() == name),
+        _ => requirement == "ensemble:max",
+    }
 }
 
 /// What a manifest requires of its readers, sorted.
@@ -32,6 +34,10 @@ pub(super) fn requires(m: &Manifest) -> Vec<String> {
         out.extend(kinds.iter().map(|k| format!("kind:{}", k.name())));
     }
     out.insert(format!("selector:{}", m.selector.kind.name()));
+    if m.tasks.iter().any(|t| !t.ensemble.is_empty()) {
+        out.insert("ensemble:max".into());
+    }
+    out.extend(m.heads.iter().filter(|h| !h.kind.is_linear()).map(|h| format!("head:{}", h.kind.name())));
     out.into_iter().collect()
 }
 
@@ -180,6 +186,13 @@ fn tasks(m: &Manifest) -> Result<()> {
         {
             return Err(Error::new(Code::Missing, format!("{who}: its module or head does not exist")));
         }
+        let mut experts = BTreeSet::from_iter(t.module);
+        if !t.ensemble.is_empty() && (t.module.is_none() || t.head.is_none()) {
+            return Err(value(format!("{who}: an ensemble needs a module and a head beside it")));
+        }
+        if let Some(x) = t.ensemble.iter().find(|x| **x as usize >= m.modules.len() || !experts.insert(**x)) {
+            return Err(value(format!("{who}: its ensemble names module {x}, which does not exist or is named twice")));
+        }
         if t.head.is_some_and(|h| !m.heads[h as usize].tasks.contains(&t.id)) {
             return Err(value(format!("{who}: its head does not serve it")));
         }
@@ -192,7 +205,7 @@ fn tasks(m: &Manifest) -> Result<()> {
 
 fn selector(m: &Manifest, claim: &mut impl FnMut(u32, SectionKind, &str) -> Result<()>) -> Result<()> {
     let s = &m.selector;
-    let reads = !matches!(s.kind, SelectorKind::Task | SelectorKind::Single);
+    let reads = s.kind.reads();
     if reads != s.feature.is_some() || reads != s.section.is_some() {
         return Err(value(format!(
             "a {} selector {} a feature and a section",

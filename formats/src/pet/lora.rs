@@ -37,6 +37,17 @@ impl Lora {
         }
     }
 
+    /// The same with another rank, at the same scale.
+    #[must_use]
+    pub fn of_rank(self, rank: usize) -> Self {
+        let times = rank as f64 / self.rank as f64;
+        let alpha = match self.scaling {
+            Scaling::AlphaOverRank => self.alpha * times,
+            Scaling::RankStabilised => self.alpha * times.sqrt(),
+        };
+        Self { rank, alpha, ..self }
+    }
+
     /// Rank within bounds, alpha finite and positive.
     pub fn check(&self) -> Result<()> {
         if self.rank == 0 || self.rank > 4096 {
@@ -103,6 +114,9 @@ mod tests {
         let l = Lora { rank: 16, alpha: 8.0, scaling: Scaling::AlphaOverRank };
         assert_eq!(l.scale(), 0.5);
         assert_eq!(Lora { scaling: Scaling::RankStabilised, ..l }.scale(), 2.0);
+        for l in [l, Lora { scaling: Scaling::RankStabilised, ..l }] {
+            assert_eq!((l.of_rank(64).scale(), l.of_rank(64).rank), (l.scale(), 64));
+        }
         assert!(Lora { rank: 0, ..l }.check().is_err());
         assert!(Lora { alpha: f64::NAN, ..l }.check().is_err());
     }

@@ -64,12 +64,7 @@ impl PetSpec {
 /// The kind with its dial at `n`; `None` if it has none, or not as far.
 fn turned(pet: Pet, n: usize) -> Option<Pet> {
     let pet = match pet {
-        Pet::Lora(mut x) => {
-            // The scale stays as it was.
-            x.alpha *= n as f64 / x.rank as f64;
-            x.rank = n;
-            Pet::Lora(x)
-        }
+        Pet::Lora(x) => Pet::Lora(x.of_rank(n)),
         Pet::Sparse(mut x) => {
             x.n = n;
             Pet::Sparse(x)

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Collects tensors and writes them sorted by name.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct TensorsWriter<'a> {
     tensors: BTreeMap<String, (Dtype, Vec<usize>, Bytes<'a>)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Bytes<'a> {
     Owned(Vec<u8>),
     Borrowed(&'a [u8]),

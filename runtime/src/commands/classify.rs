@@ -78,6 +78,7 @@ fn json_line(text: &str, a: &Answer, skills: &Skills, ms: f64) -> Value {
         "abstain": a.abstain,
         "margin": a.decision.as_ref().map(|d| d.margin),
         "entropy": a.decision.as_ref().map(|d| d.entropy),
+        "novelty": a.decision.as_ref().map(|d| d.novelty),
         "candidates": candidates,
         "ms": ms,
     })

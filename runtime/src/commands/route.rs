@@ -49,6 +49,7 @@ pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
                         "weights": weights.iter().map(|(t, w)| json!({"task": t, "weight": w})).collect::<Vec<_>>(),
                         "margin": d.margin,
                         "entropy": d.entropy,
+                        "novelty": d.novelty,
                         "abstain": d.abstain,
                         "candidates": run,
                         "trunk_ms": trunk_ms,
@@ -70,7 +71,10 @@ pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
             }
             let verdict =
                 if d.abstain { "abstains: unlike any task".to_owned() } else { format!("runs {}", run.join(" and ")) };
-            print(&format!("  margin {:.4}, entropy {:.4} nats; {verdict}", d.margin, d.entropy))?;
+            print(&format!(
+                "  margin {:.4}, entropy {:.4} nats, novelty {:.4}; {verdict}",
+                d.margin, d.entropy, d.novelty
+            ))?;
         }
         Ok(())
     })

@@ -4,7 +4,7 @@ use super::place::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut c = Vec::new();
-    let flags: [(&str, &[&'static str]); 24] = [
+    let flags: [(&str, &[&'static str]); 40] = [
         ("--method magic", &["--method", "magic"]),
         ("--selector magic", &["--selector", "magic"]),
         ("--trunk 4", &["--trunk", "4"]),
@@ -28,6 +28,22 @@ pub(crate) fn cases() -> Vec<Case> {
         ("--selector-feature 1:most", &["most"]),
         ("--head-feature 1:mean", &["--head-feature"]),
         ("--max-len 1000000", &["--max-len", "1000000"]),
+        ("--ewc-lambda NaN", &["--ewc-lambda", "NaN"]),
+        ("--fisher-rows 0", &["--fisher-rows"]),
+        ("--lwf-temperature 0", &["--lwf-temperature", "0"]),
+        ("--lae-freeze 2", &["--lae-freeze", "2"]),
+        ("--lae-experts none", &["--lae-experts", "none"]),
+        ("--memory=-2", &["--memory", "-2"]),
+        ("--select first", &["--select", "first", "kmeans"]),
+        ("--crl-bank 0", &["--crl-bank"]),
+        ("--preset paper", &["--preset", "conpet-paper"]),
+        ("--centroid moon", &["--centroid", "moon"]),
+        ("--head tail", &["--head", "tail"]),
+        ("--random-features 99999", &["--random-features", "99999"]),
+        ("--selector-steps 0", &["--selector-steps"]),
+        ("--selector-hidden 0", &["--selector-hidden", "0"]),
+        ("--order nowhere", &["--order", "nowhere"]),
+        ("--ood @/none.jsonl", &["none.jsonl"]),
         ("--no-such-flag 1", &["--no-such-flag"]),
     ];
     for (flag, says) in flags {

@@ -7,7 +7,7 @@ use crate::output::Output;
 use crate::part;
 use crate::table::{Table, number};
 use crate::view::{Damage, View};
-use conpet_formats::bundle::manifest::{BaseRef, HeadEntry, Manifest, ModuleEntry, SelectorEntry};
+use conpet_formats::bundle::manifest::{BaseRef, HeadEntry, Manifest, ModuleEntry, SelectorEntry, TaskEntry};
 use conpet_formats::feature::FeatureSpec;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -136,8 +136,10 @@ fn selector(m: &Manifest) -> String {
 fn modules(m: &Manifest) -> Table {
     let mut t = Table::new(&["module", "kind", ">rank", ">scale", ">numbers", "type", ">sites", "targets", "tasks"]);
     for (i, x) in m.modules.iter().enumerate() {
-        let served = m.tasks.iter().filter(|t| t.module == Some(i as u32)).map(|t| t.name.as_str());
-        let own = (m.selector.module == Some(i as u32)).then_some("(the selector's own)");
+        let i = i as u32;
+        let serves = |t: &&TaskEntry| t.module == Some(i) || t.ensemble.contains(&i);
+        let served = m.tasks.iter().filter(serves).map(|t| t.name.as_str());
+        let own = (m.selector.module == Some(i)).then_some("(the selector's own)");
         let tasks: Vec<_> = served.chain(own).collect();
         let none = || "-".to_owned();
         let kind = x.pet.clone().unwrap_or_else(|| x.kind.name().to_owned());

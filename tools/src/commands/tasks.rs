@@ -24,6 +24,8 @@ struct Task<'a> {
     kind: TaskKind,
     stage: u64,
     module: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ensemble: Vec<&'a str>,
     head: Option<&'a str>,
     labels: &'a [String],
     max_answer: u32,
@@ -37,6 +39,7 @@ fn task<'a>(m: &'a Manifest, t: &'a TaskEntry) -> Task<'a> {
         kind: t.kind,
         stage: t.stage,
         module: t.module.map(|i| m.modules[i as usize].id.as_str()),
+        ensemble: t.ensemble.iter().map(|i| m.modules[*i as usize].id.as_str()).collect(),
         head: t.head.map(|i| m.heads[i as usize].id.as_str()),
         labels: &t.labels,
         max_answer: t.max_answer,
@@ -65,8 +68,9 @@ pub(super) fn run(args: &StageArgs, out: &mut Output<'_>) -> Result<ExitStatus, 
             TaskKind::Generation => format!("generation (up to {} tokens)", x.max_answer),
         };
         let (id, stage, labels) = (x.id.to_string(), x.stage.to_string(), x.labels.len().to_string());
-        let (module, head) = (x.module.unwrap_or("-"), x.head.unwrap_or("-"));
-        t.row([&id, x.name, &kind, &stage, module, head, &labels, x.template]);
+        let modules: Vec<&str> = x.module.into_iter().chain(x.ensemble.iter().copied()).collect();
+        let module = if modules.is_empty() { "-".to_owned() } else { modules.join(" | ") };
+        t.row([&id, x.name, &kind, &stage, &module, x.head.unwrap_or("-"), &labels, x.template]);
     }
     out.table("", &t);
     for x in tasks.iter().filter(|x| !x.labels.is_empty()) {

@@ -123,11 +123,13 @@ pub(crate) fn with_task(mut d: Draft, name: &str, labels: &[&str]) -> Draft {
         classes: n as u32,
         feature: FeatureSpec::single(2, Pool::Mean, StateNorm::Output),
         id: format!("h{id:04}"),
+        kind: conpet_formats::head::HeadKind::Linear,
         section,
         tasks: vec![id],
         temperature: Decimal::from_f64(1.25),
     });
     d.manifest.tasks.push(TaskEntry {
+        ensemble: Vec::new(),
         head: Some(id),
         id,
         kind: TaskKind::Classification,

@@ -1,6 +1,7 @@
+use super::pass::{Parts, gradients, shard};
 use super::*;
 use crate::decoder::WeightMode;
-use conpet_formats::feature::Pool;
+use conpet_formats::feature::{Pool, StateNorm};
 use conpet_formats::pet::lora::Scaling;
 use conpet_formats::pet::{Lora, Places};
 use conpet_runtime::engine::Engine;
@@ -112,6 +113,7 @@ fn with_job<T>(completion: bool, checkpoint: Option<(PathBuf, u64)>, f: impl FnO
         pet: &pet,
         sites: &sites,
         head: (!completion).then_some((&feature, 3)),
+        recipe: &Plain,
         hyper: &hyper(),
         seed: 7,
         name: "toy",
@@ -152,15 +154,16 @@ fn threads_change_no_bit_of_what_is_learned() {
 fn shards_add_up_to_the_batch() {
     for completion in [false, true] {
         with_job(completion, None, |job, _| {
-            let none = Indices::new();
-            let optim = parameters(job, &none).unwrap();
-            let adapters = adapters(job, &optim, &none).unwrap();
+            let (frame, none) = (Frame::new(job).unwrap(), Buffers::new());
+            let params = parameters(job, &frame).unwrap().params;
+            let parts = Parts::new(job, &frame, &params, &none, 0).unwrap();
             // A number of rows that shards cannot share evenly.
             let rows: Vec<usize> = (0..22).collect();
-            let (loss, sum) = gradients(job, &rows, &optim, &none).unwrap();
-            let (whole_loss, whole) = shard(job, &rows, 1.0, (0, 1), (&optim, &adapters)).unwrap();
+            let sum = gradients(job, &rows, &parts).unwrap();
+            let whole = shard(job, &rows, 1.0, (0, 1), &parts).unwrap();
             // The same terms in another order, in f32.
-            assert!((loss - whole_loss).abs() < 1e-5 * whole_loss, "{loss} for {whole_loss}");
+            assert!((sum.loss - whole.loss).abs() < 1e-5 * whole.loss, "{} for {}", sum.loss, whole.loss);
+            let (sum, whole) = (sum.grads, whole.grads);
             for (name, w) in &whole {
                 let size = w.iter().fold(0f32, |m, v| m.max(v.abs()));
                 let off = w.iter().zip(&sum[name]).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
@@ -190,20 +193,6 @@ fn a_stopped_run_resumes_to_the_same_bits() {
     bytes[at] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     assert_eq!(run(false, Some((path, 0)), None).unwrap_err().code(), Code::Digest);
-}
-
-#[test]
-fn epochs_visit_every_row_once_and_group_lengths() {
-    let lens: Vec<usize> = (0..100).map(|i| i * 37 % 50).collect();
-    let e = Epochs::new(&lens, 8, 2, 1, "x");
-    let mut seen: Vec<usize> = (0..e.steps()).flat_map(|s| e.rows(s)).collect();
-    seen.sort_unstable();
-    assert_eq!(seen, (0..100).flat_map(|i| [i, i]).collect::<Vec<_>>());
-    let spread = |s: u64| {
-        let l: Vec<usize> = e.rows(s).iter().map(|i| lens[*i]).collect();
-        l.iter().max().unwrap() - l.iter().min().unwrap()
-    };
-    assert!((0..e.steps()).map(spread).sum::<usize>() / (e.steps() as usize) < 15);
 }
 
 /// Trains a kind on the toy classes; gives what came of it and how far its numbers went from `start`.
@@ -270,14 +259,14 @@ fn training_goes_on_from_a_module() {
         let before = done(train(pet, None, None));
         PET.set(pet);
         with_job(false, None, |job, _| {
-            let again = Job { start: Some(&before), checkpoint: None, ..*job };
-            assert_eq!(indices(&again).unwrap(), before.indices);
-            let optim = parameters(&again, &before.indices).unwrap();
-            let in_force = adapters(&again, &optim, &before.indices).unwrap().tensors;
-            for (name, (_, v)) in before.tensors.iter().filter(|(n, _)| !n.starts_with("head.")) {
-                assert_eq!(&numbers(&in_force[name]).unwrap(), v, "{pet}: {name}");
+            let again = Job { start: Some(&before), checkpoint: None, ..job.clone() };
+            let frame = Frame::new(&again).unwrap();
+            assert_eq!(frame.indices, before.indices);
+            let module = frame.module(&again, &parameters(&again, &frame).unwrap().params).unwrap();
+            for (name, (_, v)) in &before.tensors {
+                assert_eq!(&numbers(&module[name]).unwrap(), v, "{pet}: {name}");
             }
-            assert_eq!(in_force.len() + 2, before.tensors.len());
+            assert_eq!(module.len(), before.tensors.len());
         });
         PET.set("");
     }

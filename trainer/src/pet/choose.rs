@@ -1,7 +1,7 @@
 //! Which weights a sparse delta trains (APET, Su et al. 2023): any number, of all its sites together.
 
 use super::Indices;
-use crate::fit::{Job, fisher};
+use crate::fit::{Job, fisher_of_base};
 use crate::nn::sparse::Probe;
 use crate::rng::Stream;
 use conpet_formats::pet::sparse::{NAMES, Rule};
@@ -40,7 +40,7 @@ pub fn for_job(job: &Job<'_>, sites: &[Site]) -> Result<Indices> {
         Rule::Fisher => {
             let sums = sites.iter().map(|s| (*s, vec![0.0; size(base, *s)])).collect();
             let probe = Arc::new(Probe { sums: Mutex::new(sums) });
-            fisher(job, &sites, &probe)?;
+            fisher_of_base(job, &sites, &probe)?;
             let sums = probe.sums.lock().unwrap_or_else(PoisonError::into_inner);
             by_score(&sites, spec.n, &sums)
         }

@@ -1,6 +1,7 @@
 //! The page: a table of methods, accuracy over stages, a matrix and a confusion for each method.
 
-use super::svg::{escape, heat_map, lines};
+use super::summary::{Spread, Summary, table};
+use super::svg::{Line, escape, heat_map, lines};
 use super::{MethodReport, Report};
 use std::fmt::Write as _;
 
@@ -11,12 +12,11 @@ pub(super) const STYLE: &str = "
 font:15px/1.55 system-ui,sans-serif}h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:40px 0 10px}h3{font-size:15px;margin:22px 0 6px}
 p{margin:6px 0}.dim{color:var(--dim)}code{font:13px ui-monospace,monospace;background:var(--card);border:1px solid var(--line);border-radius:4px;padding:1px 5px;word-break:break-word}
 table{border-collapse:collapse;width:100%;background:var(--card);font-variant-numeric:tabular-nums}th,td{padding:7px 10px;border:1px solid var(--line);text-align:right}
-th:first-child,td:first-child{text-align:left}th{font-weight:600;color:var(--dim)}.wrap{overflow-x:auto}
+th:first-child,td:first-child{text-align:left}td{white-space:nowrap}th{font-weight:600;color:var(--dim)}.wrap{overflow-x:auto}
 svg{max-width:100%;height:auto;display:block}svg text{font:12px system-ui,sans-serif;fill:var(--fg)}.axis{fill:var(--dim)!important}.on{fill:#fff!important}
 .cell{fill:var(--cell)}.none{fill:none;stroke:var(--line)}.grid{stroke:var(--line)}.line{fill:none;stroke-width:2.2}
-.c0{stroke:#1f6feb}.c1{stroke:#d1495b}.c2{stroke:#2a9d5c}.c3{stroke:#c77700}.c4{stroke:#7a4fd0}.c5{stroke:#00808a}
-text.c0,.dot.c0{fill:#1f6feb!important;stroke:none}text.c1,.dot.c1{fill:#d1495b!important;stroke:none}text.c2,.dot.c2{fill:#2a9d5c!important;stroke:none}
-text.c3,.dot.c3{fill:#c77700!important;stroke:none}text.c4,.dot.c4{fill:#7a4fd0!important;stroke:none}text.c5,.dot.c5{fill:#00808a!important;stroke:none}
+.c0{--c:#1f6feb}.c1{--c:#d1495b}.c2{--c:#2a9d5c}.c3{--c:#c77700}.c4{--c:#7a4fd0}.c5{--c:#00808a}.c6{--c:#b0419b}.c7{--c:#6b7280}.c8{--c:#8f9a1e}.c9{--c:#3b4fa0}
+.line{stroke:var(--c)}.dot,text.name{fill:var(--c)!important}.band{fill:var(--c);opacity:.14}
 .cols{display:flex;flex-wrap:wrap;gap:28px}";
 
 /// The whole page.
@@ -38,55 +38,69 @@ pub fn page(r: &Report) -> String {
         escape(&r.command)
     );
     summary(&mut s, r);
-    let series: Vec<(String, Vec<f64>)> = r.methods.iter().map(|m| (m.name.clone(), over_stages(m))).collect();
-    s += "<h2>Whole accuracy over all tasks seen so far</h2><p class=dim>% after each stage</p>";
-    s += &lines(&series);
-    for m in &r.methods {
-        method(&mut s, m);
+    plot(&mut s, r, "Average over the tasks seen so far", |m| &m.average, 1);
+    if r.summary.iter().any(|m| !m.forgetting.is_empty()) {
+        plot(&mut s, r, "Forgetting", |m| &m.forgetting, 2);
+    }
+    for m in &r.summary {
+        let runs: Vec<&MethodReport> = r.methods.iter().filter(|x| x.name == m.name).collect();
+        if let Some(first) = runs.first() {
+            method(&mut s, first, &runs);
+        }
     }
     s + "</body></html>\n"
 }
 
-/// Right rows over scored rows, after each stage.
-fn over_stages(m: &MethodReport) -> Vec<f64> {
-    let sum = |v: &[usize]| v.iter().sum::<usize>() as f64;
-    m.stages.iter().map(|x| sum(&x.right) / sum(&x.rows).max(1.0)).collect()
-}
-
 fn summary(s: &mut String, r: &Report) {
-    *s += "<h2>Methods side by side</h2><div class=wrap><table><tr><th>method</th><th>average</th><th>whole</th><th>forgetting</th><th>BWT</th><th>FWT</th>\
-           <th>routing</th><th>task known</th><th>trainable</th><th>base / trainable</th><th>minutes</th><th>tokens/s</th><th>peak MB</th><th>bundle MB</th></tr>";
-    for m in &r.methods {
-        let pct = |v: Option<f64>| v.map_or_else(|| "–".into(), |v| format!("{:.1}", 100.0 * v));
-        let (x, u) = (&m.metrics, &m.usage);
-        let cells = [
-            pct(Some(x.average_accuracy)),
-            pct(Some(x.whole_accuracy)),
-            pct(x.forgetting),
-            pct(x.bwt),
-            pct(x.fwt),
-            pct(Some(x.routing_accuracy)),
-            pct(Some(x.oracle_accuracy)),
-            u.trainable.to_string(),
-            format!("{:.0}", u.base_parameters as f64 / u.trainable.max(1) as f64),
-            format!("{:.1}", u.seconds / 60.0),
-            format!("{:.0}", u.trained_tokens as f64 / u.training_seconds.max(1e-9)),
-            format!("{:.0}", u.peak_rss as f64 / 1e6),
-            format!("{:.1}", u.bundle_bytes as f64 / 1e6),
-        ];
-        let _ = write!(s, "<tr><td>{}</td>{}</tr>", escape(&m.name), cells.map(|c| format!("<td>{c}</td>")).concat());
-    }
-    *s += "</table></div><p class=dim>Accuracies in %. Average: mean over tasks; whole: over all rows; both after the last stage. \
-           Forgetting: best earlier accuracy minus the last, mean over tasks but the last (Chaudhry et al. 2018). BWT, FWT: Lopez-Paz &amp; Ranzato 2017; \
-           FWT is 0 by construction, since labels are unknown before their stage. Task known: the oracle router. One shared module has nothing to route.</p>";
-}
-
-fn method(s: &mut String, m: &MethodReport) {
+    let (titles, rows) = table(&r.summary);
     let _ = write!(
         s,
-        "<h2>{}</h2><div class=cols><div><h3>Accuracy on each task (columns) after each stage (rows)</h3>",
-        escape(&m.name)
+        "<h2>Methods side by side</h2><div class=wrap><table><tr>{}</tr>",
+        titles.iter().map(|t| format!("<th>{t}</th>")).collect::<String>()
     );
+    for row in rows {
+        let _ = write!(s, "<tr>{}</tr>", row.iter().map(|c| format!("<td>{}</td>", escape(c))).collect::<String>());
+    }
+    *s += "</table></div><p class=dim>Scores in %; of several runs, mean ± standard deviation. Average: mean over tasks of each task's main metric; whole: \
+           right rows over all rows; both after the last stage. \
+           Forgetting: best earlier score minus the last, mean over tasks but the last (Chaudhry et al. 2018). BWT, FWT: Lopez-Paz &amp; Ranzato 2017; \
+           FWT is 0 by construction, since labels are unknown before their stage. Task known: the oracle router. One shared module has nothing to route. \
+           Unseen: inputs of no task; AUROC of their novelty against the tasks' own rows, and the part of them that passes where 95 % of those do. \
+           Base / trainable: numbers of the base, which full tuning would train, for each number trained.</p>";
+}
+
+/// A plot of one curve of each method, with its spread over runs; `first` is the first point's stage.
+fn plot(s: &mut String, r: &Report, title: &str, of: impl Fn(&Summary) -> &Vec<Spread>, first: usize) {
+    let _ =
+        write!(s, "<h2>{title}</h2><p class=dim>% after each stage; the band is the standard deviation over runs</p>");
+    let line = |m: &Summary| Line {
+        name: m.name.clone(),
+        points: of(m).iter().map(|v| (v.mean, v.sd.unwrap_or(0.0))).collect(),
+    };
+    *s += &lines(&r.summary.iter().map(line).collect::<Vec<_>>(), first);
+}
+
+/// One run of a method, and the list of all.
+fn method(s: &mut String, m: &MethodReport, runs: &[&MethodReport]) {
+    let _ = write!(s, "<h2>{}</h2>", escape(&m.name));
+    if runs.len() > 1 {
+        *s += "<details><summary class=dim>all runs</summary><div class=wrap><table><tr><th>seed</th><th>order of the tasks</th><th>average</th><th>whole</th><th>forgetting</th></tr>";
+        for x in runs {
+            let seed = x.config.get("seed").map_or_else(String::new, ToString::to_string);
+            let v = &x.metrics;
+            let _ = write!(
+                s,
+                "<tr><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1}</td><td>{}</td></tr>",
+                escape(&seed),
+                escape(&x.tasks.join(", ")),
+                100.0 * v.average_accuracy,
+                100.0 * v.whole_accuracy,
+                v.forgetting.map_or_else(|| "–".into(), |f| format!("{:.1}", 100.0 * f))
+            );
+        }
+        *s += "</table></div></details><p class=dim>Below, the first of them.</p>";
+    }
+    *s += "<div class=cols><div><h3>Main metric on each task (columns) after each stage (rows)</h3>";
     let rows: Vec<String> = match m.stages.len() {
         1 => vec!["all at once".into()],
         n => (0..n).map(|i| format!("{} {}", i + 1, m.tasks.get(i).map_or("", |t| t.as_str()))).collect(),
@@ -118,8 +132,14 @@ mod tests {
 
     #[test]
     fn names_from_files_are_escaped_and_all_methods_are_there() {
-        let stage =
-            StageScores { rows: vec![4], right: vec![3], routed: vec![4], oracle: vec![4], confusion: vec![vec![4]] };
+        let stage = StageScores {
+            rows: vec![4],
+            right: vec![3],
+            routed: vec![4],
+            oracle: vec![4],
+            confusion: vec![vec![4]],
+            ..StageScores::default()
+        };
         let m = MethodReport {
             name: "dynamic (lda)".into(),
             config: serde_json::Map::from_iter([("method".to_owned(), "dynamic".into())]),
@@ -136,8 +156,10 @@ mod tests {
             command: "conpet-train & co".into(),
             machine: Machine::default(),
             base: "b".into(),
-            methods: vec![m],
-        };
+            methods: Vec::new(),
+            summary: Vec::new(),
+        }
+        .with(vec![m]);
         let html = page(&r);
         assert!(!html.contains("<script") && html.contains("&lt;script&gt;") && html.contains("&amp; co"));
         assert!(html.contains("75.0") && html.contains("dynamic (lda)") && !html.contains("http"));

@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+/// Colours of lines, as classes `c0`, `c1`, ... of the page's style.
+const COLOURS: usize = 10;
+
 /// Text made safe for HTML.
 pub(super) fn escape(s: &str) -> String {
     s.chars()
@@ -79,16 +82,27 @@ fn number(v: f64) -> String {
     }
 }
 
-/// Lines over stages; values from 0 to 1.
-pub(super) fn lines(series: &[(String, Vec<f64>)]) -> String {
-    let (w, h, left, top, right, bottom) = (720.0, 300.0, 48.0, 16.0, 190.0, 36.0);
-    let n = series.iter().map(|s| s.1.len()).max().unwrap_or(1);
+/// One line of a plot.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// What it is of.
+    pub name: String,
+    /// Value and spread at each stage, from 0 to 1.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Lines over stages, with their spread as bands; `first` is the stage of the first point.
+pub(super) fn lines(series: &[Line], first: usize) -> String {
+    let (w, top, left, right, bottom) = (760.0, 16.0, 48.0, 230.0, 36.0);
+    // Room for all names beside the last points.
+    let h = (300.0f64).max(top + bottom + 16.0 * series.len() as f64);
+    let n = series.iter().map(|s| s.points.len()).max().unwrap_or(1).max(1);
     let x = |i: usize, len: usize| {
         // A series of one point stands at the last stage.
         let i = if len == 1 { n - 1 } else { i };
         left + (w - left - right) * if n > 1 { i as f64 / (n - 1) as f64 } else { 0.5 }
     };
-    let y = |v: f64| top + (h - top - bottom) * (1.0 - v);
+    let y = |v: f64| top + (h - top - bottom) * (1.0 - v.clamp(0.0, 1.0));
     let mut s = format!(r#"<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img">"#);
     for i in 0..=5 {
         let v = f64::from(i) / 5.0;
@@ -108,31 +122,45 @@ pub(super) fn lines(series: &[(String, Vec<f64>)]) -> String {
             r#"<text class="axis" text-anchor="middle" x="{}" y="{}">{}</text>"#,
             x(i, n.max(2)),
             h - 14.0,
-            i + 1
+            first + i
         );
     }
+    for (k, line) in series.iter().enumerate().filter(|(_, l)| l.points.iter().any(|p| p.1 > 0.0)) {
+        let at = |(i, v): (usize, f64)| format!("{:.1},{:.1}", x(i, line.points.len()), y(v));
+        let upper = line.points.iter().enumerate().map(|(i, p)| at((i, p.0 + p.1)));
+        let lower = line.points.iter().enumerate().rev().map(|(i, p)| at((i, p.0 - p.1)));
+        let points: Vec<String> = upper.chain(lower).collect();
+        let _ = write!(s, r#"<polygon class="band c{}" points="{}"/>"#, k % COLOURS, points.join(" "));
+    }
     let mut labels: Vec<(f64, usize)> =
-        series.iter().enumerate().filter_map(|(k, (_, v))| Some((y(*v.last()?), k))).collect();
+        series.iter().enumerate().filter_map(|(k, l)| Some((y(l.points.last()?.0), k))).collect();
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut last = f64::MIN;
-    for (at, k) in labels {
-        let (name, v) = &series[k];
+    // Names keep a distance; where the lowest would fall out of the picture all move up.
+    let mut places: Vec<f64> = Vec::new();
+    for (at, _) in &labels {
+        places.push(places.last().map_or(*at, |last| at.max(last + 16.0)));
+    }
+    let mut floor = h - bottom;
+    for p in places.iter_mut().rev() {
+        *p = p.min(floor);
+        floor = *p - 16.0;
+    }
+    for ((_, k), place) in labels.into_iter().zip(places) {
+        let Line { name, points: v } = &series[k];
         let points: Vec<String> =
-            v.iter().enumerate().map(|(i, v)| format!("{:.1},{:.1}", x(i, series[k].1.len()), y(*v))).collect();
-        let _ = write!(s, r#"<polyline class="line c{}" points="{}"/>"#, k % 6, points.join(" "));
+            v.iter().enumerate().map(|(i, p)| format!("{:.1},{:.1}", x(i, v.len()), y(p.0))).collect();
+        let colour = k % COLOURS;
+        let _ = write!(s, r#"<polyline class="line c{colour}" points="{}"/>"#, points.join(" "));
         for p in points {
             let (px, py) = p.split_once(',').unwrap_or(("0", "0"));
-            let _ = write!(s, r#"<circle class="dot c{}" cx="{px}" cy="{py}" r="3.5"/>"#, k % 6);
+            let _ = write!(s, r#"<circle class="dot c{colour}" cx="{px}" cy="{py}" r="3.5"/>"#);
         }
-        let at = at.max(last + 16.0);
-        last = at;
-        let end = v.last().copied().unwrap_or(0.0);
+        let end = v.last().map_or(0.0, |p| p.0);
         let _ = write!(
             s,
-            r#"<text class="name c{}" x="{}" y="{}">{} {}</text>"#,
-            k % 6,
+            r#"<text class="name c{colour}" x="{}" y="{}">{} {}</text>"#,
             w - right + 12.0,
-            at + 4.0,
+            place + 4.0,
             escape(&clip(name)),
             number(100.0 * end)
         );

@@ -3,7 +3,7 @@
 use super::Run;
 use crate::data::Prepared;
 use crate::fit::Examples;
-use crate::method::dynamic::best_temperature;
+use crate::selectors::best_temperature;
 use conpet_formats::bundle::{Bundle, Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
 use conpet_formats::head::log_softmax;
@@ -38,8 +38,8 @@ impl Run<'_> {
             let mut hidden = Vec::new();
             rows.iter().for_each(|i| valid.states(*i, &mut hidden));
             let prompts: Vec<_> = rows.iter().map(|i| &valid.prompts[*i]).collect();
-            let f = self.engine.branch(&prompts, self.decoder.first, &mut hidden, module, &head.feature, &mut s);
-            logits.extend(head.logits(device, &f).chunks_exact(head.classes.len()).map(<[f32]>::to_vec));
+            let scores = head.scores(self.engine, self.decoder.first, &prompts, &mut hidden, module, &mut s);
+            logits.extend(scores.chunks_exact(head.classes.len()).map(<[f32]>::to_vec));
         }
         let temperature = best_temperature(&logits, &valid.classes);
         let mut blend = 0.0;
@@ -93,7 +93,8 @@ impl Run<'_> {
     /// The draft's class-scoring selector and the first class of its newest task.
     fn draft_selector(&self, draft: &Draft) -> Result<Option<(conpet_runtime::select::Selector, usize)>> {
         let m = &draft.manifest;
-        let Some(bytes) = m.selector.section.filter(|_| m.selector.stats.is_some()).and_then(|s| draft.new_section(s))
+        let Some(bytes) =
+            m.selector.section.filter(|_| m.selector.kind.scores_classes()).and_then(|s| draft.new_section(s))
         else {
             return Ok(None);
         };

@@ -1,12 +1,15 @@
 //! What a stage writes: payloads and manifest entries of modules, heads and tasks.
 
 use super::Run;
+use crate::data::label_tokens;
 use crate::fit::Trained;
 use crate::pet::{self, Indices};
 use conpet_formats::Result;
 use conpet_formats::bundle::manifest::{HeadEntry, ModuleEntry, TaskEntry};
 use conpet_formats::bundle::{Draft, SectionKind};
+use conpet_formats::choice;
 use conpet_formats::decimal::Decimal;
+use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::head as head_format;
 use conpet_formats::pet::PetKind;
 use conpet_formats::tensors::{Dtype, Tensors, TensorsWriter};
@@ -76,19 +79,32 @@ impl Run<'_> {
     }
 
     /// Adds (or with `replace`, renews) the head over the labels of `tasks`.
+    ///
+    /// A linear head was trained; a choice is the labels' texts.
     pub fn add_head(&self, draft: &mut Draft, trained: &Trained, tasks: Vec<u32>, replace: Option<u32>) -> Result<u32> {
-        let dim = self.head_feature.dim(self.engine.base.spec.hidden);
-        let (weight, bias) = (&trained.tensors["head.weight"].1, &trained.tensors["head.bias"].1);
-        let mut w = TensorsWriter::new();
-        w.add_f32(head_format::WEIGHT, &[bias.len(), dim], weight)?;
-        w.add_f32(head_format::BIAS, &[bias.len()], bias)?;
-        let section = draft.add_section(SectionKind::Head, w.finish()?);
+        let kind = self.config.head_kind()?;
+        let spec = &self.engine.base.spec;
+        let labels = || tasks.iter().map(|t| &self.tasks[*t as usize]);
+        let (payload, feature) = if kind.is_linear() {
+            let (weight, bias) = (&trained.tensors["head.weight"].1, &trained.tensors["head.bias"].1);
+            let mut w = TensorsWriter::new();
+            w.add_f32(head_format::WEIGHT, &[bias.len(), self.head_feature.dim(spec.hidden)], weight)?;
+            w.add_f32(head_format::BIAS, &[bias.len()], bias)?;
+            (w.finish()?, self.head_feature.clone())
+        } else {
+            let texts = labels().flat_map(|t| t.labels.iter().map(|l| label_tokens(self.engine, t, l)));
+            let payload = choice::write(&texts.collect::<Result<Vec<_>>>()?)?;
+            (payload, FeatureSpec::single(spec.n_layer as u32, Pool::Last, StateNorm::Output))
+        };
+        let classes = labels().map(|t| t.labels.len() as u32).sum();
+        let section = draft.add_section(SectionKind::Head, payload);
         let index = replace.unwrap_or(draft.manifest.heads.len() as u32);
         let entry = HeadEntry {
             blend: Decimal::from_f64(0.0),
-            classes: bias.len() as u32,
-            feature: self.head_feature.clone(),
+            classes,
+            feature,
             id: format!("h{index:04}"),
+            kind,
             section,
             tasks,
             temperature: Decimal::from_f64(1.0),
@@ -105,6 +121,7 @@ impl Run<'_> {
         let task = &self.tasks[t];
         let stage = draft.generation();
         draft.manifest.tasks.push(TaskEntry {
+            ensemble: Vec::new(),
             head,
             id: t as u32,
             kind: task.kind,
@@ -117,12 +134,13 @@ impl Run<'_> {
         });
     }
 
-    /// A module of the bundle and the weight and bias beside it (a head or a selector), to go on
+    /// A module of the bundle and the weight and bias beside it (a head's or a selector's section), to go on
     /// training from: always as stored, so that a resumed run starts from the same numbers.
-    pub fn stored(&self, module: u32, head: u32) -> Option<Trained> {
+    pub fn stored(&self, module: u32, head: Option<u32>) -> Option<Trained> {
         let b = self.bundle.as_ref()?;
         let (mut tensors, mut indices) = (BTreeMap::new(), Indices::new());
-        for (section, prefix) in [(b.manifest().modules.get(module as usize)?.section, ""), (head, "head.")] {
+        let module = b.manifest().modules.get(module as usize)?.section;
+        for (section, prefix) in [(module, "")].into_iter().chain(head.map(|h| (h, "head."))) {
             let t = Tensors::parse(b.section(section).ok()?).ok()?;
             for n in t.names() {
                 let x = t.get(n)?;

@@ -1,26 +1,64 @@
 //! Ridge regression to one-hot classes, from the same statistics as [`super::lda`].
 //!
 //! `W = (X̃ᵀX̃ + λ n I)⁻¹ X̃ᵀ(Y - Ȳ)` on centred features: `X̃ᵀX̃` and `X̃ᵀY` follow from moment and sums.
+//!
+//! With `--random-features N` the features are first made into `max(0, R x + b)` with `N` random units
+//! (McDonnell et al. 2023, "RanPAC"), which lets a linear solution bend. The bundle keeps the seed, not `R`.
+//! Each direction is standardised before, by the first task's rows: states have a few directions of huge
+//! variance that every random unit would otherwise listen to. It stays so for all later tasks, whose
+//! statistics are of the same random units.
 
 use super::solve::Cholesky;
-use super::{Scores, Stats};
+use super::{New, Scores, Stats, earlier, enter, extended, feature_dim, standard};
+use crate::run::Run;
 use conpet_formats::Result;
+use conpet_formats::bundle::Draft;
+use conpet_formats::hidden::{self, Hidden};
+use conpet_formats::selector::SelectorKind;
+use conpet_formats::tensors::Tensors;
+use conpet_runtime::select::through;
 use rayon::prelude::*;
 
-/// Fits the scores; `lambda` is relative to the mean diagonal of the covariance.
+pub(super) fn fit(run: &mut Run<'_>, draft: &mut Draft, new: &New<'_>) -> Result<bool> {
+    let (dim, size) = (feature_dim(run), run.config.random_features);
+    let before = earlier(run, draft, new)?;
+    // Shift and scale, where there are random features: of the bundle, or for a new one.
+    let standard = match before {
+        None => (size > 0).then(|| standard(&new.train.features, dim)),
+        Some((payload, _)) => {
+            let t = Tensors::parse(payload).map_err(|e| e.in_section("selector"))?;
+            let get = |name: &str| t.get(name).map(|x| x.to_f32());
+            get(hidden::SHIFT).zip(get(hidden::SCALE))
+        }
+    };
+    let layer = match (before, &standard) {
+        (Some((payload, _)), _) => Hidden::load(payload, dim).map_err(|e| e.in_section("selector"))?,
+        (None, Some((shift, scale))) => Some(Hidden::random(run.config.seed, size, shift, scale)),
+        (None, None) => None,
+    };
+    let features = layer.as_ref().map(|h| through(h, (run.engine.kernels, &run.engine.threads), &new.train.features));
+    let (x, width) = (features.as_deref().unwrap_or(&new.train.features), layer.as_ref().map_or(dim, Hidden::size));
+    let stats = extended(run, new, before.map(|x| x.1), x, width)?;
+    let mut payload = solve(&stats, run.config.shrinkage)?.payload()?;
+    if let Some((shift, scale)) = standard {
+        let seed = match before {
+            Some((p, _)) => hidden::seed(p)?,
+            None => run.config.seed,
+        };
+        Hidden::write_random(&mut payload, seed, width, &shift, &scale)?;
+    }
+    enter(run, draft, new, SelectorKind::Ridge, payload, super::lda::Form::default(), stats.payload()?)?;
+    Ok(true)
+}
+
+/// The scores; `lambda` is relative to the mean diagonal of the covariance.
 ///
 /// # Errors
 /// If the system is singular.
-pub fn fit(s: &Stats, lambda: f64) -> Result<Scores> {
+pub fn solve(s: &Stats, lambda: f64) -> Result<Scores> {
     let (d, n) = (s.dim, s.rows().max(1) as f64);
-    let mean: Vec<f64> = (0..d).map(|i| s.sums.iter().skip(i).step_by(d).sum::<f64>() / n).collect();
-    let mut gram = s.moment.clone();
-    let mut at = 0;
-    for i in 0..d {
-        let mi = n * mean[i];
-        gram[at..=at + i].iter_mut().zip(&mean).for_each(|(g, mj)| *g -= mi * mj);
-        at += i + 1;
-    }
+    let mean = s.mean();
+    let mut gram: Vec<f64> = s.covariance_of_all().into_iter().map(|v| v * n).collect();
     let diagonal = |i: usize| i * (i + 1) / 2 + i;
     let ridge = lambda * (0..d).map(|i| gram[diagonal(i)]).sum::<f64>() / d as f64 + 1e-9;
     (0..d).for_each(|i| gram[diagonal(i)] += ridge);
@@ -49,12 +87,35 @@ mod tests {
         let mut s = Stats::new(2);
         s.grow(2);
         s.add(&[0.0, 1.0, 0.0, 3.0, 5.0, 1.0, 5.0, 3.0], &[0, 0, 1, 1]);
-        let f = fit(&s, 1e-9).unwrap();
+        let f = solve(&s, 1e-9).unwrap();
         for (x, y) in [([0.0, 2.0], [1.0, 0.0]), ([5.0, 2.0], [0.0, 1.0])] {
             for c in 0..2 {
                 let got = f.weight[2 * c] * x[0] + f.weight[2 * c + 1] * x[1] + f.bias[c];
                 assert!((got - y[c]).abs() < 1e-3, "{got} for {}", y[c]);
             }
         }
+    }
+
+    #[test]
+    fn random_features_solve_what_no_line_can() {
+        // Opposite corners of a square: exclusive or.
+        let rows: Vec<([f32; 2], usize)> =
+            (0..80).map(|i| ([(i % 2) as f32 + 0.01 * i as f32, (i / 2 % 2) as f32], (i % 2) ^ (i / 2 % 2))).collect();
+        let x: Vec<f32> = rows.iter().flat_map(|r| r.0).collect();
+        let y: Vec<usize> = rows.iter().map(|r| r.1).collect();
+        let right = |features: &[f32]| {
+            let dim = features.len() / y.len();
+            let mut s = Stats::new(dim);
+            s.grow(2);
+            s.add(features, &y);
+            let f = solve(&s, 1e-3).unwrap();
+            features.chunks_exact(dim).zip(&y).filter(|(x, y)| f.of(x)[**y] > 0.5).count()
+        };
+        let (shift, scale) = standard(&x, 2);
+        let layer = Hidden::random(1, 64, &shift, &scale);
+        let threads = conpet_runtime::threads::Threads::new(1);
+        let wide = through(&layer, (conpet_runtime::kernels::Kernels::naive(), &threads), &x);
+        assert!(right(&x) < 60, "{} without", right(&x));
+        assert_eq!(right(&wide), 80);
     }
 }

@@ -77,6 +77,40 @@ impl Stats {
             .collect()
     }
 
+    /// The mean feature of all rows.
+    pub fn mean(&self) -> Vec<f64> {
+        let n = self.rows().max(1) as f64;
+        (0..self.dim).map(|i| self.sums.iter().skip(i).step_by(self.dim).sum::<f64>() / n).collect()
+    }
+
+    /// The pooled covariance within classes, lower triangle by rows.
+    pub fn covariance_within(&self) -> Vec<f64> {
+        let free = (self.rows() as f64 - self.classes() as f64).max(1.0);
+        let means = self.means();
+        self.less(means.chunks_exact(self.dim).zip(&self.counts).map(|(m, n)| (m, *n as f64)), free)
+    }
+
+    /// The covariance of all rows, lower triangle by rows.
+    pub fn covariance_of_all(&self) -> Vec<f64> {
+        let n = self.rows() as f64;
+        self.less(std::iter::once((self.mean().as_slice(), n)), n.max(1.0))
+    }
+
+    /// `(Σ x xᵀ - Σ n m mᵀ) / over`.
+    fn less<'m>(&self, means: impl Iterator<Item = (&'m [f64], f64)> + Clone, over: f64) -> Vec<f64> {
+        let mut cov = self.moment.clone();
+        let mut at = 0;
+        for i in 0..self.dim {
+            for (m, n) in means.clone() {
+                let mi = n * m[i];
+                cov[at..=at + i].iter_mut().zip(m).for_each(|(v, mj)| *v -= mi * mj);
+            }
+            at += i + 1;
+        }
+        cov.iter_mut().for_each(|v| *v /= over);
+        cov
+    }
+
     /// A payload that [`Stats::from_payload`] reads back (to f32 precision).
     pub fn payload(&self) -> Result<Vec<u8>> {
         let n = self.rows().max(1) as f64;

@@ -1,0 +1,98 @@
+//! Choice heads: labels scored as texts, by the trainer's decoder and by the runtime alike.
+
+use candle_core::{Device, Tensor};
+use conpet_formats::bundle::Bundle;
+use conpet_formats::head::HeadKind;
+use conpet_runtime::choice::Choices;
+use conpet_runtime::engine::Engine;
+use conpet_runtime::features::Prompt;
+use conpet_runtime::forward::Scratch;
+use conpet_runtime::kv::KvType;
+use conpet_runtime::skills::Skills;
+use conpet_tests::{tiny_config, tiny_engine, tiny_stream};
+use conpet_trainer::config::Config;
+use conpet_trainer::decoder::{Adapters, Decoder, Training, WeightMode};
+use conpet_trainer::nn::attention::Ragged;
+use conpet_trainer::run::Run;
+use conpet_trainer::stream;
+use std::sync::atomic::AtomicBool;
+
+/// `Σ log p` of a label's tokens after a prompt, from the trainer's logits of both together.
+fn likelihood(engine: &Engine, decoder: &Decoder, prompt: &Prompt, label: &[u32]) -> f32 {
+    let mut whole = prompt.clone();
+    whole.tokens.extend(label);
+    whole.offsets.extend(label.iter().map(|_| prompt.text.len()..prompt.text.len()));
+    let (n, vocab) = (whole.tokens.len(), engine.base.spec.vocab);
+    let states = engine.trunk(&[&whole], decoder.first, None, &mut Scratch::default()).hidden;
+    let x = Tensor::from_vec(states, (n, engine.base.spec.hidden), &Device::Cpu).unwrap();
+    let bare = Adapters::none(tiny_config().pet(&engine.base.spec).unwrap());
+    let y = decoder.forward(&x, &Ragged::new(&engine.base.spec, &[n]), &bare, &Training::default()).unwrap();
+    let logits = decoder.logits(&decoder.final_norm(&y).unwrap()).unwrap().flatten_all().unwrap();
+    let logits = logits.to_vec1::<f32>().unwrap();
+    let at = |position: usize, token: u32| {
+        let mut row = logits[position * vocab..(position + 1) * vocab].to_vec();
+        conpet_formats::head::log_softmax(&mut row, 1.0);
+        row[token as usize]
+    };
+    label.iter().enumerate().map(|(j, t)| at(prompt.tokens.len() - 1 + j, *t)).sum()
+}
+
+#[test]
+fn trainer_and_runtime_give_a_label_the_same_likelihood() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = tiny_engine(dir.path());
+    engine.kernels = engine.kernels.exact();
+    engine.kv_type = KvType::F32;
+    let decoder = Decoder::new(&engine, 1, WeightMode::Dense);
+    // Labels that begin alike, one that begins another, one alone; not in the order of their tokens.
+    let texts = [" the number", " water", " the", " the list of words", " the list of water"];
+    let labels: Vec<Vec<u32>> = texts.iter().map(|t| engine.base.tokenizer.encode(t, false).unwrap()).collect();
+    assert!(labels[3].len() > 2 && labels[3][0] == labels[2][0]);
+    let prompt = engine.prompt("what did you find in the house", None).unwrap();
+    let mut s = Scratch::default();
+    let got = Choices::new(labels.clone(), false).scores(&engine, 1, &prompt, None, &mut s);
+    for (i, label) in labels.iter().enumerate() {
+        let want = likelihood(&engine, &decoder, &prompt, label);
+        // The same f32 sums in another order, through at most four layers, for each token.
+        assert!((got[i] - want).abs() < 2e-3 * label.len() as f32, "{}: {} for {want}", texts[i], got[i]);
+    }
+    let mean = Choices::new(labels.clone(), true).scores(&engine, 1, &prompt, None, &mut s);
+    mean.iter().zip(&got).zip(&labels).for_each(|((m, g), l)| assert!((m * l.len() as f32 - g).abs() < 1e-4));
+}
+
+#[test]
+fn a_choice_head_learns_to_say_the_label_and_has_nothing_linear() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    let mut tasks = stream::open(&tiny_stream(dir.path())).unwrap();
+    tasks.truncate(2);
+    // With the task named: a selector that scores classes would answer beside the head.
+    let named = || Config { selector: "task".into(), head: "choice".into(), epochs: 30, ..tiny_config() };
+    for (head, kind) in [("choice", HeadKind::Choice), ("choice-mean", HeadKind::ChoiceMean)] {
+        let (path, stop) = (dir.path().join(format!("{head}.cpb")), AtomicBool::new(false));
+        let config = Config { head: head.into(), ..named() };
+        let r = Run::new(config, &engine, tasks.clone(), &path, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
+        assert!(r.metrics.average_accuracy >= 0.8, "{head}: {:?}", r.metrics.matrix);
+        let m = Bundle::open(&path).unwrap().manifest().clone();
+        assert!(m.heads.iter().all(|h| h.kind == kind) && m.requires.contains(&format!("head:{head}")));
+        // Scored as it answers.
+        let skills = Skills::open(&path, &engine.base).unwrap();
+        let mut s = Scratch::default();
+        for (t, task) in tasks.iter().enumerate() {
+            let texts: Vec<&str> = task.test.iter().map(|r| r.text.as_str()).collect();
+            let answers = engine.classify(&skills, &texts, Some(t), &mut s).unwrap();
+            let right = answers.iter().zip(&task.test).filter(|(a, r)| a.task == t && a.label.as_deref() == r.label());
+            assert_eq!(right.count(), r.stages[1].right[t], "{head}, task {}", task.name);
+        }
+    }
+    // A selector's own head is trained all the same.
+    let config = Config { selector: "conpet".into(), epochs: 1, replay_limit: 4, ..named() };
+    let (path, stop) = (dir.path().join("conpet.cpb"), AtomicBool::new(false));
+    Run::new(config, &engine, tasks.clone(), &path, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
+    assert!(Bundle::open(&path).unwrap().manifest().selector.section.is_some());
+    // The same without training the module: the base alone does not know the labels.
+    let config = Config { epochs: 1, lr: 1e-9, ..named() };
+    let (path, stop) = (dir.path().join("untrained.cpb"), AtomicBool::new(false));
+    let r = Run::new(config, &engine, tasks, &path, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
+    assert!(r.metrics.average_accuracy < 0.8, "untrained: {:?}", r.metrics.matrix);
+}

@@ -1,0 +1,225 @@
+//! Every selector: what the trainer fitted is what the runtime scores, it routes the tiny stream, it
+//! grows without older rows, and it notices inputs of no task.
+
+use conpet_formats::bundle::Bundle;
+use conpet_formats::bundle::manifest::SelectorEntry;
+use conpet_formats::decimal::Decimal;
+use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
+use conpet_formats::hidden::Hidden;
+use conpet_formats::mmap::Mapped;
+use conpet_formats::novelty::Novelty;
+use conpet_formats::selector::{self, SelectorKind};
+use conpet_formats::tensors::TensorsWriter;
+use conpet_runtime::engine::Engine;
+use conpet_runtime::kernels::Kernels;
+use conpet_runtime::select::Selector;
+use conpet_runtime::skills::Skills;
+use conpet_runtime::threads::Threads;
+use conpet_tests::{tiny_config, tiny_engine, tiny_stream};
+use conpet_trainer::config::Config;
+use conpet_trainer::report::MethodReport;
+use conpet_trainer::run::Run;
+use conpet_trainer::selectors::{Memory, Scores, Stats, centroid, lda, ridge, softmax};
+use conpet_trainer::stream::{self, Goal, Row};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+const DIM: usize = 6;
+const CLASS_TASK: [i32; 4] = [0, 0, 1, 2];
+
+/// Rows around four points, with their classes.
+fn rows() -> (Vec<f32>, Vec<usize>) {
+    let wave = |i: usize| (i as f32 * 1.7).sin();
+    let classes: Vec<usize> = (0..60).map(|i| i % 4).collect();
+    let x = classes.iter().enumerate().flat_map(|(i, c)| {
+        (0..DIM).map(move |j| 2.0 * wave(7 * c + 3 * j) + 0.5 * wave(11 * i + j) + 20.0 * f32::from(u8::from(j == 1)))
+    });
+    (x.collect(), classes)
+}
+
+fn entry(kind: SelectorKind, threshold: f64) -> SelectorEntry {
+    SelectorEntry {
+        feature: Some(FeatureSpec::single(1, Pool::Mean, StateNorm::Rms)),
+        kind,
+        margin: Decimal::from_f64(0.5),
+        module: None,
+        section: Some(0),
+        stats: None,
+        temperature: Decimal::from_f64(1.0),
+        threshold: Decimal::from_f64(threshold),
+        top_k: 2,
+    }
+}
+
+fn load(entry: &SelectorEntry, scores: &Scores, more: impl FnOnce(&mut TensorsWriter<'_>)) -> Selector {
+    let mut w = TensorsWriter::new();
+    let n = scores.bias.len();
+    w.add_f32(selector::WEIGHT, &[n, scores.weight.len() / n], &scores.weight).unwrap();
+    w.add_f32(selector::BIAS, &[n], &scores.bias).unwrap();
+    w.add_i32(selector::CLASS_TASK, &[n], &CLASS_TASK).unwrap();
+    more(&mut w);
+    let map = Mapped::from_vec(w.finish().unwrap());
+    let range = 0..map.len();
+    Selector::load(entry, Some((map, range)), 3, DIM).unwrap()
+}
+
+/// The runtime's posterior of each row is the softmax of the trainer's scores, on every instruction set.
+fn agree(kind: SelectorKind, scores: &Scores, layer: Option<&Hidden>, more: impl FnOnce(&mut TensorsWriter<'_>)) {
+    let (x, _) = rows();
+    let loaded = load(&entry(kind, 0.0), scores, more);
+    let threads = Threads::new(2);
+    for kernels in Kernels::all() {
+        let got = loaded.decide((kernels, &threads), &x, x.chunks_exact(DIM).map(|_| &[1u32][..]));
+        assert_eq!(got.len(), x.len() / DIM);
+        for (d, x) in got.iter().zip(x.chunks_exact(DIM)) {
+            let hidden = layer.map(|h| {
+                let weight = |i: usize| f32::from_le_bytes(h.weight[4 * i..4 * i + 4].try_into().unwrap());
+                let unit = |u: usize| (0..DIM).map(|i| weight(DIM * u + i) * x[i]).sum::<f32>() + h.bias[u];
+                (0..h.size()).map(|u| unit(u).max(0.0)).collect::<Vec<f32>>()
+            });
+            let mut want = scores.of(hidden.as_deref().unwrap_or(x));
+            conpet_formats::head::log_softmax(&mut want, 1.0);
+            for (g, w) in d.class_log_posterior.iter().zip(&want) {
+                // The same f32 sums in another order, on scores of up to some hundreds.
+                assert!((g - w).abs() < 2e-3 * (1.0 + w.abs()), "{} {}: {g} for {w}", kind.name(), kernels.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_runtime_scores_what_the_trainer_fitted() {
+    let (x, classes) = rows();
+    let mut s = Stats::new(DIM);
+    s.grow(4);
+    s.add(&x, &classes);
+    agree(SelectorKind::Lda, &lda::solve(&s, 0.1).unwrap().0, None, |_| {});
+    agree(SelectorKind::Ridge, &ridge::solve(&s, 0.1).unwrap(), None, |_| {});
+    for space in centroid::SPACES {
+        agree(SelectorKind::Centroid, &centroid::solve(&s, space, 0.1).unwrap(), None, |_| {});
+    }
+    let memory = Memory { rows: x.clone(), classes: classes.clone() };
+    agree(SelectorKind::Linear, &softmax::train(&memory, DIM, 4, 0, 50, 1).unwrap().scores, None, |_| {});
+    let net = softmax::train(&memory, DIM, 4, 8, 50, 1).unwrap();
+    let (weight, bias) = net.hidden.unwrap();
+    agree(SelectorKind::Mlp, &net.scores, Some(&Hidden::new(&weight, bias.clone())), |w| {
+        w.add_f32(conpet_formats::hidden::WEIGHT, &[8, DIM], &weight).unwrap();
+        w.add_f32(conpet_formats::hidden::BIAS, &[8], &bias).unwrap();
+    });
+    // The random layer is drawn again from what the payload says of it.
+    let (shift, scale) = ([0.0, 20.0, 0.0, 0.0, 0.0, 0.0], [1.0; DIM]);
+    let layer = Hidden::random(9, 32, &shift, &scale);
+    let wide = conpet_runtime::select::through(&layer, (Kernels::naive(), &Threads::new(1)), &x);
+    let mut s = Stats::new(32);
+    s.grow(4);
+    s.add(&wide, &classes);
+    agree(SelectorKind::Ridge, &ridge::solve(&s, 0.01).unwrap(), Some(&layer), |w| {
+        Hidden::write_random(w, 9, 32, &shift, &scale).unwrap();
+    });
+}
+
+#[test]
+fn a_payload_without_novelty_abstains_by_its_posterior_as_ever() {
+    let scores = Scores { weight: [1.0f32; 4 * DIM].to_vec(), bias: vec![0.0; 4] };
+    let device = (Kernels::naive(), Threads::new(1));
+    let x = [1.0f32; DIM];
+    let one = |s: &Selector| s.decide((device.0, &device.1), &x, [&[1u32][..]]).remove(0);
+    // Four equal classes: a best posterior of a quarter.
+    let old = one(&load(&entry(SelectorKind::Lda, 0.3), &scores, |_| {}));
+    assert!(old.abstain && (old.novelty - 0.75).abs() < 1e-6);
+    assert!(!one(&load(&entry(SelectorKind::Lda, 0.2), &scores, |_| {})).abstain);
+    // With one, it has the say: minus the best score, 6, against the limit.
+    for (limit, abstains) in [(-7.0, true), (-5.0, false)] {
+        let new = load(&entry(SelectorKind::Lda, 0.3), &scores, |w| {
+            Novelty::new(Vec::new(), Vec::new(), limit).write(w).unwrap();
+        });
+        let d = one(&new);
+        assert_eq!((d.abstain, d.novelty), (abstains, -6.0));
+    }
+}
+
+fn run(config: Config, engine: &Engine, dir: &Path, out: &str) -> MethodReport {
+    let tasks = stream::open(&tiny_stream(dir)).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut run = Run::new(config, engine, tasks, &dir.join(out), &stop, |_| {}).unwrap();
+    let strange = ["zebra quantum 99 ?!", "why so slow, friend", "1 2 3 4 5 6 7", "tell him: never again"];
+    run.strangers =
+        strange.iter().map(|t| Row { text: (*t).into(), goal: Goal::Label("x".into()), chat: Vec::new() }).collect();
+    run.stream(false).unwrap().unwrap()
+}
+
+/// One epoch: what is tested is the selector, not the modules.
+fn quick(selector: &str) -> Config {
+    Config {
+        selector: selector.into(),
+        epochs: 1,
+        shrinkage: 0.05,
+        selector_steps: 400,
+        selector_hidden: 16,
+        selector_memory: 5,
+        score: "last".into(),
+        ..tiny_config()
+    }
+}
+
+#[test]
+fn every_selector_routes_and_grows_by_one_task_without_older_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    let wide = Config { random_features: 64, ..quick("ridge") };
+    let configs = [wide, quick("centroid"), quick("linear"), quick("mlp")];
+    for config in configs {
+        let name = config.selector.clone();
+        let whole = dir.path().join(format!("{name}.cpb"));
+        let r = run(config.clone(), &engine, dir.path(), whole.file_name().unwrap().to_str().unwrap());
+        assert!(r.metrics.routing_accuracy >= 0.9, "{name} routes {}", r.metrics.routing_accuracy);
+        // Two tasks as a stream, the third added by a run that has no rows of the first two.
+        let mut tasks = stream::open(&tiny_stream(dir.path())).unwrap();
+        let (grown, stop) = (dir.path().join(format!("{name}-grown.cpb")), AtomicBool::new(false));
+        let two = tasks[..2].to_vec();
+        Run::new(config.clone(), &engine, two, &grown, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
+        tasks[..2].iter_mut().for_each(|t| {
+            t.train.clear();
+            t.valid.clear();
+            t.test.clear();
+        });
+        // What the bundle decided stays, whatever the flags of the day say.
+        let config = Config { random_features: 0, ..config };
+        let mut run = Run::new(config, &engine, tasks, &grown, &stop, |_| {}).unwrap();
+        run.bundle = Some(Bundle::open(&grown).unwrap());
+        run.add().unwrap().unwrap();
+        assert!(std::fs::read(&whole).unwrap() == std::fs::read(&grown).unwrap(), "{name}: grown by rows it had not");
+    }
+}
+
+#[test]
+fn uniform_runs_all_modules_and_the_surest_label_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    let mut tasks = stream::open(&tiny_stream(dir.path())).unwrap();
+    tasks.truncate(2);
+    let (path, stop) = (dir.path().join("u.cpb"), AtomicBool::new(false));
+    let config = Config { selector: "uniform".into(), ..tiny_config() };
+    let r = Run::new(config, &engine, tasks.clone(), &path, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
+    let skills = Skills::open(&path, &engine.base).unwrap();
+    let texts: Vec<&str> = tasks.iter().flat_map(|t| &t.test).map(|r| r.text.as_str()).collect();
+    let mut s = conpet_runtime::forward::Scratch::default();
+    let answers = engine.classify(&skills, &texts, None, &mut s).unwrap();
+    assert!(answers.iter().all(|a| a.candidates.len() == 2 && a.candidates[0].weight == 0.5 && !a.abstain));
+    let labels = tasks.iter().enumerate().flat_map(|(t, x)| x.test.iter().map(move |r| (t, r.label())));
+    let right = answers.iter().zip(labels).filter(|(a, (t, l))| a.task == *t && a.label.as_deref() == *l).count();
+    assert_eq!(right, r.stages[1].right.iter().sum::<usize>(), "scored as it answers");
+}
+
+#[test]
+fn inputs_of_no_task_are_told_apart_and_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    let d = run(quick("lda"), &engine, dir.path(), "d.cpb").metrics.detection.unwrap();
+    assert_eq!(d.rows, 4);
+    assert!(d.auroc > 0.9 && d.fpr95 <= 0.5, "{d:?}");
+    assert!(d.refused >= 0.5 && d.refused_known <= 0.2, "{d:?}");
+    // Who runs everything notices nothing.
+    let d = run(quick("uniform"), &engine, dir.path(), "u.cpb").metrics.detection.unwrap();
+    assert_eq!((d.auroc, d.refused), (0.5, 0.0));
+}

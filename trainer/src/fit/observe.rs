@@ -1,0 +1,158 @@
+//! Looking at rows without training on them: features under a module, and the Fisher information of
+//! trained numbers and of frozen weights.
+
+use super::pass::{Parts, forward, pooled, shard};
+use super::{
+    Batches, Buffers, Frame, Gradients, Hyper, Job, Labelled, Loss, Outcome, Plain, Recipe, Target, failed, fit,
+    parameters,
+};
+use crate::decoder::Training;
+use crate::nn::numbers;
+use crate::nn::sparse::{PROBE, Probe};
+use crate::rng::Stream;
+use candle_core::{DType, Device, Tensor, Var};
+use conpet_formats::Result;
+use conpet_formats::pet::{Place, Site};
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// What the job's head reads of each row, `[rows, dim]`, with the module that the job starts from in
+/// force.
+///
+/// # Errors
+/// If the job has no head, or a row cannot be passed.
+pub fn features(job: &Job<'_>, rows: &[usize]) -> Result<Vec<f32>> {
+    let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
+    let (frame, none) = (Frame::new(job)?, Buffers::new());
+    let params = parameters(job, &frame).map_err(wrong)?.params;
+    let parts = Parts::new(job, &frame, &params, &none, 0).map_err(wrong)?;
+    let one = |rows: &[usize]| -> candle_core::Result<Vec<f32>> {
+        let Some((feature, _)) = job.head else { candle_core::bail!("the job has no head") };
+        let (y, batch) = forward(job, rows, &parts, &Training::default())?;
+        numbers(&pooled(job, feature, rows, &batch, &y)?)
+    };
+    let chunks: Vec<_> = job.pool.install(|| rows.par_chunks(16).map(one).collect());
+    Ok(chunks.into_iter().collect::<candle_core::Result<Vec<_>>>().map_err(wrong)?.concat())
+}
+
+/// The diagonal of the Fisher information at the parameters that the job starts from, as a mean over
+/// `rows`: `F_i = E_x E_{y ~ p(y|x)} (∂ log p(y|x) / ∂θ_i)²`.
+///
+/// The label is drawn from the model's own word on the row, not taken from the data (that would be
+/// the "empirical Fisher", Kunstner et al. 2019, which is no Fisher information); a row answered by
+/// text is taken with its own answer, for want of one as cheap.
+///
+/// # Errors
+/// If a row cannot be passed.
+pub fn fisher(job: &Job<'_>, rows: &[usize]) -> Result<Gradients> {
+    let drawn = Drawn { seed: job.seed, name: format!("{}/fisher", job.name) };
+    let hyper = Hyper { dropout: 0.0, ..job.hyper.clone() };
+    let job = &Job { recipe: &drawn, hyper: &hyper, ..job.clone() };
+    let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
+    let (frame, none) = (Frame::new(job)?, Buffers::new());
+    let params = parameters(job, &frame).map_err(wrong)?.params;
+    let parts = Parts::new(job, &frame, &params, &none, 0).map_err(wrong)?;
+    let mut sum = Gradients::new();
+    for chunk in rows.chunks(64) {
+        // A row alone: the mean of squares is not the square of the mean.
+        let one = |i: &usize| shard(job, std::slice::from_ref(i), 1.0, (0, usize::MAX), &parts);
+        let given: Vec<_> = job.pool.install(|| chunk.par_iter().map(one).collect());
+        for g in given {
+            for (name, g) in g.map_err(wrong)?.grads {
+                let f = sum.entry(name).or_insert_with(|| vec![0.0; g.len()]);
+                f.iter_mut().zip(&g).for_each(|(f, g)| *f += g * g / rows.len() as f32);
+            }
+        }
+    }
+    Ok(sum)
+}
+
+/// Cross-entropy with labels drawn from the model.
+struct Drawn {
+    seed: u64,
+    name: String,
+}
+
+impl Recipe for Drawn {
+    fn name(&self) -> String {
+        "drawn".into()
+    }
+
+    fn loss(&self, b: &Labelled<'_>) -> candle_core::Result<Loss> {
+        let logits = b.logits(b.features)?;
+        let n = logits.dim(1)?;
+        let p = numbers(&candle_nn::ops::softmax(&logits.detach(), 1)?)?;
+        let draw = |(row, p): (&usize, &[f32])| {
+            let mut left = Stream::new(self.seed, &self.name, *row as u64).uniform();
+            let found = p.iter().position(|p| {
+                left -= p;
+                left < 0.0
+            });
+            found.unwrap_or(n - 1) as u32
+        };
+        let classes: Vec<u32> = b.rows.iter().zip(p.chunks_exact(n)).map(draw).collect();
+        let classes = Tensor::from_vec(classes, b.rows.len(), &Device::Cpu)?;
+        candle_nn::loss::cross_entropy(&logits, &classes).map(Loss::from)
+    }
+}
+
+/// Rows that the Fisher information of frozen weights is taken from.
+const BASE_ROWS: usize = 64;
+
+/// The empirical Fisher information of frozen weights, `Σ (∂loss/∂W)²` over some rows of the job with
+/// their own answers (as Sung et al. 2021 choose their mask), for every weight that `probe` has a sum of.
+///
+/// A head that starts at zero sends no gradient into the base, so one is trained alone first, for at
+/// most 50 steps; it is the job's in shape, and plain whatever the job's recipe.
+///
+/// # Errors
+/// If a row cannot be passed.
+pub(crate) fn fisher_of_base(job: &Job<'_>, sites: &[Site], probe: &Arc<Probe>) -> Result<()> {
+    let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
+    let few = FirstSteps(job.batches, 50);
+    // Stopped halfway it would choose other positions than a run that goes on.
+    let never = AtomicBool::new(false);
+    let head = job.head.map(|(feature, n)| (feature, if n > 0 { n } else { classes(job) }));
+    let bare = Job { sites: &[], head, recipe: &Plain, start: None, checkpoint: None, stop: &never, ..job.clone() };
+    let start = match (head, fit(&Job { batches: &few, ..bare.clone() }, &mut |_| {})?) {
+        (None, _) | (_, Outcome::Stopped) => None,
+        (Some(_), Outcome::Done(t)) => Some(t),
+    };
+    let job = &Job { start: start.as_ref(), ..bare };
+    let (frame, none) = (Frame::new(job)?, Buffers::new());
+    let params = parameters(job, &frame).map_err(wrong)?.params;
+    let mut parts = Parts::new(job, &frame, &params, &none, 0).map_err(wrong)?;
+    parts.probe = Some(probe.clone());
+    for layer in sites.iter().map(|s| s.layer).collect::<BTreeSet<_>>() {
+        let number = Var::zeros(1, DType::F32, &Device::Cpu).map_err(wrong)?;
+        parts.vars.insert(format!("{}.{PROBE}", Site { layer, place: Place::Q }), number);
+    }
+    let rows = job.examples.len();
+    for i in (0..rows).step_by(rows.div_ceil(BASE_ROWS)) {
+        shard(job, &[i], 1.0, (0, 1), &parts).map_err(wrong)?;
+    }
+    Ok(())
+}
+
+/// How many classes the job's rows have.
+fn classes(job: &Job<'_>) -> usize {
+    let class = |i| match job.examples.target(i) {
+        Target::Class(c) => c as usize + 1,
+        Target::Completion(_) => 0,
+    };
+    (0..job.examples.len()).map(class).max().unwrap_or(0)
+}
+
+/// The first steps of some batches.
+struct FirstSteps<'a>(&'a dyn Batches, u64);
+
+impl Batches for FirstSteps<'_> {
+    fn steps(&self) -> u64 {
+        self.0.steps().min(self.1)
+    }
+    fn rows(&self, step: u64) -> Vec<usize> {
+        self.0.rows(step)
+    }
+}

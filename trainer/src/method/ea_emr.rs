@@ -1,0 +1,110 @@
+//! EA-EMR, embedding alignment (Wang et al. 2019, arXiv 1903.02588), and its static ConPET form.
+//!
+//! As `emr`, but the head reads `a(h) = W_a h + b_a`: after each task the linear map `a` is fitted so that
+//! old examples lie where they lay before the task, `min Σ ‖a(h(x)) - a_before(h_before(x))‖²`, and the
+//! head's old rows still mean what they meant. `a` stays in force while the next task is learned, and in
+//! what serves: a linear map before a linear head is a linear head, `W a(h) + b = (W W_a) h + (W b_a + b)`,
+//! so the bundle needs nothing new (the published code for LLaMA fits `a` and never applies it).
+//!
+//! The fit is least squares solved exactly, with a pull to the map before (`--align-ridge` times the
+//! mean square of the features), in place of 20 epochs of Adam: a few dozen rows do not determine a
+//! matrix of hidden × hidden. Examples: old ones as remembered with their place before the task; of the
+//! new task those it is remembered by, with their own place. `static-ea-emr` takes the rows that its
+//! steps draw.
+
+mod align;
+
+use super::replay::Replay;
+use super::shared::Shared;
+use crate::data::Joined;
+use crate::fit::{Batches, HEAD_BIAS, HEAD_WEIGHT, Labelled, Loss, Recipe, Trained};
+use crate::run::{Kept, Lesson, Run, Stage};
+use align::Map;
+use candle_core::{Device, Tensor};
+use conpet_formats::Result;
+use conpet_formats::bundle::Draft;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+/// Trains the one module on new and old rows, then maps its features back to where they were.
+pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
+    let mut s = Shared::begin(run, stage.task)?;
+    let mut kept = if s.t > 0 { run.kept(s.t - 1)? } else { Kept::new() };
+    let dim = s.feature.dim(run.engine.base.spec.hidden);
+    let before = Map::from(&kept, dim);
+    // The bundle's head has the map in it; what is trained is the head behind the map.
+    for (name, value) in kept.iter().filter(|(n, _)| n.starts_with("head.")) {
+        s.start.iter_mut().for_each(|t| drop(t.tensors.insert(name.clone(), value.clone())));
+    }
+    let replay = Replay::new(run, &s, &kept)?;
+    let (rows, pools) = replay.joined(&s);
+    let batches = replay.batches(run, &s.name, &rows, &pools);
+    let aligned = Aligned { map: before.clone() };
+    let Some(mut trained) = s.fit_on(run, &rows, &*batches, &aligned)? else { return Ok(None) };
+    let chosen = replay.chosen(run, &s, &trained)?;
+    let map = if s.t > 0 {
+        let new = &pools[s.t];
+        let some = if replay.draws() {
+            drawn(&*batches)
+        } else {
+            (0..new.start).chain(chosen.iter().map(|i| new.start + i)).collect()
+        };
+        fitted(run, &s, &rows, &some, new, (&before, &trained))?
+    } else {
+        before
+    };
+    for name in [HEAD_WEIGHT, HEAD_BIAS] {
+        kept.insert(name.into(), trained.tensors[name].clone());
+    }
+    map.keep(&mut kept);
+    replay.remember(s.t, &chosen, &mut kept);
+    run.keep(s.t, &kept)?;
+    map.take_into_head(&mut trained);
+    s.finish(run, stage.draft, &trained).map(Some)
+}
+
+/// Every row that some step sees.
+pub(super) fn drawn(batches: &dyn Batches) -> Vec<usize> {
+    let all: BTreeSet<usize> = (0..batches.steps()).flat_map(|s| batches.rows(s)).collect();
+    all.into_iter().collect()
+}
+
+/// The map under which `some` rows lie where they lay: old ones where they lay before the task, new ones
+/// where the head was trained to meet them.
+fn fitted(
+    run: &Run<'_>,
+    s: &Shared,
+    rows: &Joined<'_>,
+    some: &[usize],
+    new: &Range<usize>,
+    (before, trained): (&Map, &Trained),
+) -> Result<Map> {
+    let lesson = s.lesson(rows, &crate::fit::Plain);
+    let then = run.features(&lesson, some)?;
+    let now = run.features(&Lesson { start: Some(trained), ..lesson }, some)?;
+    let d = before.dim;
+    let place = |(i, row): (usize, &usize)| {
+        let from = if new.contains(row) { &now } else { &then };
+        before.of(&from[i * d..(i + 1) * d])
+    };
+    let places: Vec<f32> = some.iter().enumerate().flat_map(place).collect();
+    before.refitted(&now, &places, run.config.align_ridge)
+}
+
+struct Aligned {
+    map: Map,
+}
+
+impl Recipe for Aligned {
+    fn name(&self) -> String {
+        "ea-emr".into()
+    }
+
+    fn loss(&self, b: &Labelled<'_>) -> candle_core::Result<Loss> {
+        let d = self.map.dim;
+        let weight = Tensor::from_slice(&self.map.weight, (d, d), &Device::Cpu)?;
+        let bias = Tensor::from_slice(&self.map.bias, d, &Device::Cpu)?;
+        let x = b.features.matmul(&weight.t()?)?.broadcast_add(&bias)?;
+        b.cross_entropy(&b.logits(&x)?, 0).map(Loss::from)
+    }
+}

@@ -1,0 +1,26 @@
+//! EMR, episodic memory replay (Wang et al. 2019, arXiv 1903.02588), and its static ConPET form.
+//!
+//! One module and one head, trained on the new task's rows and on remembered rows of the tasks before,
+//! cross-entropy over all labels so far. `emr`: `--memory` rows of each class (20), passes over all of
+//! them, so the cost grows with the number of tasks. `static-emr`: a fixed number of steps for each task
+//! after the first, half of each batch new, half old, drawn uniformly over tasks from all old rows.
+
+use super::replay::Replay;
+use super::shared::Shared;
+use crate::fit::Plain;
+use crate::run::{Kept, Run, Stage};
+use conpet_formats::Result;
+use conpet_formats::bundle::Draft;
+
+/// Goes on training the one module on new and old rows.
+pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
+    let s = Shared::begin(run, stage.task)?;
+    let mut kept = if s.t > 0 { run.kept(s.t - 1)? } else { Kept::new() };
+    let replay = Replay::new(run, &s, &kept)?;
+    let (rows, pools) = replay.joined(&s);
+    let batches = replay.batches(run, &s.name, &rows, &pools);
+    let Some(trained) = s.fit_on(run, &rows, &*batches, &Plain)? else { return Ok(None) };
+    replay.remember(s.t, &replay.chosen(run, &s, &trained)?, &mut kept);
+    run.keep(s.t, &kept)?;
+    s.finish(run, stage.draft, &trained).map(Some)
+}

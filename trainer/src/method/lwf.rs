@@ -1,0 +1,68 @@
+//! Learning without forgetting (Li & Hoiem 2016, arXiv 1606.09282): on the new task's rows, the old
+//! labels must go on being scored as before.
+//!
+//! `L = CE + λ T² · mean_x CE(softmax(z_old(x) / T), softmax(z(x) / T))` over the labels of earlier tasks,
+//! with `z_old` recorded before the task begins. The factor T² keeps the size of the gradient
+//! (Hinton et al. 2015). No earlier row is needed.
+
+use super::shared::Shared;
+use crate::fit::{HEAD_BIAS, HEAD_WEIGHT, Labelled, Loss, Recipe, Trained};
+use crate::run::{Run, Stage};
+use candle_core::{Device, Tensor};
+use conpet_formats::Result;
+use conpet_formats::bundle::Draft;
+use conpet_formats::head::log_softmax;
+
+/// Trains the one module on the next task, held by what it said before.
+pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
+    let s = Shared::begin(run, stage.task)?;
+    let mut lwf =
+        Lwf { lambda: run.config.lwf_lambda, temperature: run.config.lwf_temperature, old: s.before, said: Vec::new() };
+    if let Some(start) = &s.start {
+        let rows: Vec<usize> = (0..s.data.prompts.len()).collect();
+        let features = run.features(&s.lesson(&s.rows(), &lwf), &rows)?;
+        lwf.said = said(start, &features, s.feature.dim(run.engine.base.spec.hidden), lwf.temperature as f32);
+    }
+    let Some(trained) = s.fit(run, &lwf)? else { return Ok(None) };
+    s.finish(run, stage.draft, &trained).map(Some)
+}
+
+/// Probabilities `[rows, old labels]` of a head on features `[rows, dim]`.
+fn said(head: &Trained, features: &[f32], dim: usize, temperature: f32) -> Vec<f32> {
+    let (weight, bias) = (&head.tensors[HEAD_WEIGHT].1, &head.tensors[HEAD_BIAS].1);
+    let one = |x: &[f32]| {
+        let mut z = conpet_formats::head::logits_reference(weight, bias, x);
+        log_softmax(&mut z, temperature);
+        z.into_iter().map(f32::exp)
+    };
+    features.chunks_exact(dim).flat_map(one).collect()
+}
+
+struct Lwf {
+    lambda: f64,
+    temperature: f64,
+    /// Labels of earlier tasks.
+    old: usize,
+    /// What was said of them on each row, `[rows, old]`.
+    said: Vec<f32>,
+}
+
+impl Recipe for Lwf {
+    fn name(&self) -> String {
+        format!("lwf {} {}", self.lambda, self.temperature)
+    }
+
+    fn loss(&self, b: &Labelled<'_>) -> candle_core::Result<Loss> {
+        let logits = b.logits(b.features)?;
+        let new = b.cross_entropy(&logits, 0)?;
+        if self.said.is_empty() {
+            return Ok(new.into());
+        }
+        let said: Vec<f32> =
+            b.rows.iter().flat_map(|i| &self.said[i * self.old..(i + 1) * self.old]).copied().collect();
+        let said = Tensor::from_vec(said, (b.rows.len(), self.old), &Device::Cpu)?;
+        let now = (logits.narrow(1, 0, self.old)?.contiguous()? / self.temperature)?;
+        let cost = (said * candle_nn::ops::log_softmax(&now, 1)?)?.sum(1)?.mean(0)?.neg()?;
+        (new + (cost * (self.lambda * self.temperature * self.temperature))?).map(Loss::from)
+    }
+}

@@ -1,0 +1,116 @@
+//! Old rows beside new ones: which rows of a task are remembered, and how they are mixed in.
+//!
+//! Plain methods keep `m` rows of each class and train on the new task's rows and the whole memory (each
+//! of its rows `--memory-repeat` times a pass, as published). Static ConPET draws a fixed number of
+//! batches, half new and half old ([`Mixture`]), from all old rows or, with `--memory`, from as bounded a
+//! memory.
+
+pub(crate) mod choose;
+
+use super::shared::{Shared, first_class};
+use crate::data::{Joined, Prepared};
+use crate::fit::{Batches, Epochs, Mixture, Plain, Trained};
+use crate::rng::Stream;
+use crate::run::{Kept, Lesson, Run, lens};
+use choose::choose;
+use conpet_formats::Result;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Rows of each class kept where neither the settings nor the method say otherwise.
+const OWN_MEMORY: usize = 20;
+
+/// The old rows of a stage.
+pub(super) struct Replay {
+    old: Vec<(Arc<Prepared>, usize)>,
+    /// Rows of each class to keep; `None` is all.
+    room: Option<usize>,
+    /// The method has a fixed budget of steps.
+    fixed: bool,
+}
+
+impl Replay {
+    /// What is remembered of the tasks before `s.t`.
+    pub(super) fn new(run: &mut Run<'_>, s: &Shared, kept: &Kept) -> Result<Self> {
+        let fixed = run.method()?.fixed;
+        let room = match run.config.memory {
+            -1 => (!fixed).then_some(OWN_MEMORY),
+            n => usize::try_from(n).ok().filter(|n| *n > 0),
+        };
+        let old = (0..s.t).map(|t| {
+            let rows = kept.get(&memory_name(t)).map(|(_, v)| v.iter().map(|i| *i as usize).collect::<Vec<_>>());
+            Ok((run.replay(t, rows.as_deref())?, first_class(run, t)))
+        });
+        Ok(Self { old: old.collect::<Result<_>>()?, room, fixed })
+    }
+
+    /// The old rows and last the new ones, with the place of each task.
+    pub(super) fn joined<'a>(&'a self, s: &'a Shared) -> (Joined<'a>, Vec<Range<usize>>) {
+        let mut rows = Joined::default();
+        let mut pools: Vec<_> = self.old.iter().map(|(set, first)| rows.add(set, *first)).collect();
+        pools.push(rows.add(&s.data, s.before));
+        (rows, pools)
+    }
+
+    /// Whether the stage draws from a mixture rather than passing over all rows: static methods do, from
+    /// the second task on.
+    pub(super) fn draws(&self) -> bool {
+        self.fixed && !self.old.is_empty()
+    }
+
+    /// The order in which rows are trained on.
+    pub(super) fn batches(
+        &self,
+        run: &Run<'_>,
+        name: &str,
+        rows: &Joined<'_>,
+        pools: &[Range<usize>],
+    ) -> Box<dyn Batches> {
+        let c = &run.config;
+        if self.draws() {
+            let (pools, name) = (pools.to_vec(), name.to_owned());
+            return Box::new(Mixture { pools, batch: c.batch, steps: c.budget(), seed: c.seed, name });
+        }
+        let (new, old) = (pools[pools.len() - 1].clone(), &pools[..pools.len() - 1]);
+        let again = old.iter().flat_map(|p| std::iter::repeat_n(p.clone(), c.memory_repeat)).flatten();
+        Box::new(Epochs::over(new.chain(again).collect(), &lens(rows), c.batch, c.epochs, c.seed, name))
+    }
+
+    /// Rows of the new task to remember, under the module just trained; all of them where all are kept.
+    pub(super) fn chosen(&self, run: &Run<'_>, s: &Shared, trained: &Trained) -> Result<Vec<usize>> {
+        let all: Vec<usize> = (0..s.data.prompts.len()).collect();
+        let Some(room) = self.room else { return Ok(all) };
+        let how = run.config.select.as_str();
+        let rows = s.rows();
+        let dim = s.feature.dim(run.engine.base.spec.hidden);
+        let looks = ["kmeans", "herding"].contains(&how) && s.head().is_some();
+        let features = if looks {
+            run.features(&Lesson { start: Some(trained), ..s.lesson(&rows, &Plain) }, &all)?
+        } else {
+            Vec::new()
+        };
+        let mut out = Vec::new();
+        for class in s.data.classes.iter().collect::<BTreeSet<_>>() {
+            let own: Vec<usize> = all.iter().copied().filter(|i| s.data.classes[*i] == *class).collect();
+            let points: Vec<&[f32]> = own.iter().filter_map(|i| features.get(i * dim..(i + 1) * dim)).collect();
+            let mut rng = Stream::new(run.config.seed, &format!("{}/memory/{class}", s.name), 0);
+            // Rows without a feature (answers by text, choice heads) can only be drawn.
+            let how = if looks || how == "reservoir" { how } else { "random" };
+            out.extend(choose(how, room, own.len(), &points, &mut rng).into_iter().map(|i| own[i]));
+        }
+        out.sort_unstable();
+        Ok(out)
+    }
+
+    /// Remembers the new task's `chosen` rows beside what is remembered of the others.
+    pub(super) fn remember(&self, t: usize, chosen: &[usize], kept: &mut Kept) {
+        if self.room.is_some() {
+            kept.insert(memory_name(t), (vec![chosen.len()], chosen.iter().map(|i| *i as f32).collect()));
+        }
+    }
+}
+
+fn memory_name(t: usize) -> String {
+    format!("memory.{t}")
+}

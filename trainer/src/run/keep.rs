@@ -1,0 +1,58 @@
+//! What a method remembers from stage to stage beside the bundle: Fisher information, memory,
+//! alignment. Files in the work folder, one for each stage, so that a stage that was stopped begins
+//! again from what the one before it left.
+
+use super::Run;
+use crate::fit::checkpoint::{checked, write};
+use conpet_formats::tensors::{Tensors, TensorsWriter};
+use conpet_formats::{Code, Error, Result};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Numbers by name, with shapes.
+pub type Kept = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// Always there, so that a stage may have nothing else to remember.
+const STAGE: &str = "stage";
+
+impl Run<'_> {
+    /// Remembers `what` for the stage after that of task `t`; forgets what no stage will ask for.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep(&self, t: usize, what: &Kept) -> Result<()> {
+        let mut w = TensorsWriter::new();
+        for (name, (shape, v)) in what {
+            w.add_f32(name, shape, v)?;
+        }
+        w.add_i32(STAGE, &[1], &[t as i32])?;
+        write(&self.kept_file(t), &w.finish()?)?;
+        if let Some(old) = t.checked_sub(2) {
+            let _ = std::fs::remove_file(self.kept_file(old));
+        }
+        Ok(())
+    }
+
+    /// What the stage of task `t` remembered.
+    ///
+    /// # Errors
+    /// If it is gone or damaged.
+    pub fn kept(&self, t: usize) -> Result<Kept> {
+        let file = self.kept_file(t);
+        let bytes = conpet_formats::fs::read(&file).map_err(|_| {
+            Error::new(Code::Missing, "what the method remembered of the stage before is not there")
+                .in_file(&file)
+                .hint("keep the work folder beside the bundle, or learn the stream from its start")
+        })?;
+        let t = Tensors::parse_unscanned(checked(&bytes, &file)?).map_err(|e| e.in_file(&file))?;
+        let found = t
+            .names()
+            .filter(|n| !n.starts_with("__pad") && *n != STAGE)
+            .filter_map(|n| Some((n.to_owned(), t.get(n)?)));
+        Ok(found.map(|(n, x)| (n, (x.shape.clone(), x.to_f32()))).collect())
+    }
+
+    fn kept_file(&self, t: usize) -> PathBuf {
+        self.work.join(format!("method-{}.state", t + 1))
+    }
+}
