@@ -4,11 +4,14 @@
 //! (pooling), [`crate::select`] (which module), [`crate::head`] (labels), [`crate::generate`]
 //! (text). The trainer uses the same steps for its features and its scores.
 
+mod classify;
+
+pub use classify::Ask;
+
 use crate::base::Base;
 use crate::error::{Code, Error, Result};
 use crate::features::{Pooler, Prompt};
 use crate::forward::{self, Row, Scratch};
-use crate::head::Head;
 use crate::kernels::Kernels;
 use crate::kv::KvType;
 use crate::module::Module;
@@ -184,33 +187,8 @@ impl Engine {
         feature: &FeatureSpec,
         s: &mut Scratch,
     ) -> Vec<f32> {
-        let mut pooler = Pooler::new(feature, &self.base, self.kernels, prompts.iter().copied());
-        pooler.observe(depth, hidden);
         let mut rows: Vec<Row<'_>> = prompts.iter().map(|p| Row { tokens: p.tokens.len(), kv: None, module }).collect();
-        let end = (feature.max_layer() as usize).max(depth);
-        forward::layers(self.device(), &self.base, depth..end, &mut rows, hidden, s, &mut |l, h| {
-            pooler.observe(l, h);
-        });
-        pooler.finish()
-    }
-
-    /// A head's scores for prompts that have passed the trunk, with each module in force in turn: of each
-    /// prompt `[modules, classes]`, as [`Head::log_scores`] takes them.
-    pub fn expert_logits(
-        &self,
-        prompts: &[&Prompt],
-        depth: usize,
-        trunk: &[f32],
-        modules: &[Option<&Module>],
-        head: &Head,
-        s: &mut Scratch,
-    ) -> Vec<Vec<f32>> {
-        let mut out = vec![Vec::new(); prompts.len()];
-        for module in modules {
-            let logits = head.scores(self, depth, prompts, &mut trunk.to_vec(), *module, s);
-            out.iter_mut().zip(logits.chunks_exact(head.classes.len())).for_each(|(o, l)| o.extend_from_slice(l));
-        }
-        out
+        self.pooled(depth, &mut rows, prompts.iter().copied(), hidden, feature, s)
     }
 
     /// Decisions of the bundle's selector for prompts that have passed the trunk.
@@ -239,148 +217,6 @@ impl Engine {
     /// The trunk feature the selector wants to have read (none for `conpet`, which runs its own pass).
     pub fn trunk_feature(skills: &Skills) -> Option<&FeatureSpec> {
         skills.selector().feature().filter(|_| skills.selector().module().is_none())
-    }
-
-    /// Answers a batch of texts with labels.
-    ///
-    /// `task` names the task for all of them; otherwise the selector chooses for each.
-    ///
-    /// # Errors
-    /// If a text is empty or too long, a payload is damaged, or the selector needs a task name.
-    pub fn classify(
-        &self,
-        skills: &Skills,
-        texts: &[&str],
-        task: Option<usize>,
-        s: &mut Scratch,
-    ) -> Result<Vec<Answer>> {
-        let prompts = texts.iter().map(|t| self.prompt(t, None)).collect::<Result<Vec<_>>>()?;
-        let mut answers = Vec::with_capacity(texts.len());
-        for chunk in batches(&prompts, self.batch) {
-            answers.extend(self.classify_batch(skills, chunk, task, s)?);
-        }
-        Ok(answers)
-    }
-
-    fn classify_batch(
-        &self,
-        skills: &Skills,
-        prompts: &[Prompt],
-        named: Option<usize>,
-        s: &mut Scratch,
-    ) -> Result<Vec<Answer>> {
-        let all: Vec<&Prompt> = prompts.iter().collect();
-        let feature = if named.is_none() { Self::trunk_feature(skills) } else { None };
-        let trunk = self.trunk(&all, skills.trunk(), feature, s);
-        let mut decisions = match named {
-            Some(_) => Vec::new(),
-            None => self.decide(skills, &all, &trunk, s)?,
-        };
-        let wanted: Vec<Vec<(usize, f32)>> = (0..prompts.len())
-            .map(|i| match (named, decisions.get(i)) {
-                (Some(t), _) => Ok(vec![(t, 1.0)]),
-                (None, Some(d)) => {
-                    Ok(skills.selector().candidates(d).iter().map(|t| (*t, d.task_weight[*t])).collect())
-                }
-                (None, None) => only_module(skills).map(|t| vec![(t, 1.0)]),
-            })
-            .collect::<Result<_>>()?;
-        let mut answers: Vec<Answer> = (0..prompts.len())
-            .map(|i| Answer {
-                label: None,
-                probability: 0.0,
-                task: wanted[i][0].0,
-                candidates: Vec::new(),
-                abstain: decisions.get(i).is_some_and(|d| d.abstain),
-                decision: None,
-            })
-            .collect();
-        let starts: Vec<usize> = prompts
-            .iter()
-            .scan(0, |at, p| {
-                let start = *at;
-                *at += p.tokens.len();
-                Some(start)
-            })
-            .collect();
-        for task in 0..skills.manifest().tasks.len() {
-            let mine: Vec<usize> = (0..prompts.len()).filter(|i| wanted[*i].iter().any(|(t, _)| *t == task)).collect();
-            if mine.is_empty() {
-                continue;
-            }
-            let run = self.run_task(skills, task, prompts, &mine, &starts, &trunk.hidden, &decisions, s)?;
-            for (i, labels) in mine.into_iter().zip(run) {
-                let weight = wanted[i].iter().find(|(t, _)| *t == task).map_or(0.0, |(_, w)| *w);
-                answers[i].candidates.push(Candidate { task, weight, labels });
-            }
-        }
-        for (i, a) in answers.iter_mut().enumerate() {
-            a.settle(skills);
-            if !decisions.is_empty() {
-                a.decision = Some(std::mem::replace(
-                    &mut decisions[i],
-                    Decision {
-                        class_log_posterior: Vec::new(),
-                        task_weight: Vec::new(),
-                        order: Vec::new(),
-                        margin: 0.0,
-                        entropy: 0.0,
-                        novelty: 0.0,
-                        abstain: false,
-                    },
-                ));
-            }
-        }
-        Ok(answers)
-    }
-
-    /// Runs one task's module and head for the prompts `mine`; the labels' log scores.
-    fn run_task(
-        &self,
-        skills: &Skills,
-        task: usize,
-        prompts: &[Prompt],
-        mine: &[usize],
-        starts: &[usize],
-        trunk: &[f32],
-        decisions: &[Decision],
-        s: &mut Scratch,
-    ) -> Result<Vec<Vec<(usize, usize, f32)>>> {
-        let entry = &skills.manifest().tasks[task];
-        let Some(head) = entry.head else { return Ok(vec![Vec::new(); mine.len()]) };
-        let head = skills.head(head as usize, &self.base)?;
-        let experts = skills.experts(entry, &self.base)?;
-        let h = self.base.spec.hidden;
-        let plain = entry.template == "{input}";
-        let rendered: Vec<Prompt>;
-        let (rows, hidden): (Vec<&Prompt>, Vec<f32>) = if plain {
-            let rows: Vec<&Prompt> = mine.iter().map(|i| &prompts[*i]).collect();
-            let hidden = mine
-                .iter()
-                .flat_map(|i| &trunk[starts[*i] * h..(starts[*i] + prompts[*i].tokens.len()) * h])
-                .copied()
-                .collect();
-            (rows, hidden)
-        } else {
-            // The task puts words around the input, so its trunk differs.
-            rendered = mine
-                .iter()
-                .map(|i| self.prompt(&skills.render(entry, &prompts[*i].text)?, None))
-                .collect::<Result<_>>()?;
-            let rows: Vec<&Prompt> = rendered.iter().collect();
-            let hidden = self.trunk(&rows, skills.trunk(), None, s).hidden;
-            (rows, hidden)
-        };
-        let logits = self.expert_logits(&rows, skills.trunk(), &hidden, &experts, head, s);
-        let known = skills.selector_classes(head);
-        Ok(logits
-            .iter()
-            .zip(mine)
-            .map(|(row, i)| {
-                let lp = head.log_scores(row, decisions.get(*i), &known);
-                head.classes.iter().zip(lp).map(|((t, l), p)| (*t, *l, p)).collect()
-            })
-            .collect())
     }
 }
 

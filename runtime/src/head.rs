@@ -1,12 +1,8 @@
 //! Heads at work, and the joining of a head's posterior with the selector's.
 
 use crate::choice::Choices;
-use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
-use crate::features::Prompt;
-use crate::forward::Scratch;
 use crate::kernels::{Kernels, MatrixRef};
-use crate::module::Module;
 use crate::threads::Threads;
 use conpet_formats::bundle::manifest::{HeadEntry, Manifest};
 use conpet_formats::choice;
@@ -85,23 +81,22 @@ impl Head {
         })
     }
 
-    /// Raw scores `[n, classes]` of prompts whose states after the first `depth` layers are `hidden`
-    /// (consumed as work space), with a module in force. A choice runs each prompt anew with a cache.
-    pub fn scores(
-        &self,
-        engine: &Engine,
-        depth: usize,
-        prompts: &[&Prompt],
-        hidden: &mut [f32],
-        module: Option<&Module>,
-        s: &mut Scratch,
-    ) -> Vec<f32> {
+    /// The labels of a choice head, which is asked by running them.
+    pub(crate) fn choices(&self) -> Option<&Choices> {
         match &self.form {
-            Form::Linear(l) => {
-                let features = engine.branch(prompts, depth, hidden, module, &self.feature, s);
-                l.logits((engine.kernels, &engine.threads), &features)
-            }
-            Form::Choice(c) => prompts.iter().flat_map(|p| c.scores(engine, depth, p, module, s)).collect(),
+            Form::Choice(c) => Some(c),
+            Form::Linear(_) => None,
+        }
+    }
+
+    /// Raw scores `[n, classes]` of a linear head for features `[n, dim]`.
+    ///
+    /// # Panics
+    /// If it is a choice head.
+    pub(crate) fn logits(&self, device: (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+        match &self.form {
+            Form::Linear(l) => l.logits(device, features),
+            Form::Choice(_) => unreachable!("a choice head reads no feature"),
         }
     }
 

@@ -174,7 +174,7 @@ impl Evaluator {
                 let hidden = engine.trunk(&all, skills.trunk(), None, s).hidden;
                 (all, hidden)
             };
-            let logits = engine.expert_logits(&prompts, skills.trunk(), &hidden, &experts, head, s);
+            let logits = engine.expert_scores(&prompts, skills.trunk(), &hidden, &experts, head, s);
             for (i, row) in batch.iter().zip(logits) {
                 self.logits.insert((set, *i, key.clone()), row);
             }

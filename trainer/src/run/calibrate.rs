@@ -38,8 +38,7 @@ impl Run<'_> {
             let mut hidden = Vec::new();
             rows.iter().for_each(|i| valid.states(*i, &mut hidden));
             let prompts: Vec<_> = rows.iter().map(|i| &valid.prompts[*i]).collect();
-            let scores = head.scores(self.engine, self.decoder.first, &prompts, &mut hidden, module, &mut s);
-            logits.extend(scores.chunks_exact(head.classes.len()).map(<[f32]>::to_vec));
+            logits.extend(self.engine.expert_scores(&prompts, self.decoder.first, &hidden, &[module], head, &mut s));
         }
         let temperature = best_temperature(&logits, &valid.classes);
         let mut blend = 0.0;
