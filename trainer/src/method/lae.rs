@@ -6,7 +6,7 @@
 //! * **Adaptation speed calibration.** At each site what a kind adds is multiplied by a learned scalar
 //!   that starts at 1, so that all sites and kinds adapt at a like speed: the product of a LoRA, what an
 //!   adapter puts out, a prefix's keys, its values. It is taken into the tensors it multiplies
-//!   ([`PRODUCTS`]) when the stage is written.
+//!   (`PRODUCTS`) when the stage is written.
 //! * **Accumulation.** The offline module begins as a copy of the online one when the second task
 //!   begins; after every step `offline = d · offline + (1 - d) · online`. Published: d = 0.9999, at about
 //!   1,042 steps a task; with other numbers of steps `d = k^(1/steps)` keeps what that keeps of the
