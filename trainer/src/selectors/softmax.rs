@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 
 /// Rows of a batch.
 const BATCH: usize = 128;
+/// Multiplications of a product that one thread does alone.
+const SMALL: usize = 1 << 22;
 /// Peak learning rate; decays by half a cosine.
 const LR: f32 = 3e-3;
 
@@ -137,7 +139,9 @@ fn parameters(dim: usize, classes: usize, units: usize, seed: u64) -> candle_cor
 
 /// Gradients of the mean cross-entropy of a batch `x [n, dim]`.
 fn gradients(optim: &AdamW, x: &[f32], dim: usize, truth: &[usize]) -> candle_core::Result<BTreeMap<String, Vec<f32>>> {
-    let threads = rayon::current_num_threads();
+    // Waking threads for a small product costs more than the product, most of all on a busy machine.
+    let largest = optim.params.values().map(|p| p.m.len()).max().unwrap_or(0);
+    let threads = if largest * truth.len() < SMALL { 1 } else { rayon::current_num_threads() };
     let get = |name: &str| optim.params.get(name).map(|p| numbers(p.var.as_tensor())).transpose();
     let need = |name: &str| get(name).map(Option::unwrap_or_default);
     let (weight, bias, hidden) = (need("weight")?, need("bias")?, get("hidden.weight")?);
