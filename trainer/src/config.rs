@@ -40,7 +40,7 @@ macro_rules! settings {
 settings! {
     /// How the stream is learned: dynamic (a module for each task, and a selector), per-task (the same, the task named by the caller); with one shared module: sequential (no protection), joint (all data at once), ewc, lwf, o-lora, lae, and with replay emr, ea-emr, crl, static-emr, static-ea-emr, static-crl (docs/methods.md).
     method: String = "dynamic".into();
-    /// What chooses the task: lda, ridge, centroid (closed forms); linear, mlp (trained on a small memory of features); conpet (LoRA and T-way head, trained with replay); uniform (all modules run); task (named by the caller).
+    /// What chooses the task: lda, ridge, centroid (closed forms); linear, mlp (trained on a small memory of features); conpet (a module and a T-way head of its own, trained with replay); uniform (all modules run); task (named by the caller).
     selector: String = "lda".into();
     /// Layers below the first site, shared by all modules; -1 is a third of the base's.
     trunk: i64 = -1;
@@ -64,11 +64,11 @@ settings! {
     epochs: usize = 3;
     /// Rows in a batch.
     batch: usize = 16;
-    /// Peak learning rate of the LoRA factors.
+    /// Peak learning rate of the module.
     lr: f64 = 1e-3;
     /// Learning rate of the head, as a multiple of lr.
     head_lr: f64 = 3.0;
-    /// Dropout of what the LoRA reads.
+    /// Dropout of what a LoRA reads; other kinds have none.
     dropout: f64 = 0.0;
     /// Decoupled weight decay.
     weight_decay: f64 = 0.01;
@@ -102,7 +102,7 @@ settings! {
     top_k: u32 = 2;
     /// The selector is unsure below this margin between its two best tasks.
     margin: f64 = 0.5;
-    /// Part of a task's validation rows that may fall below the abstain threshold.
+    /// Part of a task's validation rows that may count as unlike any task, where the selector abstains.
     abstain: f64 = 0.01;
     /// Longest row, in tokens.
     max_len: usize = 256;

@@ -72,6 +72,10 @@ pub fn sweep<'a>(
         return Err(Error::new(Code::Unsupported, format!("task {} is answered by text", t.name))
             .hint("sweep scores labels; name classification tasks with --task"));
     }
+    if !config.head_kind()?.is_linear() {
+        return Err(Error::new(Code::Unsupported, format!("sweep trains linear heads, and --head is {}", config.head))
+            .hint("leave --head out"));
+    }
     if let Some(bad) = wanted.rates.iter().find(|r| !(**r > 0.0 && **r < 1e6)) {
         return Err(Error::new(Code::Value, format!("--rates {bad} is not a positive number")));
     }

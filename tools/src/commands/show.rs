@@ -122,10 +122,15 @@ fn selector(m: &Manifest) -> String {
     let mut text = s.kind.name().to_owned();
     if let Some(f) = &s.feature {
         text += &format!(
-            ", reads {}; temperature {}, abstains below {}; up to {} below margin {}",
+            ", reads {}; temperature {}{}; up to {} below margin {}",
             feature(f),
             s.temperature.as_str(),
-            s.threshold.as_str(),
+            // Zero where the payload has a limit on novelty instead, or where nothing is refused.
+            if s.threshold.to_f64() > 0.0 {
+                format!(", abstains below {}", s.threshold.as_str())
+            } else {
+                String::new()
+            },
             count(s.top_k as usize, "candidate"),
             s.margin.as_str()
         );

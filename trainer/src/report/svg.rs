@@ -208,18 +208,17 @@ pub(super) fn scatter(series: &[(String, Vec<(f64, f64)>)], floor: Option<f64>) 
     }
     for (k, (name, points)) in series.iter().enumerate() {
         let at: Vec<String> = points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
-        // Colours repeat after six: then lines are dashed.
-        let dash = if k >= 6 { r#" stroke-dasharray="5 4""# } else { "" };
-        let _ = write!(s, r#"<polyline class="line c{}"{dash} points="{}"/>"#, k % 6, at.join(" "));
+        // Where colours repeat, lines are dashed.
+        let (colour, dash) = (k % COLOURS, if k >= COLOURS { r#" stroke-dasharray="5 4""# } else { "" });
+        let _ = write!(s, r#"<polyline class="line c{colour}"{dash} points="{}"/>"#, at.join(" "));
         for p in points {
-            let _ = write!(s, r#"<circle class="dot c{}" cx="{:.1}" cy="{:.1}" r="3.5"/>"#, k % 6, x(p.0), y(p.1));
+            let _ = write!(s, r#"<circle class="dot c{colour}" cx="{:.1}" cy="{:.1}" r="3.5"/>"#, x(p.0), y(p.1));
         }
         let row = top + 18.0 * k as f64 + 8.0;
         let (a, b) = (w - right + 12.0, w - right + 36.0);
         let _ = write!(
             s,
-            r#"<line class="line c{0}"{dash} x1="{a}" x2="{b}" y1="{row}" y2="{row}"/><text x="{1}" y="{2}">{3}</text>"#,
-            k % 6,
+            r#"<line class="line c{colour}"{dash} x1="{a}" x2="{b}" y1="{row}" y2="{row}"/><text x="{}" y="{}">{}</text>"#,
             b + 8.0,
             row + 4.0,
             escape(&name.chars().take(28).collect::<String>())
