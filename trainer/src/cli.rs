@@ -132,8 +132,8 @@ pub struct CompareArgs {
     /// The base, a GGUF file.
     #[arg(short = 'm', long = "model")]
     pub model: PathBuf,
-    /// Methods, comma-separated; METHOD:SELECTOR sets the selector too, as in dynamic:ridge.
-    #[arg(long, value_delimiter = ',', required = true, value_name = "METHOD[:SELECTOR],..")]
+    /// Methods, comma-separated; METHOD:SELECTOR sets the selector too, as in dynamic:ridge, and METHOD:SETTING=VALUE any setting, as in lae:lae_experts=online (names as in --print-config).
+    #[arg(long, value_delimiter = ',', required = true, value_name = "METHOD[:SELECTOR][:SETTING=VALUE],..")]
     pub methods: Vec<String>,
     /// Runs of each method and order, with seeds --seed, --seed + 1, ...
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]

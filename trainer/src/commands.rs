@@ -343,9 +343,7 @@ fn probe(a: &ProbeArgs) -> Result<()> {
             .hint("--ngram-weight takes 0 or a positive number"));
     }
     let mut tasks = stream::open(&a.stream)?;
-    if a.subset > 0 {
-        tasks.iter_mut().for_each(|t| t.subset(a.subset));
-    }
+    tasks.iter_mut().for_each(|t| t.subset(a.subset, 0));
     let mut bar = Bar::new();
     let found = crate::probe::probe(&e, &tasks, &config, &a.features, &a.shrinkage, &a.ngram_weight, &mut |what| {
         bar.show(&crate::run::Event::Begin(what));

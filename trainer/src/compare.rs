@@ -73,28 +73,39 @@ fn plans(a: &CompareArgs, config: &Config, tasks: &[&str]) -> Result<Vec<Plan>> 
     for (order, names) in orders(tasks, a.orders as usize)?.iter().enumerate() {
         for seed in 0..a.seeds {
             for method in &a.methods {
-                let (method, selector) = match method.trim().split_once(':') {
-                    Some((m, s)) => (m, s),
-                    None => (method.trim(), config.selector.as_str()),
-                };
-                let config = Config {
-                    method: method.to_owned(),
-                    selector: selector.to_owned(),
-                    seed: config.seed + seed,
-                    ..config.clone()
-                };
-                let name = crate::report::name(&config).replace(" (", "-").replace(')', "");
+                let config = variant(config, method.trim())?;
+                let config = Config { seed: config.seed + seed, ..config };
+                let name = crate::report::name(&config).replace(" (", "-").replace(", ", "-").replace(')', "");
                 let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c), "-");
                 let name = format!("{name}-seed{}-order{order}", config.seed);
                 if out.iter().any(|p| p.name == name) {
                     return Err(Error::new(Code::Duplicate, format!("--methods names {method:?} twice"))
-                        .hint("list each method once, or with other selectors as in dynamic:ridge"));
+                        .hint("list each method once, or with another selector or setting, as in dynamic:ridge or dynamic:rank=1"));
                 }
                 out.push(Plan { name, config, order: names.join(",") });
             }
         }
     }
     Ok(out)
+}
+
+/// `METHOD[:SELECTOR][:SETTING=VALUE]..`, over the settings of all. A run with settings of its own is named by
+/// them, so that it is not taken for a repetition.
+fn variant(all: &Config, text: &str) -> Result<Config> {
+    let mut parts = text.split(':');
+    let method = parts.next().unwrap_or_default();
+    let mut config = Config { method: method.to_owned(), ..all.clone() };
+    let own: Vec<&str> = parts.collect();
+    for part in &own {
+        config = match part.split_once('=') {
+            Some((name, value)) => config.set(name, value)?,
+            None => Config { selector: (*part).to_owned(), ..config },
+        };
+    }
+    if own.iter().any(|p| p.contains('=')) {
+        config.name = format!("{method} ({})", own.join(", "));
+    }
+    Ok(config)
 }
 
 /// The given order, and shuffled ones, no two alike.
@@ -173,5 +184,20 @@ mod tests {
         assert!((0..6).all(|i| !got[..i].contains(&got[i])));
         assert_eq!(orders(&["a", "b", "c"], 3).unwrap(), got[..3]);
         assert!(orders(&["a", "b"], 3).unwrap_err().to_string().contains("at most 2"));
+    }
+    #[test]
+    fn a_method_may_have_settings_of_its_own() {
+        let all = Config { rank: 4, ..Config::default() };
+        let name = |c: &Config| crate::report::name(c);
+        let c = variant(&all, "dynamic:ridge").unwrap();
+        assert_eq!((c.selector.as_str(), c.rank, name(&c).as_str()), ("ridge", 4, "dynamic (ridge)"));
+        let c = variant(&all, "dynamic:ridge:rank=1:lr=1").unwrap();
+        assert_eq!((c.rank, c.lr, name(&c).as_str()), (1, 1.0, "dynamic (ridge, rank=1, lr=1)"));
+        let c = variant(&all, "lae:lae_experts=online").unwrap();
+        assert_eq!((c.lae_experts.as_str(), name(&c).as_str()), ("online", "lae (lae_experts=online)"));
+        assert_eq!(variant(&all, "dynamic:params=5000").unwrap().params, "5000");
+        for (bad, says) in [("dynamic:speed=1", "no such setting"), ("dynamic:rank=low", "low")] {
+            assert!(variant(&all, bad).unwrap_err().to_string().contains(says), "{bad}");
+        }
     }
 }

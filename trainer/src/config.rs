@@ -108,6 +108,8 @@ settings! {
     max_len: usize = 256;
     /// Most training rows of each class (of the task, for generation); 0 keeps all.
     subset: usize = 0;
+    /// Most validation and test rows of each class (of the task, for generation); 0 keeps all.
+    test_subset: usize = 0;
     /// Frozen weights while training: auto, dense (fast) or quant (small).
     weights: String = "auto".into();
     /// Activations kept for the backward pass, in MiB; layers that do not fit compute theirs again.
@@ -146,6 +148,8 @@ settings! {
     crl_bank: usize = 500;
     /// When test rows are scored: stages (after each), last.
     score: String = "stages".into();
+    /// What the run is called in reports; empty is by its method and what it is made of.
+    name: String = String::new();
 }
 
 /// Names of presets.
@@ -190,6 +194,32 @@ impl Config {
         let mut all = toml::Table::try_from(self).map_err(|e| Error::new(Code::Value, e.to_string()))?;
         all.extend(given);
         all.try_into().map_err(bad)
+    }
+
+    /// One setting, by its name here and its value as TOML or a bare word.
+    ///
+    /// # Errors
+    /// If there is no such setting, or the value is of another kind.
+    pub fn set(self, name: &str, value: &str) -> Result<Self> {
+        let value = format!("x = {value}")
+            .parse::<toml::Table>()
+            .ok()
+            .and_then(|mut t| t.remove("x"))
+            .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+        let bad = |e: String| {
+            Error::new(Code::Value, format!("{name}={value}: {}", e.trim_end()))
+                .hint("conpet-train stream --print-config shows every setting and its default")
+        };
+        let mut all = toml::Table::try_from(self).map_err(|e| bad(e.to_string()))?;
+        // A float may be given as a whole number.
+        let value = match (all.get(name), &value) {
+            (None, _) => return Err(bad("there is no such setting".into())),
+            (Some(toml::Value::Float(_)), toml::Value::Integer(v)) => toml::Value::Float(*v as f64),
+            (Some(toml::Value::String(_)), v) if !v.is_str() => toml::Value::String(v.to_string()),
+            _ => value.clone(),
+        };
+        all.insert(name.to_owned(), value);
+        all.try_into().map_err(|e: toml::de::Error| bad(e.message().to_owned()))
     }
 
     /// Dynamic ConPET with the hyper-parameters of the published code (Song et al. 2023; those of FewRel

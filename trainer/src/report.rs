@@ -144,9 +144,12 @@ pub struct Report {
     pub summary: Vec<Summary>,
 }
 
-/// What a run is called: by its method, its selector, and what a module and a head are if not the usual.
+/// What a run is called: as it was named, or by its method, its selector, and what a module and a head are if not the usual.
 /// Runs of one name are taken for repetitions, with another seed or order of the tasks.
 pub fn name(config: &Config) -> String {
+    if !config.name.is_empty() {
+        return config.name.clone();
+    }
     let usual = Config::default();
     let set = [
         (config.method == "dynamic").then_some(&config.selector),

@@ -118,9 +118,7 @@ impl<'a> Run<'a> {
             .in_file(engine.base.path()));
         }
         config.check(spec)?;
-        if config.subset > 0 {
-            tasks.iter_mut().for_each(|t| t.subset(config.subset));
-        }
+        tasks.iter_mut().for_each(|t| t.subset(config.subset, config.test_subset));
         if method::by_name(&config.method).is_some_and(|m| m.shared) {
             one_template(&mut tasks)?;
         }

@@ -251,14 +251,17 @@ impl Task {
         row.label().and_then(|l| self.labels.iter().position(|x| x == l))
     }
 
-    /// Keeps at most `n` training rows of each class (of the task, for generation), the first ones.
-    pub fn subset(&mut self, n: usize) {
-        let mut count: BTreeMap<String, usize> = BTreeMap::new();
-        self.train.retain(|r| {
-            let c = count.entry(r.label().unwrap_or_default().to_owned()).or_default();
-            *c += 1;
-            *c <= n
-        });
+    /// Keeps at most `train` training rows, and `test` validation and test rows, of each class (of the task,
+    /// for generation): the first ones. 0 keeps all.
+    pub fn subset(&mut self, train: usize, test: usize) {
+        for (rows, n) in [(&mut self.train, train), (&mut self.valid, test), (&mut self.test, test)] {
+            let mut count: BTreeMap<String, usize> = BTreeMap::new();
+            rows.retain(|r| {
+                let c = count.entry(r.label().unwrap_or_default().to_owned()).or_default();
+                *c += 1;
+                n == 0 || *c <= n
+            });
+        }
     }
 }
 
@@ -310,8 +313,11 @@ mod tests {
         let rows = out_of_scope(dir.path(), Some(&dir.path().join("two/test.jsonl"))).unwrap();
         assert_eq!((rows.len(), rows[0].text.as_str()), (2, "x"));
         let mut two = open_task(&dir.path().join("two")).unwrap();
-        two.subset(1);
-        assert_eq!(two.train.len(), 2);
+        two.test.extend(two.train.clone());
+        two.subset(1, 0);
+        assert_eq!((two.train.len(), two.test.len()), (2, 4));
+        two.subset(0, 1);
+        assert_eq!((two.train.len(), two.valid.len(), two.test.len()), (2, 2, 2));
     }
 
     #[test]
