@@ -87,20 +87,6 @@ pub fn rope_table(base: f32, position: usize, out: &mut [f32]) {
 /// # Panics
 /// If `hidden` does not hold the rows' tokens.
 pub fn layers(
-    dev: (Kernels, &Threads),
-    base: &Base,
-    layers: Range<usize>,
-    rows: &mut [Row<'_>],
-    hidden: &mut [f32],
-    s: &mut Scratch,
-    observe: &mut dyn FnMut(usize, &[f32]),
-) {
-    InForce::new(rows).prepare(dev, base);
-    prepared(dev, base, layers, rows, hidden, s, observe);
-}
-
-/// The same with modules that have been prepared, or are being prepared by this.
-pub(crate) fn prepared(
     (kernels, threads): (Kernels, &Threads),
     base: &Base,
     layers: Range<usize>,
@@ -115,7 +101,9 @@ pub(crate) fn prepared(
     if n == 0 {
         return;
     }
+    let dev = (kernels, threads);
     let modules = InForce::new(rows);
+    modules.prepare(dev, base);
     s.reserve(spec, n);
     modules.reserve(spec.hidden, s);
     turns(threads, spec.rope_base, spec, rows, &mut s.rope[0][..n * spec.rope_dim]);
@@ -123,7 +111,6 @@ pub(crate) fn prepared(
         turns(threads, local.rope_base, spec, rows, &mut s.rope[1][..n * spec.rope_dim]);
     }
     let (qd, kd) = (spec.q_dim(), spec.kv_dim());
-    let dev = (kernels, threads);
     let [beside_attn, beside_ffn] = [Place::Output, Place::Down].map(|place| modules.aside(place));
     for l in layers {
         let act = |point: Point, x: &[f32], y: &mut [f32], work: &mut [f32]| modules.act(dev, (l, point), x, y, work);

@@ -7,7 +7,7 @@ use crate::evaluate::{Evaluator, TestSet};
 use crate::metrics::{Metric, metrics};
 use crate::progress::Bar;
 use crate::report::sweep::Sweep;
-use crate::report::{Machine, MethodReport, Report, SCHEMA, page};
+use crate::report::{MethodReport, Origin, Report, SCHEMA, page, without_folders};
 use crate::run::Run;
 use crate::selectors;
 use crate::stream;
@@ -114,35 +114,11 @@ fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
         return Ok(Done::Stopped);
     };
     let dir = a.report.unwrap_or_else(|| a.bundle.with_extension("report"));
-    let report = make_report(&e, vec![method]);
+    let report = Report::new(Origin::here(&e)).with(vec![method]);
     write_report(&report, &dir)?;
     print(report.text().trim_start())?;
     say(&format!("bundle {}, report {}", a.bundle.display(), dir.join("report.html").display()));
     Ok(Done::Finished)
-}
-
-fn make_report(e: &Engine, methods: Vec<MethodReport>) -> Report {
-    let words: Vec<String> = std::env::args().collect();
-    Report {
-        schema: SCHEMA,
-        version: env!("CARGO_PKG_VERSION").into(),
-        commit: std::env::var("CONPET_COMMIT").ok(),
-        command: without_folders(&words.join(" ")),
-        machine: Machine::here(e.threads.n(), e.kernels.name()),
-        base: format!("{} {}", e.base.spec.name, e.base.quant_name()),
-        methods: Vec::new(),
-        summary: Vec::new(),
-    }
-    .with(methods)
-}
-
-/// A command line with the names of its files only: where they lie is nobody's business.
-pub(crate) fn without_folders(command: &str) -> String {
-    let short = |w: &str| match Path::new(w).file_name() {
-        Some(name) if w.starts_with('/') => name.to_string_lossy().into_owned(),
-        _ => w.to_owned(),
-    };
-    command.split(' ').map(short).collect::<Vec<_>>().join(" ")
 }
 
 pub(crate) fn write_report(r: &Report, dir: &Path) -> Result<()> {
@@ -186,10 +162,10 @@ pub(crate) fn joined(paths: &[PathBuf]) -> Result<Report> {
                 .hint("join runs on the same tasks, in any order"));
         }
     }
-    let commands: Vec<String> = all.iter().map(|r| without_folders(&r.command)).collect();
+    let commands: Vec<String> = all.iter().map(|r| without_folders(&r.origin.command)).collect();
     let methods = all.iter().flat_map(|r| r.methods.clone()).collect();
     let first = all.swap_remove(0);
-    Ok(Report { command: commands.join(" ; "), ..first }.with(methods))
+    Ok(Report::new(Origin { command: commands.join(" ; "), ..first.origin }).with(methods))
 }
 
 fn add(a: AddArgs, stop: &AtomicBool) -> Result<Done> {
@@ -381,16 +357,7 @@ fn sweep(a: SweepArgs, stop: &AtomicBool) -> Result<Done> {
     let e = engine(&a.model, config.threads)?;
     let kinds = if a.kinds.is_empty() { DEFAULT_KINDS.map(String::from).to_vec() } else { a.kinds };
     let wanted = Wanted { kinds, sizes: a.sizes, rates: a.rates, seeds: a.seeds.max(1) };
-    let words: Vec<String> = std::env::args().collect();
-    let head = Sweep {
-        schema: SCHEMA,
-        version: env!("CARGO_PKG_VERSION").into(),
-        commit: std::env::var("CONPET_COMMIT").ok(),
-        command: without_folders(&words.join(" ")),
-        machine: Machine::here(e.threads.n(), e.kernels.name()),
-        base: format!("{} {}", e.base.spec.name, e.base.quant_name()),
-        ..Sweep::default()
-    };
+    let head = Sweep { origin: Origin::here(&e), ..Sweep::default() };
     let mut bar = Bar::new();
     let done =
         crate::sweep::sweep(&e, &config, &tasks, &wanted, head, (&a.out, a.resume), stop, |event| bar.show(&event))?;

@@ -4,9 +4,9 @@
 //! alone, and its peak memory is its own. What is finished is not run again; what was begun goes on.
 
 use crate::cli::CompareArgs;
-use crate::commands::{Done, joined, print, say, without_folders, write_report};
+use crate::commands::{Done, joined, print, say, write_report};
 use crate::config::Config;
-use crate::report::Report;
+use crate::report::own_command;
 use crate::rng::Stream;
 use crate::stream;
 use conpet_formats::{Code, Error, Result, fs};
@@ -59,8 +59,8 @@ pub fn compare(a: CompareArgs, stop: &AtomicBool) -> Result<Done> {
         }
         reports.push(report);
     }
-    let words: Vec<String> = std::env::args().collect();
-    let report = Report { command: without_folders(&words.join(" ")), ..joined(&reports)? };
+    let mut report = joined(&reports)?;
+    report.origin.command = own_command();
     write_report(&report, &a.out)?;
     print(report.text().trim_start())?;
     say(&format!("report {}", a.out.join("report.html").display()));

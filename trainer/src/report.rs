@@ -1,11 +1,14 @@
 //! What a run leaves behind for people: `report.json`, and one HTML page that needs nothing else.
 
 mod html;
+mod origin;
 pub mod summary;
 mod svg;
 pub mod sweep;
 
 pub use html::page;
+pub use origin::{Machine, Origin};
+pub(crate) use origin::{own_command, without_folders};
 use summary::{Summary, summaries, table};
 
 use crate::config::Config;
@@ -47,38 +50,6 @@ pub struct StageCost {
     pub rows: u64,
     /// Their tokens.
     pub tokens: u64,
-}
-
-/// Where and with what a report was made.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
-    /// Processor.
-    pub cpu: String,
-    /// Worker threads.
-    pub threads: usize,
-    /// Main memory, in bytes.
-    pub memory: u64,
-    /// Instruction set in use.
-    pub kernels: String,
-}
-
-impl Machine {
-    /// This machine.
-    pub fn here(threads: usize, kernels: &str) -> Self {
-        let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
-        let cpu = read("/proc/cpuinfo");
-        let cpu = cpu
-            .lines()
-            .find_map(|l| l.strip_prefix("model name")?.split_once(':'))
-            .map_or("unknown", |x| x.1.trim())
-            .to_owned();
-        let memory = read("/proc/meminfo");
-        let memory = memory
-            .lines()
-            .find_map(|l| l.strip_prefix("MemTotal:")?.trim().trim_end_matches(" kB").parse::<u64>().ok())
-            .map_or(0, |k| k * 1024);
-        Self { cpu, threads, memory, kernels: kernels.to_owned() }
-    }
 }
 
 /// One method's run on a stream.
@@ -125,18 +96,9 @@ impl MethodReport {
 /// Several runs on one stream, side by side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// Version of the program.
-    pub version: String,
-    /// Commit it was built from, if known.
-    pub commit: Option<String>,
-    /// The command line.
-    pub command: String,
-    /// Where it ran.
-    pub machine: Machine,
-    /// Name of the base.
-    pub base: String,
+    /// Where it comes from.
+    #[serde(flatten)]
+    pub origin: Origin,
     /// The runs.
     pub methods: Vec<MethodReport>,
     /// The methods, each over all its runs; of these again when runs are joined.
@@ -162,6 +124,11 @@ pub fn name(config: &Config) -> String {
 }
 
 impl Report {
+    /// Without runs so far.
+    pub fn new(origin: Origin) -> Self {
+        Self { origin, methods: Vec::new(), summary: Vec::new() }
+    }
+
     /// Joins runs: the summary follows from them.
     pub fn with(self, methods: Vec<MethodReport>) -> Self {
         Self { summary: summaries(&methods), methods, ..self }

@@ -37,10 +37,11 @@ impl Prompt {
             let mut hidden = vec![0.0; n * spec.hidden];
             at.kernels.dequantize_row(self.rows.clone().in_rows_of(n * spec.hidden).matrix(at.map), 0, &mut hidden);
             let mut kv = Kv::new(0..spec.n_layer, spec.kv_dim(), KvType::F32);
-            let mut rows = [Row { tokens: n, kv: Some(&mut kv), module: Some(module) }];
+            let bare = Module { prompt: None, ..module.clone() };
+            let mut rows = [Row { tokens: n, kv: Some(&mut kv), module: Some(&bare) }];
             let mut s = Scratch::default();
             let (dev, all) = ((kernels, threads), 0..spec.n_layer);
-            forward::prepared(dev, base, all, &mut rows, &mut hidden, &mut s, &mut |_, _| {});
+            forward::layers(dev, base, all, &mut rows, &mut hidden, &mut s, &mut |_, _| {});
             (0..spec.n_layer).map(|l| pairs(&at, module, &kv, l)).collect()
         });
     }

@@ -2,10 +2,10 @@
 
 use super::summary::{Spread, Summary, table};
 use super::svg::{Line, escape, heat_map, lines};
-use super::{MethodReport, Report};
+use super::{MethodReport, Origin, Report};
 use std::fmt::Write as _;
 
-pub(super) const STYLE: &str = "
+const STYLE: &str = "
 :root{--bg:#fbfbfa;--fg:#1d2126;--dim:#6a737d;--line:#dfe2e5;--cell:#1f6feb;--card:#fff}
 @media(prefers-color-scheme:dark){:root{--bg:#14171a;--fg:#e6e8ea;--dim:#9aa4ad;--line:#2d333a;--cell:#4c93ff;--card:#1b1f24}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:1060px;padding:32px 24px 64px;background:var(--bg);color:var(--fg);
@@ -19,24 +19,26 @@ svg{max-width:100%;height:auto;display:block}svg text{font:12px system-ui,sans-s
 .line{stroke:var(--c)}.dot,text.name{fill:var(--c)!important}.band{fill:var(--c);opacity:.14}
 .cols{display:flex;flex-wrap:wrap;gap:28px}";
 
+/// How every page begins: its title, its first heading, what it is about, and where it comes from.
+pub(super) fn open([title, heading]: [&str; 2], about: &str, o: &Origin) -> String {
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <title>{title}</title><style>{STYLE}</style></head><body><h1>{heading}</h1>\
+         <p class=dim>{} · conpet {}{} · {} · {} threads · {} kernels · {:.0} GB memory</p><p><code>{}</code></p>",
+        escape(about),
+        escape(&o.version),
+        o.commit.as_ref().map_or_else(String::new, |c| format!(" ({})", escape(c))),
+        escape(&o.machine.cpu),
+        o.machine.threads,
+        escape(&o.machine.kernels),
+        o.machine.memory as f64 / 1e9,
+        escape(&o.command)
+    )
+}
+
 /// The whole page.
 pub fn page(r: &Report) -> String {
-    let mut s = String::from(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">",
-    );
-    let _ = write!(s, "<title>ConPET report</title><style>{STYLE}</style></head><body>");
-    let _ = write!(
-        s,
-        "<h1>ConPET report</h1><p class=dim>base {} · conpet {}{} · {} · {} threads · {} kernels · {:.0} GB memory</p><p><code>{}</code></p>",
-        escape(&r.base),
-        escape(&r.version),
-        r.commit.as_ref().map_or_else(String::new, |c| format!(" ({})", escape(c))),
-        escape(&r.machine.cpu),
-        r.machine.threads,
-        escape(&r.machine.kernels),
-        r.machine.memory as f64 / 1e9,
-        escape(&r.command)
-    );
+    let mut s = open(["ConPET report"; 2], &format!("base {}", r.origin.base), &r.origin);
     summary(&mut s, r);
     plot(&mut s, r, "Average over the tasks seen so far", |m| &m.average, 1);
     if r.summary.iter().any(|m| !m.forgetting.is_empty()) {
@@ -128,7 +130,7 @@ fn method(s: &mut String, m: &MethodReport, runs: &[&MethodReport]) {
 mod tests {
     use super::*;
     use crate::metrics::{StageScores, metrics};
-    use crate::report::{Machine, SCHEMA, Usage};
+    use crate::report::Usage;
 
     #[test]
     fn names_from_files_are_escaped_and_all_methods_are_there() {
@@ -149,17 +151,8 @@ mod tests {
             stages: vec![stage],
             usage: Usage::default(),
         };
-        let r = Report {
-            schema: SCHEMA,
-            version: "1".into(),
-            commit: None,
-            command: "conpet-train & co".into(),
-            machine: Machine::default(),
-            base: "b".into(),
-            methods: Vec::new(),
-            summary: Vec::new(),
-        }
-        .with(vec![m]);
+        let origin = Origin { command: "conpet-train & co".into(), base: "b".into(), ..Origin::default() };
+        let r = Report::new(origin).with(vec![m]);
         let html = page(&r);
         assert!(!html.contains("<script") && html.contains("&lt;script&gt;") && html.contains("&amp; co"));
         assert!(html.contains("75.0") && html.contains("dynamic (lda)") && !html.contains("http"));

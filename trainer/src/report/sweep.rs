@@ -1,7 +1,7 @@
 //! What a sweep leaves behind: `sweep.json`, and one page with accuracy against trained numbers.
 
-use super::Machine;
-use super::html::STYLE;
+use super::Origin;
+use super::html::open;
 use super::svg::{escape, scatter};
 use conpet_formats::{Code, Error, Result, fs};
 use serde::{Deserialize, Serialize};
@@ -34,18 +34,9 @@ pub struct Point {
 /// A whole sweep.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sweep {
-    /// Version of the JSON.
-    pub schema: u32,
-    /// Version of the program.
-    pub version: String,
-    /// Commit it was built from, if known.
-    pub commit: Option<String>,
-    /// The command line.
-    pub command: String,
-    /// Where it ran.
-    pub machine: Machine,
-    /// Name of the base.
-    pub base: String,
+    /// Where it comes from.
+    #[serde(flatten)]
+    pub origin: Origin,
     /// Numbers in the base.
     pub base_parameters: usize,
     /// Every setting.
@@ -79,7 +70,7 @@ impl Sweep {
         }
         let old: Self = serde_json::from_slice(&fs::read(&file)?)
             .map_err(|e| Error::new(Code::Value, e.to_string()).in_file(&file))?;
-        if (&old.settings, &old.tasks, &old.base) != (&self.settings, &self.tasks, &self.base) {
+        if (&old.settings, &old.tasks, &old.origin.base) != (&self.settings, &self.tasks, &self.origin.base) {
             return Err(Error::new(Code::Value, "the sweep there is of other settings, tasks or another base")
                 .in_file(&file)
                 .hint("resume with the same command, or name another folder with --out"));
@@ -148,23 +139,14 @@ impl Sweep {
     }
 
     fn page(&self) -> String {
-        let mut s = format!(
-            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-             <title>ConPET sweep</title><style>{STYLE}</style></head><body><h1>Accuracy against trained numbers</h1>"
-        );
         let [train, valid, test] = self.rows;
-        let _ = write!(
-            s,
-            "<p class=dim>base {} ({} numbers) · {} · {train} rows to train on, {valid} to choose the learning rate, {test} scored · conpet {}{} · {} · {} threads</p><p><code>{}</code></p>",
-            escape(&self.base),
+        let about = format!(
+            "base {} ({} numbers) · {} · {train} rows to train on, {valid} to choose the learning rate, {test} scored",
+            self.origin.base,
             self.base_parameters,
-            escape(&self.tasks.join(", ")),
-            escape(&self.version),
-            self.commit.as_ref().map_or_else(String::new, |c| format!(" ({})", escape(c))),
-            escape(&self.machine.cpu),
-            self.machine.threads,
-            escape(&self.command)
+            self.tasks.join(", "),
         );
+        let mut s = open(["ConPET sweep", "Accuracy against trained numbers"], &about, &self.origin);
         let series: Vec<(String, Vec<(f64, f64)>)> = self
             .kinds()
             .into_iter()
