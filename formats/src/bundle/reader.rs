@@ -6,8 +6,9 @@ use super::superblock::Superblock;
 use super::{FIRST, PAGE, canonical, validate};
 use crate::mmap::Mapped;
 use crate::{Code, Error, Result};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -76,7 +77,7 @@ impl Bundle {
         Self::at(map, path, slot, warnings, false)
     }
 
-    fn open_map(map: Mapped, path: &Path) -> Result<Self> {
+    pub(super) fn open_map(map: Mapped, path: &Path) -> Result<Self> {
         let (slot, warnings) = current(&map)?;
         Self::at(map, path, slot, warnings, true)
     }
@@ -258,15 +259,23 @@ pub(super) fn check_section(map: &[u8], index: usize, r: &SectionRecord) -> Resu
 }
 
 pub(super) fn map(path: &Path) -> Result<Mapped> {
-    let meta = std::fs::symlink_metadata(path)
-        .map_err(|e| Error::io("open", e).in_file(path).hint("check the path of the bundle"))?;
-    if !meta.is_file() {
-        return Err(
-            Error::new(Code::Io, "a bundle must be a regular file, not a link, directory or device").in_file(path)
-        );
-    }
-    let file = File::open(path).map_err(|e| Error::io("open", e).in_file(path))?;
+    let file = open(path, OpenOptions::new().read(true))?;
     Mapped::of(&file).map_err(|e| e.in_file(path))
+}
+
+/// Opens a bundle, which must be a regular file: asked of the open file, since a name can change its meaning
+/// between a question and the opening, and without waiting for whoever writes to a pipe.
+pub(super) fn open(path: &Path, how: &mut OpenOptions) -> Result<File> {
+    use rustix::fs::OFlags;
+    let irregular =
+        || Error::new(Code::Io, "a bundle must be a regular file, not a link, directory or device").in_file(path);
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = how.custom_flags(flags.bits() as i32).open(path).map_err(|e| {
+        let known = path.symlink_metadata().is_ok_and(|m| !m.is_file());
+        if known { irregular() } else { Error::io("open", e).in_file(path).hint("check the path of the bundle") }
+    })?;
+    let meta = file.metadata().map_err(|e| Error::io("open", e).in_file(path))?;
+    if meta.is_file() { Ok(file) } else { Err(irregular()) }
 }
 
 /// The slot that names the current stage, and what there is to warn about.
@@ -304,7 +313,12 @@ pub(super) fn current(file: &[u8]) -> Result<(Superblock, Vec<String>)> {
                 .hint("two files were mixed; restore the bundle from a copy"))
         }
         (Ok(a), Ok(b)) => {
-            let newer = if a.seq > b.seq { a } else { b };
+            let (newer, older) = if a.seq > b.seq { (a, b) } else { (b, a) };
+            if newer.end < older.end || newer.max_generation < older.max_generation {
+                return Err(Error::new(Code::Layout, "the newer superblock takes back what the older one promised")
+                    .in_section("superblock")
+                    .at(if newer.end < older.end { 56 } else { 96 }));
+            }
             Ok((newer, vec!["the superblocks differ: an append was interrupted; the next append repairs it".into()]))
         }
         (Ok(s), Err(e)) => Ok((s, vec![format!("superblock B is unusable ({}); superblock A is used", e.brief())])),

@@ -3,7 +3,7 @@
 
 use super::commit::{Commit, SectionKind, SectionRecord};
 use super::manifest::{BaseRef, FORMAT, Manifest, SelectorEntry};
-use super::reader::{Bundle, current, newest};
+use super::reader::{Bundle, current, newest, open};
 use super::superblock::{MINOR, Superblock};
 use super::{FIRST, PAGE, canonical, validate};
 use crate::decimal::Decimal;
@@ -12,7 +12,7 @@ use crate::selector::SelectorKind;
 use crate::{Code, Error, Result, fs};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 /// A stage being prepared: edit [`Draft::manifest`], add sections, then create or append.
@@ -271,18 +271,13 @@ pub fn rollback(path: &Path, generation: u64) -> Result<()> {
 /// Opens and locks the file, then maps it through the same handle: what is read is what is locked,
 /// whatever happens to the name meanwhile.
 fn open_locked(path: &Path) -> Result<(File, Mapped)> {
-    let meta = std::fs::symlink_metadata(path).map_err(|e| Error::io("open", e).in_file(path))?;
-    if !meta.is_file() {
-        return Err(
-            Error::new(Code::Io, "a bundle must be a regular file, not a link, directory or device").in_file(path)
-        );
+    let file = open(path, OpenOptions::new().read(true).write(true))?;
+    let names = file.metadata().map_err(|e| Error::io("open", e).in_file(path))?.nlink();
+    if names > 1 {
+        return Err(Error::new(Code::Unsupported, format!("the file has {names} names (hard links)"))
+            .in_file(path)
+            .hint("writing would change the file under its other names too; copy it and write to the copy"));
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-        .open(path)
-        .map_err(|e| Error::io("open for writing", e).in_file(path))?;
     fs::lock(&file, path)?;
     let map = Mapped::of(&file).map_err(|e| e.in_file(path))?;
     Ok((file, map))
