@@ -39,7 +39,7 @@ fn u09_an_append_to_a_full_disk_leaves_the_old_stage() {
     let Some(small) = Small::new() else {
         return record("U09 NOT RUN: mounting a tmpfs takes root");
     };
-    let pages = figure(12, 260);
+    let pages = figure(12, 520);
     let dir = folder();
     let (made, path) = (dir.path().join("b.cpb"), small.0.path().join("b.cpb"));
     stage::create(&made, 1).unwrap();

@@ -133,11 +133,13 @@ fn recorded(path: &Path, run: impl FnOnce() -> conpet_formats::Result<()>) -> Re
 }
 
 /// Pages of the new section: enough that their subsets are thousands.
-const PAGES: usize = 8;
+fn pages() -> usize {
+    figure(8, 12)
+}
 
 fn cut_off(what: &str, path: &Path, r: &Recorded) {
     let mut t = Trial::new(path);
-    let (most, again) = (figure(60, 2600), figure(3, 24));
+    let (most, again) = (figure(60, 9000), figure(3, 30));
     if let Err(e) = t.cut(&r.start, &r.events, &r.stages, most, again) {
         panic!("{what}: {e}");
     }
@@ -153,8 +155,8 @@ fn u03_every_image_of_every_protocol_is_whole() {
     for p in Protocol::ALL {
         let dir = folder();
         let path = dir.path().join("b.cpb");
-        p.prepare(&path, PAGES);
-        let r = recorded(&path, || p.run(&path, PAGES));
+        p.prepare(&path, pages());
+        let r = recorded(&path, || p.run(&path, pages()));
         cut_off(&format!("{p:?}"), &path, &r);
     }
 }
@@ -173,7 +175,7 @@ fn u04_the_power_goes_in_the_repair_too() {
             let mut bytes = std::fs::read(&path).unwrap();
             bytes[torn.clone()].copy_from_slice(&old[torn.clone()]);
             std::fs::write(&path, bytes).unwrap();
-            let r = recorded(&path, || p.run(&path, PAGES));
+            let r = recorded(&path, || p.run(&path, pages()));
             cut_off(&format!("{p:?} with repair, {what}"), &path, &r);
         }
     }
@@ -278,7 +280,7 @@ fn k02_a_replaced_file_is_the_old_or_the_new() {
 fn u06_what_a_killed_create_leaves_is_swept_away_by_the_next() {
     let dir = folder();
     let path = dir.path().join("b.cpb");
-    let (done, events) = trace(None, || stage::create(&path, PAGES));
+    let (done, events) = trace(None, || stage::create(&path, pages()));
     done.unwrap();
     std::fs::remove_file(&path).unwrap();
     let Some(Event::Create(temporary)) = events.first() else { panic!("create begins with a temporary file") };
@@ -286,7 +288,7 @@ fn u06_what_a_killed_create_leaves_is_swept_away_by_the_next() {
     let mut seen = Seen::default();
     for event in events.iter().take_while(|e| !matches!(e, Event::Publish(..))) {
         disk.apply(event);
-        let limit = seen.len() + figure(100, 12_000);
+        let limit = seen.len() + figure(100, 21_000);
         disk.now(temporary).unwrap().images(&mut Dice(7), &mut |image| {
             if seen.is_new(&image) {
                 assert_eq!(stage::stage_of(&path).unwrap_err().code(), Code::Io);
