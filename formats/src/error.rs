@@ -68,6 +68,8 @@ codes! {
     NotFinite = "E_NOT_FINITE",
     /// The thing exists but cannot be used in this way.
     Unsupported = "E_UNSUPPORTED",
+    /// A file was cut short, rewritten or became unreadable while it was in use.
+    Changed = "E_CHANGED",
 }
 
 impl Code {
@@ -90,6 +92,7 @@ impl Code {
             Self::Version | Self::Requires | Self::Unsupported => "use a newer conpet, or another file",
             Self::BaseMismatch => "give the base that the bundle names",
             Self::Locked => "wait for the other program to finish",
+            Self::Changed => "nothing that was read from it is to be trusted; put the file back and start again",
             Self::Truncated => "the file is cut short; download or copy it again",
             Self::Duplicate | Self::Missing | Self::Value | Self::Text => {
                 "correct the value named; in a file made by a program, the file is damaged: make or copy it again"
@@ -128,9 +131,12 @@ impl Error {
         }))
     }
 
-    /// An operating-system error met while doing `what` ("open", "sync", ...).
+    /// An operating-system error met while doing `what` ("open", "sync", ...): `E_SPACE` if the disk or
+    /// a quota is full, else `E_IO`.
     pub fn io(what: &str, source: std::io::Error) -> Self {
-        let mut e = Self::new(Code::Io, format!("cannot {what}: {source}"));
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let code = if matches!(source.kind(), StorageFull | QuotaExceeded) { Code::Space } else { Code::Io };
+        let mut e = Self::new(code, format!("cannot {what}: {source}"));
         e.0.source = Some(source);
         e
     }

@@ -5,12 +5,11 @@ use super::manifest::Manifest;
 use super::superblock::Superblock;
 use super::{FIRST, PAGE, canonical, validate};
 use crate::mmap::Mapped;
-use crate::{Code, Error, Result};
-use std::fs::{File, OpenOptions};
+use crate::{Code, Error, Result, fs};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 /// One stage of a bundle, mapped.
 #[derive(Debug)]
@@ -23,6 +22,8 @@ pub struct Bundle {
     pub(super) commit_hash: [u8; 32],
     manifest: Manifest,
     verified: Vec<OnceLock<()>>,
+    /// When the file had last been written to, as of the last look.
+    modified: Mutex<Option<SystemTime>>,
     warnings: Vec<String>,
 }
 
@@ -49,7 +50,7 @@ impl Bundle {
     /// # Errors
     /// If no superblock names a whole, intact commit, or the manifest breaks a rule.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_map(map(path)?, path).map_err(|e| e.in_file(path))
+        settled(path, |map| Self::open_map(map, path))
     }
 
     /// The current stage of a bundle in memory; `path` is only a name for messages.
@@ -62,7 +63,7 @@ impl Bundle {
     /// # Errors
     /// If the file has no such generation.
     pub fn open_generation(path: &Path, generation: u64) -> Result<Self> {
-        Self::generation_of(map(path)?, path, generation).map_err(|e| e.in_file(path))
+        settled(path, |map| Self::generation_of(map, path, generation))
     }
 
     pub(super) fn generation_of(map: Mapped, path: &Path, generation: u64) -> Result<Self> {
@@ -83,6 +84,8 @@ impl Bundle {
     }
 
     fn at(map: Mapped, path: &Path, slot: Superblock, warnings: Vec<String>, hashed: bool) -> Result<Self> {
+        // Asked before anything is read: what is written from now on is noticed later.
+        let modified = Mutex::new(map.modified()?);
         let bytes = &map[slot.commit_off as usize..][..slot.commit_len as usize];
         let commit_hash = *blake3::hash(bytes).as_bytes();
         debug_assert!(!hashed || commit_hash == slot.commit_hash);
@@ -101,6 +104,7 @@ impl Bundle {
             verified: commit.sections.iter().map(|_| OnceLock::new()).collect(),
             commit_off: slot.commit_off,
             map,
+            modified,
             slot,
             commit,
             commit_hash,
@@ -165,6 +169,34 @@ impl Bundle {
             let _ = self.verified[i].set(());
         }
         Ok(range)
+    }
+
+    /// Fails if the stage's bytes are no longer what they were when they were read; ask before an answer
+    /// computed from them is given. If the file was written to since the last look (an append does
+    /// that, and so does a rewrite in place), all that was verified is verified again.
+    ///
+    /// # Errors
+    /// `E_CHANGED` if the file was cut short or a page could not be read, `E_DIGEST` if it was rewritten.
+    pub fn check(&self) -> Result<()> {
+        let named = |e: Error| e.in_file(&self.path);
+        self.map.check().map_err(named)?;
+        let now = self.map.modified().map_err(named)?;
+        let mut seen = self.modified.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen != now {
+            let commit = &self.map[self.commit_off as usize..][..self.slot.commit_len as usize];
+            if *blake3::hash(commit).as_bytes() != self.commit_hash {
+                return Err(named(Error::new(Code::Digest, "the commit in use has changed").at(self.commit_off)));
+            }
+            for (i, record) in
+                self.commit.sections.iter().enumerate().filter(|(i, _)| self.verified[*i].get().is_some())
+            {
+                check_section(&self.map, i, record).map_err(named)?;
+            }
+            // What was read may have faulted meanwhile.
+            self.map.check().map_err(named)?;
+            *seen = now;
+        }
+        Ok(())
     }
 
     /// The chain of stages up to this one, oldest first.
@@ -258,24 +290,29 @@ pub(super) fn check_section(map: &[u8], index: usize, r: &SectionRecord) -> Resu
         .hint("restore the file from a copy; other sections can still be used"))
 }
 
-pub(super) fn map(path: &Path) -> Result<Mapped> {
-    let file = open(path, OpenOptions::new().read(true))?;
-    Mapped::of(&file).map_err(|e| e.in_file(path))
+/// Times that a file is looked at anew because a writer was seen at work.
+const LOOKS: usize = 100;
+
+/// Reads a file that a writer may be changing. One slot is whole at every moment, but not always
+/// both: a reader that is held up between them, or that mapped the file before it grew, finds
+/// neither. Then the superblocks have changed meanwhile or the file has grown, and it looks again.
+fn settled<T>(path: &Path, read: impl Fn(Mapped) -> Result<T>) -> Result<T> {
+    let mut looks = 0;
+    loop {
+        let map = map(path)?;
+        let slots = |m: &Mapped| m.get(..FIRST as usize).map(<[u8]>::to_vec);
+        let (before, same) = (slots(&map), map.clone());
+        looks += 1;
+        match read(map) {
+            // The same map shows the superblocks as they are now.
+            Err(_) if looks < LOOKS && (slots(&same) != before || same.outgrown()) => {}
+            other => return other.map_err(|e| e.in_file(path)),
+        }
+    }
 }
 
-/// Opens a bundle, which must be a regular file: asked of the open file, since a name can change its meaning
-/// between a question and the opening, and without waiting for whoever writes to a pipe.
-pub(super) fn open(path: &Path, how: &mut OpenOptions) -> Result<File> {
-    use rustix::fs::OFlags;
-    let irregular =
-        || Error::new(Code::Io, "a bundle must be a regular file, not a link, directory or device").in_file(path);
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = how.custom_flags(flags.bits() as i32).open(path).map_err(|e| {
-        let known = path.symlink_metadata().is_ok_and(|m| !m.is_file());
-        if known { irregular() } else { Error::io("open", e).in_file(path).hint("check the path of the bundle") }
-    })?;
-    let meta = file.metadata().map_err(|e| Error::io("open", e).in_file(path))?;
-    if meta.is_file() { Ok(file) } else { Err(irregular()) }
+pub(super) fn map(path: &Path) -> Result<Mapped> {
+    fs::open_mapped(path, false).map(|(_, map)| map)
 }
 
 /// The slot that names the current stage, and what there is to warn about.

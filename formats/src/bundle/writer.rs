@@ -7,12 +7,10 @@ use super::reader::{Bundle, current, newest, open};
 use super::superblock::{MINOR, Superblock};
 use super::{FIRST, PAGE, canonical, validate};
 use crate::decimal::Decimal;
-use crate::mmap::Mapped;
 use crate::selector::SelectorKind;
 use crate::{Code, Error, Result, fs};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs::File;
 use std::path::Path;
 
 /// A stage being prepared: edit [`Draft::manifest`], add sections, then create or append.
@@ -145,7 +143,7 @@ impl Draft {
             return Err(Error::new(Code::Value, "the file has used up all generation numbers").in_file(path));
         }
         self.prune();
-        let (file, map) = open_locked(path)?;
+        let (file, map) = fs::open_mapped(path, true)?;
         let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
         if slot.commit_hash != parent.hash || slot.max_generation != parent.max_generation {
             return Err(Error::new(Code::Layout, "the bundle has changed since this stage was begun")
@@ -157,10 +155,9 @@ impl Draft {
         let previous = newest(&map, slot.end).map_err(|e| e.in_file(path))?;
         let (tail, new) = self.layout(start, &slot, previous)?;
         fs::reserve(&file, start, tail.len() as u64, path)?;
-        let io = |what: &'static str| move |e| Error::io(what, e).in_file(path);
-        file.write_all_at(&tail, start).map_err(io("append to"))?;
-        // A failed sync is never retried: the kernel may have dropped the pages and call it clean.
-        file.sync_data().map_err(io("sync"))?;
+        let io = |what: &'static str| move |e| Error::io(what, e).in_file(path).hint(UNCHANGED);
+        fs::write_all_at(&file, &tail, start, path).map_err(io("append to"))?;
+        fs::sync_data(&file, path).map_err(io("sync"))?;
         publish(&file, &new, path)
     }
 
@@ -251,7 +248,7 @@ impl Manifest {
 /// # Errors
 /// If there is no such stage, or the file cannot be written.
 pub fn rollback(path: &Path, generation: u64) -> Result<()> {
-    let (file, map) = open_locked(path)?;
+    let (file, map) = fs::open_mapped(path, true)?;
     let target = Bundle::generation_of(map.clone(), path, generation).map_err(|e| e.in_file(path))?;
     let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
     repair(&file, &map, &slot, path)?;
@@ -268,42 +265,31 @@ pub fn rollback(path: &Path, generation: u64) -> Result<()> {
     publish(&file, &new, path)
 }
 
-/// Opens and locks the file, then maps it through the same handle: what is read is what is locked,
-/// whatever happens to the name meanwhile.
-fn open_locked(path: &Path) -> Result<(File, Mapped)> {
-    let file = open(path, OpenOptions::new().read(true).write(true))?;
-    let names = file.metadata().map_err(|e| Error::io("open", e).in_file(path))?.nlink();
-    if names > 1 {
-        return Err(Error::new(Code::Unsupported, format!("the file has {names} names (hard links)"))
-            .in_file(path)
-            .hint("writing would change the file under its other names too; copy it and write to the copy"));
-    }
-    fs::lock(&file, path)?;
-    let map = Mapped::of(&file).map_err(|e| e.in_file(path))?;
-    Ok((file, map))
-}
+/// What an error before the commit point means for the user.
+const UNCHANGED: &str = "the stage in force is whole and unchanged; free some space, or check the disk";
 
-/// Makes both slots equal before anything else, or a torn write later could lose a durable stage.
-fn repair(file: &File, map: &[u8], slot: &Superblock, path: &Path) -> Result<()> {
+/// Makes both slots durably the current one before anything else, or a torn write to slot A could
+/// lose a durable stage. Slot B is written even if it reads right: a sync of it may have failed in
+/// an earlier run, which then stands in memory only. Where the slots differ, so may slot A.
+pub(super) fn repair(file: &File, map: &[u8], slot: &Superblock, path: &Path) -> Result<()> {
     let page = slot.encode();
-    let io = |e| Error::io("repair", e).in_file(path);
-    for at in [0, PAGE] {
-        if map[at as usize..(at + PAGE) as usize] != page {
-            file.write_all_at(&page, at).map_err(io)?;
-            file.sync_data().map_err(io)?;
-        }
+    let io = |e| Error::io("repair the superblocks of", e).in_file(path).hint(UNCHANGED);
+    let (a, b) = map[..FIRST as usize].split_at(PAGE as usize);
+    for at in if a == b { [PAGE].as_slice() } else { &[0, PAGE] } {
+        fs::write_all_at(file, &page, *at, path).map_err(io)?;
+        fs::sync_data(file, path).map_err(io)?;
     }
     Ok(())
 }
 
 /// Slot A, sync (the commit point), slot B, sync.
-fn publish(file: &File, slot: &Superblock, path: &Path) -> Result<()> {
+pub(super) fn publish(file: &File, slot: &Superblock, path: &Path) -> Result<()> {
     let page = slot.encode();
     for (at, hint) in [
         (0, "it is not known whether the new stage is in force; open the bundle to see"),
         (PAGE, "the new stage is in force; the next append repairs the second superblock"),
     ] {
-        let done = file.write_all_at(&page, at).and_then(|()| file.sync_data());
+        let done = fs::write_all_at(file, &page, at, path).and_then(|()| fs::sync_data(file, path));
         done.map_err(|e| Error::io("write the superblock of", e).in_file(path).hint(hint))?;
     }
     Ok(())
