@@ -117,13 +117,12 @@ pub fn lock(file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// Reserves `len` bytes from `offset`, so that a full disk is found before anything is written.
+/// Is there room for `len` more bytes?
 ///
 /// # Errors
-/// `E_SPACE` if the disk is full.
-pub fn reserve(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
-    use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
-    let free = fstatvfs(file).map_err(|e| Error::io("ask for free space", e.into()).in_file(path))?;
+/// `E_SPACE` if not.
+pub fn room(file: &File, len: u64, path: &Path) -> Result<()> {
+    let free = rustix::fs::fstatvfs(file).map_err(|e| Error::io("ask for free space", e.into()).in_file(path))?;
     // Keep a reserve, as ostree does: a box whose disk is completely full cannot even log.
     let have = free.f_bavail.saturating_mul(free.f_frsize);
     let keep = (8 << 20).min(free.f_blocks.saturating_mul(free.f_frsize) / 33);
@@ -132,6 +131,16 @@ pub fn reserve(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
             .in_file(path)
             .hint("free some space; nothing was changed"));
     }
+    Ok(())
+}
+
+/// Reserves `len` bytes from `offset`, so that a full disk is found before anything is written.
+///
+/// # Errors
+/// `E_SPACE` if the disk is full.
+pub fn reserve(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    room(file, len, path)?;
     match fallocate(file, FallocateFlags::KEEP_SIZE, offset, len) {
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
         Err(e) => Err(Error::io("reserve space", e.into()).in_file(path).hint("free some space; nothing was changed")),

@@ -5,6 +5,7 @@ use super::commit::{Commit, SectionKind, SectionRecord};
 use super::manifest::{BaseRef, FORMAT, Manifest, SelectorEntry};
 use super::reader::{Bundle, current, newest};
 use super::superblock::{MINOR, Superblock};
+use super::update::State;
 use super::{FIRST, PAGE, canonical, validate};
 use crate::decimal::Decimal;
 use crate::mmap::Mapped;
@@ -12,7 +13,7 @@ use crate::selector::SelectorKind;
 use crate::{Code, Error, Result, fs};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A stage being prepared: edit [`Draft::manifest`], add sections, then create or append.
@@ -156,11 +157,7 @@ impl Draft {
         let start = slot.end.next_multiple_of(PAGE);
         let previous = newest(&map, slot.end).map_err(|e| e.in_file(path))?;
         let (tail, new) = self.layout(start, &slot, previous)?;
-        fs::reserve(&file, start, tail.len() as u64, path)?;
-        let io = |what: &'static str| move |e| Error::io(what, e).in_file(path);
-        file.write_all_at(&tail, start).map_err(io("append to"))?;
-        // A failed sync is never retried: the kernel may have dropped the pages and call it clean.
-        file.sync_data().map_err(io("sync"))?;
+        write_tail(&file, start, &tail, path)?;
         publish(&file, &new, path)
     }
 
@@ -249,12 +246,25 @@ impl Manifest {
 /// behind. Nothing is erased, and no number is used twice.
 ///
 /// # Errors
-/// If there is no such stage, or the file cannot be written.
+/// If there is no such stage, it is below the floor, or the file cannot be written.
 pub fn rollback(path: &Path, generation: u64) -> Result<()> {
     let (file, map) = open_locked(path)?;
+    let (mut state, _) = State::load(path);
+    state.allows(generation).map_err(|e| e.in_file(path))?;
+    let target = point_to(&file, &map, generation, path)?;
+    // Whoever asks for a stage by its number wants it, whatever became of its trial.
+    let trial = state.trial.take_if(|t| t.commit == target.digest()).is_some();
+    if state.forgive(&target.digest()) || trial {
+        state.save(path)?;
+    }
+    Ok(())
+}
+
+/// As [`rollback`], for one who holds the lock.
+pub(super) fn point_to(file: &File, map: &Mapped, generation: u64, path: &Path) -> Result<Bundle> {
     let target = Bundle::generation_of(map.clone(), path, generation).map_err(|e| e.in_file(path))?;
-    let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
-    repair(&file, &map, &slot, path)?;
+    let (slot, _) = current(map).map_err(|e| e.in_file(path))?;
+    repair(file, map, &slot, path)?;
     let new = Superblock {
         seq: slot
             .seq
@@ -265,12 +275,13 @@ pub fn rollback(path: &Path, generation: u64) -> Result<()> {
         commit_hash: target.commit_hash,
         ..slot
     };
-    publish(&file, &new, path)
+    publish(file, &new, path)?;
+    Ok(target)
 }
 
 /// Opens and locks the file, then maps it through the same handle: what is read is what is locked,
 /// whatever happens to the name meanwhile.
-fn open_locked(path: &Path) -> Result<(File, Mapped)> {
+pub(super) fn open_locked(path: &Path) -> Result<(File, Mapped)> {
     let meta = std::fs::symlink_metadata(path).map_err(|e| Error::io("open", e).in_file(path))?;
     if !meta.is_file() {
         return Err(
@@ -284,12 +295,29 @@ fn open_locked(path: &Path) -> Result<(File, Mapped)> {
         .open(path)
         .map_err(|e| Error::io("open for writing", e).in_file(path))?;
     fs::lock(&file, path)?;
+    // Between opening and locking, compaction may have put another file under this name.
+    let named = std::fs::symlink_metadata(path).ok();
+    let held = file.metadata().map_err(|e| Error::io("stat", e).in_file(path))?;
+    if named.is_none_or(|m| (m.dev(), m.ino()) != (held.dev(), held.ino())) {
+        return Err(Error::new(Code::Locked, "the file was replaced while it was being opened")
+            .in_file(path)
+            .hint("run the command again"));
+    }
     let map = Mapped::of(&file).map_err(|e| e.in_file(path))?;
     Ok((file, map))
 }
 
+/// Writes behind everything that a reader maps, and makes it durable. Nothing refers to it yet.
+pub(super) fn write_tail(file: &File, start: u64, bytes: &[u8], path: &Path) -> Result<()> {
+    let io = |what: &'static str| move |e| Error::io(what, e).in_file(path);
+    fs::reserve(file, start, bytes.len() as u64, path)?;
+    file.write_all_at(bytes, start).map_err(io("append to"))?;
+    // A failed sync is never retried: the kernel may have dropped the pages and call it clean.
+    file.sync_data().map_err(io("sync"))
+}
+
 /// Makes both slots equal before anything else, or a torn write later could lose a durable stage.
-fn repair(file: &File, map: &[u8], slot: &Superblock, path: &Path) -> Result<()> {
+pub(super) fn repair(file: &File, map: &[u8], slot: &Superblock, path: &Path) -> Result<()> {
     let page = slot.encode();
     let io = |e| Error::io("repair", e).in_file(path);
     for at in [0, PAGE] {
@@ -302,7 +330,7 @@ fn repair(file: &File, map: &[u8], slot: &Superblock, path: &Path) -> Result<()>
 }
 
 /// Slot A, sync (the commit point), slot B, sync.
-fn publish(file: &File, slot: &Superblock, path: &Path) -> Result<()> {
+pub(super) fn publish(file: &File, slot: &Superblock, path: &Path) -> Result<()> {
     let page = slot.encode();
     for (at, hint) in [
         (0, "it is not known whether the new stage is in force; open the bundle to see"),
