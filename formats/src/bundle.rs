@@ -11,6 +11,7 @@ pub mod manifest;
 mod reader;
 mod superblock;
 mod survey;
+pub mod update;
 mod validate;
 mod verify;
 mod writer;

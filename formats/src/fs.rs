@@ -165,6 +165,13 @@ pub(crate) fn open_mapped(path: &Path, writable: bool) -> Result<(Locked, Mapped
                 .hint("writing would change the file under its other names too; copy it and write to the copy"));
         }
         lock(&file, path)?;
+        // Between opening and locking, compaction may have put another file under this name.
+        let named = path.symlink_metadata().ok();
+        if named.is_none_or(|m| (m.dev(), m.ino()) != (meta.dev(), meta.ino())) {
+            return Err(Error::new(Code::Locked, "the file was replaced while it was being opened")
+                .in_file(path)
+                .hint("run the command again"));
+        }
     }
     step(Op::Map, path).map_err(io("map"))?;
     let map = Mapped::of(&file).map_err(|e| e.in_file(path))?;
@@ -229,15 +236,13 @@ fn locked() -> Error {
         .hint("wait for it to finish, then run the command again")
 }
 
-/// Reserves `len` bytes from `offset`, so that a full disk is found before anything is written.
+/// Is there room for `len` more bytes?
 ///
 /// # Errors
-/// `E_SPACE` if the disk is full.
-pub fn reserve(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
-    use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
-    let io =
-        |what: &'static str| move |e| Error::io(what, e).in_file(path).hint("free some space; nothing was changed");
-    let free = step(Op::Free, path).and_then(|_| Ok(fstatvfs(file)?)).map_err(io("ask for free space"))?;
+/// `E_SPACE` if not.
+pub fn room(file: &File, len: u64, path: &Path) -> Result<()> {
+    let io = |e| Error::io("ask for free space", e).in_file(path).hint("free some space; nothing was changed");
+    let free = step(Op::Free, path).and_then(|_| Ok(rustix::fs::fstatvfs(file)?)).map_err(io)?;
     // Keep a reserve, as ostree does: a box whose disk is completely full cannot even log.
     let have = free.f_bavail.saturating_mul(free.f_frsize);
     let keep = (8 << 20).min(free.f_blocks.saturating_mul(free.f_frsize) / 33);
@@ -246,10 +251,21 @@ pub fn reserve(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
             .in_file(path)
             .hint("free some space; nothing was changed"));
     }
-    step(Op::Reserve, path).map_err(io("reserve space"))?;
+    Ok(())
+}
+
+/// Reserves `len` bytes from `offset`, so that a full disk is found before anything is written.
+///
+/// # Errors
+/// `E_SPACE` if the disk is full.
+pub fn reserve(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    room(file, len, path)?;
+    let io = |e| Error::io("reserve space", e).in_file(path).hint("free some space; nothing was changed");
+    step(Op::Reserve, path).map_err(io)?;
     match fallocate(file, FallocateFlags::KEEP_SIZE, offset, len) {
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-        Err(e) => Err(io("reserve space")(e.into())),
+        Err(e) => Err(io(e.into())),
     }
 }
 

@@ -40,6 +40,14 @@ pub enum Command {
     Gguf(GgufArgs),
     /// Make an older stage the current one; nothing is erased
     Rollback(RollbackArgs),
+    /// Write what a bundle has more than an earlier state of it: the update to send
+    Delta(DeltaArgs),
+    /// Append a delta and make its stage the current one, once all of it is proven
+    Apply(ApplyArgs),
+    /// End the trial of the current stage: it has proven itself
+    MarkGood(MarkGoodArgs),
+    /// Which stage is current, whether it is on trial, which failed, and the floor
+    Status(FileArgs),
 }
 
 /// A bundle.
@@ -130,6 +138,40 @@ pub struct RollbackArgs {
     pub file: PathBuf,
     /// The stage to make current
     pub generation: u64,
+}
+
+/// Between which states.
+#[derive(Debug, Args)]
+pub struct DeltaArgs {
+    /// The bundle as those have it that are to be updated (*.cpb)
+    pub old: PathBuf,
+    /// The same bundle, grown since (*.cpb)
+    pub new: PathBuf,
+    /// The delta to create; it must not exist
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub to: PathBuf,
+}
+
+/// What to append to what.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// The delta (from `conpet-inspect delta`)
+    pub delta: PathBuf,
+    /// Go back by itself, after 3 starts of conpet-run, unless `mark-good` is run
+    #[arg(long)]
+    pub trial: bool,
+}
+
+/// What has proven itself.
+#[derive(Debug, Args)]
+pub struct MarkGoodArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// Also refuse every earlier stage from now on
+    #[arg(long)]
+    pub floor: bool,
 }
 
 /// Inserts `show` where the first word is no command: `conpet-inspect FILE`.

@@ -1,11 +1,15 @@
 //! One file for each command.
 
+mod apply;
+mod delta;
 mod diff;
 mod extract;
 mod gguf;
 mod log;
+mod mark_good;
 mod rollback;
 mod show;
+mod status;
 mod tasks;
 mod tensors;
 mod verify;
@@ -25,6 +29,10 @@ pub(crate) fn run(command: &Command, out: &mut Output<'_>) -> Result<ExitStatus,
         Command::Extract(a) => extract::run(a, out),
         Command::Gguf(a) => gguf::run(a, out),
         Command::Rollback(a) => rollback::run(a, out),
+        Command::Delta(a) => delta::run(a, out),
+        Command::Apply(a) => apply::run(a, out),
+        Command::MarkGood(a) => mark_good::run(a, out),
+        Command::Status(a) => status::run(a, out),
     }
 }
 

@@ -9,6 +9,8 @@ mod damage;
 mod gguf;
 #[path = "commands/parts.rs"]
 mod parts;
+#[path = "commands/updates.rs"]
+mod updates;
 
 use common::{Place, with_task};
 use conpet_formats::bundle::{Draft, verify};

@@ -119,6 +119,13 @@ impl Commit {
         b
     }
 
+    /// How long the commit that begins here says it is; `None` if there is not even its header.
+    pub(super) fn declared_len(bytes: &[u8]) -> Option<u64> {
+        let head = bytes.get(..HEADER)?;
+        let num = |i: usize| u64::from(u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]));
+        Some(HEADER as u64 + num(56) * RECORD as u64 + num(60))
+    }
+
     /// Decodes and validates a commit that lies at `at` in the file.
     pub(super) fn decode(bytes: &[u8], at: u64) -> Result<Self> {
         Self::decode_inner(bytes, at).map_err(|e| e.in_section(format!("commit at {at}")))

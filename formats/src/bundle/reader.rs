@@ -15,7 +15,7 @@ use std::time::SystemTime;
 #[derive(Debug)]
 pub struct Bundle {
     path: PathBuf,
-    map: Mapped,
+    pub(super) map: Mapped,
     pub(super) slot: Superblock,
     pub(super) commit: Commit,
     pub(super) commit_off: u64,
@@ -24,7 +24,7 @@ pub struct Bundle {
     verified: Vec<OnceLock<()>>,
     /// When the file had last been written to, as of the last look.
     modified: Mutex<Option<SystemTime>>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// One stage in a bundle's history.
@@ -280,7 +280,11 @@ pub(super) fn newest(file: &[u8], end: u64) -> Result<u64> {
 
 /// Compares a section's bytes with its recorded digest.
 pub(super) fn check_section(map: &[u8], index: usize, r: &SectionRecord) -> Result<()> {
-    let bytes = &map[r.offset as usize..(r.offset + r.len) as usize];
+    check_payload(&map[r.offset as usize..(r.offset + r.len) as usize], index, r)
+}
+
+/// As [`check_section`], for bytes that were found already.
+pub(super) fn check_payload(bytes: &[u8], index: usize, r: &SectionRecord) -> Result<()> {
     if *blake3::hash(bytes).as_bytes() == r.hash {
         return Ok(());
     }
@@ -370,9 +374,7 @@ pub(super) fn commit_len(file: &[u8], at: u64) -> Result<u32> {
     if at < FIRST || !at.is_multiple_of(PAGE) {
         return Err(Error::new(Code::Layout, "a commit is not page-aligned").at(at));
     }
-    let head = file.get(at as usize..at as usize + 144).ok_or_else(short)?;
-    let num = |i: usize| u64::from(u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]));
-    let len = 144 + num(56) * 96 + num(60);
+    let len = file.get(at as usize..).and_then(Commit::declared_len).ok_or_else(short)?;
     if len > super::COMMIT_CAP || at + len > file.len() as u64 {
         return Err(short());
     }

@@ -6,7 +6,7 @@ use crate::tensors::TensorsWriter;
 use crate::{Code, head};
 use std::path::Path;
 
-fn base() -> BaseRef {
+pub(super) fn base() -> BaseRef {
     let d = "ab".repeat(32);
     BaseRef {
         arch: "llama".into(),
@@ -21,7 +21,7 @@ fn base() -> BaseRef {
 }
 
 /// A stage with one more task, `name`, that has a head on the bare base.
-fn with_task(mut d: Draft, name: &str) -> Draft {
+pub(super) fn with_task(mut d: Draft, name: &str) -> Draft {
     let mut w = TensorsWriter::new();
     w.add_f32(head::WEIGHT, &[2, 4], &[name.len() as f32; 8]).unwrap();
     w.add_f32(head::BIAS, &[2], &[0.0, 1.0]).unwrap();
@@ -52,7 +52,7 @@ fn with_task(mut d: Draft, name: &str) -> Draft {
     d
 }
 
-fn two_stages(path: &Path) -> Vec<u8> {
+pub(super) fn two_stages(path: &Path) -> Vec<u8> {
     with_task(Draft::new(base(), "dynamic", 1), "one").create(path).unwrap();
     let first = std::fs::read(path).unwrap();
     with_task(Draft::from_bundle(&Bundle::open(path).unwrap()), "two").append(path).unwrap();

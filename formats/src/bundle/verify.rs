@@ -93,16 +93,24 @@ fn account(map: &[u8], bundle: &Bundle) -> Result<()> {
             ranges.push((s.offset, s.offset + s.len));
         }
     }
+    match first_stray(&map[..end as usize], 0, ranges) {
+        Some(at) => Err(Error::new(Code::Reserved, "bytes that belong to nothing").at(at)),
+        None => Ok(()),
+    }
+}
+
+/// The first byte that is neither zero nor within one of the ranges (begin, end) of the file;
+/// `bytes` begin at `base`.
+pub(super) fn first_stray(bytes: &[u8], base: u64, mut ranges: Vec<(u64, u64)>) -> Option<u64> {
     ranges.sort_unstable();
-    ranges.dedup();
-    let mut covered = 0;
+    let (mut covered, end) = (base, base + bytes.len() as u64);
     for (start, stop) in ranges.into_iter().chain([(end, end)]) {
         if start > covered
-            && let Some(i) = map[covered as usize..start as usize].iter().position(|b| *b != 0)
+            && let Some(i) = bytes[(covered - base) as usize..(start - base) as usize].iter().position(|b| *b != 0)
         {
-            return Err(Error::new(Code::Reserved, "bytes that belong to nothing").at(covered + i as u64));
+            return Some(covered + i as u64);
         }
         covered = covered.max(stop);
     }
-    Ok(())
+    None
 }

@@ -3,10 +3,12 @@
 
 use super::commit::{Commit, SectionKind, SectionRecord};
 use super::manifest::{BaseRef, FORMAT, Manifest, SelectorEntry};
-use super::reader::{Bundle, current, newest, open};
+use super::reader::{Bundle, current, newest};
 use super::superblock::{MINOR, Superblock};
+use super::update::State;
 use super::{FIRST, PAGE, canonical, validate};
 use crate::decimal::Decimal;
+use crate::mmap::Mapped;
 use crate::selector::SelectorKind;
 use crate::{Code, Error, Result, fs};
 use std::collections::BTreeMap;
@@ -154,10 +156,7 @@ impl Draft {
         let start = slot.end.next_multiple_of(PAGE);
         let previous = newest(&map, slot.end).map_err(|e| e.in_file(path))?;
         let (tail, new) = self.layout(start, &slot, previous)?;
-        fs::reserve(&file, start, tail.len() as u64, path)?;
-        let io = |what: &'static str| move |e| Error::io(what, e).in_file(path).hint(UNCHANGED);
-        fs::write_all_at(&file, &tail, start, path).map_err(io("append to"))?;
-        fs::sync_data(&file, path).map_err(io("sync"))?;
+        write_tail(&file, start, &tail, path)?;
         publish(&file, &new, path)
     }
 
@@ -246,12 +245,25 @@ impl Manifest {
 /// behind. Nothing is erased, and no number is used twice.
 ///
 /// # Errors
-/// If there is no such stage, or the file cannot be written.
+/// If there is no such stage, it is below the floor, or the file cannot be written.
 pub fn rollback(path: &Path, generation: u64) -> Result<()> {
     let (file, map) = fs::open_mapped(path, true)?;
+    let (mut state, _) = State::load(path);
+    state.allows(generation).map_err(|e| e.in_file(path))?;
+    let target = point_to(&file, &map, generation, path)?;
+    // Whoever asks for a stage by its number wants it, whatever became of its trial.
+    let trial = state.trial.take_if(|t| t.commit == target.digest()).is_some();
+    if state.forgive(&target.digest()) || trial {
+        state.save(path)?;
+    }
+    Ok(())
+}
+
+/// As [`rollback`], for one who holds the lock.
+pub(super) fn point_to(file: &File, map: &Mapped, generation: u64, path: &Path) -> Result<Bundle> {
     let target = Bundle::generation_of(map.clone(), path, generation).map_err(|e| e.in_file(path))?;
-    let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
-    repair(&file, &map, &slot, path)?;
+    let (slot, _) = current(map).map_err(|e| e.in_file(path))?;
+    repair(file, map, &slot, path)?;
     let new = Superblock {
         seq: slot
             .seq
@@ -262,11 +274,21 @@ pub fn rollback(path: &Path, generation: u64) -> Result<()> {
         commit_hash: target.commit_hash,
         ..slot
     };
-    publish(&file, &new, path)
+    publish(file, &new, path)?;
+    Ok(target)
 }
 
 /// What an error before the commit point means for the user.
 const UNCHANGED: &str = "the stage in force is whole and unchanged; free some space, or check the disk";
+
+/// Writes behind everything that a reader maps, and makes it durable. Nothing refers to it yet.
+pub(super) fn write_tail(file: &File, start: u64, bytes: &[u8], path: &Path) -> Result<()> {
+    let io = |what: &'static str| move |e| Error::io(what, e).in_file(path).hint(UNCHANGED);
+    fs::reserve(file, start, bytes.len() as u64, path)?;
+    fs::write_all_at(file, bytes, start, path).map_err(io("append to"))?;
+    // A failed sync is never retried: the kernel may have dropped the pages and call it clean.
+    fs::sync_data(file, path).map_err(io("sync"))
+}
 
 /// Makes both slots durably the current one before anything else, or a torn write to slot A could
 /// lose a durable stage. Slot B is written even if it reads right: a sync of it may have failed in
