@@ -1,8 +1,10 @@
 //! One file for each command.
 
 mod diff;
+mod export;
 mod extract;
 mod gguf;
+mod import;
 mod log;
 mod rollback;
 mod show;
@@ -25,12 +27,21 @@ pub(crate) fn run(command: &Command, out: &mut Output<'_>) -> Result<ExitStatus,
         Command::Extract(a) => extract::run(a, out),
         Command::Gguf(a) => gguf::run(a, out),
         Command::Rollback(a) => rollback::run(a, out),
+        Command::Import(a) => import::run(a, out),
+        Command::Export(a) => export::run(a, out),
     }
 }
 
 /// A count with its noun: `1 task`, `2 tasks`.
 fn count(n: usize, noun: &str) -> String {
     format!("{} {noun}{}", crate::table::number(n as u64), if n == 1 { "" } else { "s" })
+}
+
+/// A name that is taken is the user's mistake, not damage.
+fn creating(e: conpet_formats::Error) -> Failure {
+    let taken = e.code() == conpet_formats::Code::Duplicate;
+    let failure = Failure::from(e);
+    if taken { Failure { status: ExitStatus::Usage, ..failure } } else { failure }
 }
 
 /// The first 16 digits of a digest: enough to compare by eye.

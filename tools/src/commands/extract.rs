@@ -1,5 +1,6 @@
 //! `extract`: one section's payload, verified, into a new file at the path the user typed.
 
+use super::creating;
 use crate::cli::ExtractArgs;
 use crate::exit::{ExitStatus, Failure};
 use crate::output::Output;
@@ -21,11 +22,7 @@ pub(super) fn run(args: &ExtractArgs, out: &mut Output<'_>) -> Result<ExitStatus
     let view = View::open(&args.file, args.stage, out)?;
     let index = part::find(view.manifest(), view.sections(), &args.part)?;
     let bytes = view.section(index)?;
-    fs::create_new(&args.to, |w| w.write_all(bytes).map_err(|e| Error::io("write", e))).map_err(|e| {
-        let taken = e.code() == conpet_formats::Code::Duplicate;
-        let failure = Failure::from(e);
-        if taken { Failure { status: ExitStatus::Usage, ..failure } } else { failure }
-    })?;
+    fs::create_new(&args.to, |w| w.write_all(bytes).map_err(|e| Error::io("write", e))).map_err(creating)?;
     let result = Extract {
         schema: "conpet.inspect.extract/1",
         part: Part::new(&args.file, &view, index),
