@@ -7,6 +7,9 @@ use crate::pet::{Lora, PetSpec, Site, lora};
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
 
+/// How many times its numbers a module may grow where zeros fill up smaller ranks.
+const FILL_CAP: usize = 16;
+
 /// The factors at a site: `y += scale · B(Ax)`, `a [rank, in]`, `b [out, rank]`.
 #[derive(Debug, Clone)]
 pub(super) struct Pair {
@@ -59,8 +62,11 @@ impl Halves {
                 let want = format!("A [r, {input}] and B [{rows}, r]");
                 return Err(super::misfit(&site.to_string(), if width == input { &sb } else { &sa }, &want));
             }
-            if rank != inner {
-                return Err(Error::new(Code::Shape, format!("A {sa:?} and B {sb:?} of {site} have different ranks")));
+            if rank != inner || rank == 0 {
+                return Err(Error::new(
+                    Code::Shape,
+                    format!("A {sa:?} and B {sb:?} of {site} have different ranks, or none"),
+                ));
             }
             out.insert(site, Pair { a, b, rank, scale: scale(site, rank)? });
         }
@@ -82,6 +88,15 @@ pub(super) fn parcel(pairs: BTreeMap<Site, Pair>, usual: Lora) -> Result<Parcel>
     if lora.alpha >= 1e9 || (format!("{:.9}", lora.alpha).parse::<f64>().unwrap_or(0.0) / lora.alpha - 1.0).abs() > 1e-6
     {
         return Err(Error::new(Code::Value, format!("LoRA alpha {} is beyond what a manifest can say", lora.alpha)));
+    }
+    let numbers = |p: &Pair| p.a.len() + p.b.len();
+    let (has, filled) = pairs.values().fold((0, 0), |(h, f), p| (h + numbers(p), f + numbers(p) / p.rank * rank));
+    if filled > has.saturating_mul(FILL_CAP) {
+        return Err(Error::new(
+            Code::Cap,
+            format!("{has} numbers would become {filled} at the largest rank, {rank}; at most {FILL_CAP} times as many are made"),
+        )
+        .hint("a module has one rank; import an adapter whose ranks are closer together"));
     }
     let mut tensors = BTreeMap::new();
     let (mut padded, mut folded) = (0, 0);

@@ -5,7 +5,7 @@ use crate::{DOWN, K, Q};
 use conpet_formats::exchange::{self, llama_lora, peft};
 use conpet_formats::gguf::Writer;
 use conpet_formats::quant::QuantType;
-use conpet_formats::tiny::{TinyArch, TinyConfig};
+use conpet_formats::tiny::TinyConfig;
 use conpet_formats::{Code, Error};
 use serde_json::json;
 
@@ -68,6 +68,39 @@ fn settings_that_no_module_can_hold_are_named() {
     refused(&error(&f, &world), Code::Unsupported, &["alpha_pattern", "layers.*.q_proj"]);
     f.set("alpha_pattern", json!({"q_proj": 3, "self_attn.q_proj": 4}));
     refused(&error(&f, &world), Code::Value, &["both 3", "and 4"]);
+}
+
+#[test]
+fn caps_hold() {
+    let world = World::llama();
+    let mut f = Folder::lora(&world, &[(Q, 4)]);
+    let names: Vec<String> = (0..8193).map(|i| format!("n{i}")).collect();
+    refused(&error(f.set("target_modules", json!(names)), &world), Code::Cap, &["target_modules", "8193"]);
+    let mut f = Folder::lora(&world, &[(Q, 4)]);
+    let pattern: serde_json::Map<_, _> = names.iter().map(|n| (n.clone(), json!(1))).collect();
+    refused(&error(f.set("rank_pattern", json!(pattern)), &world), Code::Cap, &["rank_pattern", "8193"]);
+    let mut f = Folder::lora(&world, &[(Q, 4)]);
+    f.set("base_model_name_or_path", json!("x".repeat(1 << 20)));
+    refused(&error(&f, &world), Code::Cap, &["bytes of settings"]);
+    // One site of rank 800 among others of rank 1: filling them up would be most of the module.
+    let sites = [
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+    ];
+    let names: Vec<String> = (0..8).flat_map(|l| sites.map(|s| format!("model.layers.{l}.{s}"))).collect();
+    let ranks: Vec<(&str, usize)> =
+        names.iter().enumerate().map(|(i, n)| (n.as_str(), if i == 0 { 800 } else { 1 })).collect();
+    let deep = World::of(&TinyConfig { layers: 8, ..World::config() });
+    let mut f = Folder::lora(&deep, &ranks);
+    f.set("rank_pattern", json!({"model.layers.0.self_attn.q_proj": 800})).set("r", json!(1));
+    refused(&error(&f, &deep), Code::Cap, &["largest rank, 800"]);
+    let mut f = Folder::lora(&deep, &ranks[..3]);
+    f.set("rank_pattern", json!({"model.layers.0.self_attn.q_proj": 800})).set("r", json!(1));
+    peft::read(&f.write(&deep), &deep.spec, &deep.base).unwrap();
 }
 
 #[test]
@@ -285,7 +318,6 @@ fn ia3_prompt_and_prefix_are_held_to_the_base_too() {
         &["prompt_embeddings"],
     );
     peft::read(&Folder::prompt(&gemma, 3).write(&gemma), &gemma.spec, &gemma.base).unwrap();
-    let _ = TinyArch::Llama;
 }
 
 /// A LoRA file as llama.cpp's converter writes it, with one thing changed.

@@ -1,6 +1,6 @@
 //! `import`: another program's adapter becomes a task of a bundle.
 
-use super::creating;
+use super::{count, creating};
 use crate::cli::ImportArgs;
 use crate::exit::{ExitStatus, Failure};
 use crate::output::Output;
@@ -23,6 +23,8 @@ struct Import {
     created: bool,
     /// `None` for a whole bundle.
     module: Option<Module>,
+    /// Where an OCI layout's base was written.
+    base: Option<String>,
     notes: Vec<String>,
 }
 
@@ -46,7 +48,10 @@ pub(super) fn run(args: &ImportArgs, out: &mut Output<'_>) -> Result<ExitStatus,
     out.field("bundle", &format!("{} ({how}, stage {})", result.bundle, result.stage));
     if let Some(m) = &result.module {
         out.field("task", &m.task);
-        out.field("module", &format!("{}, {}, {} sites, {}", m.id, m.pet, m.sites, m.dtype));
+        out.field("module", &format!("{}, {}, {}, {}", m.id, m.pet, count(m.sites, "site"), m.dtype));
+    }
+    if let Some(base) = &result.base {
+        out.field("base", &format!("{base} (new file)"));
     }
     result.notes.iter().for_each(|n| out.warn(n));
     Ok(ExitStatus::Success)
@@ -115,6 +120,7 @@ fn enter(
         stage,
         created,
         module: Some(Module { task: name, id, pet, sites, dtype }),
+        base: None,
         notes,
     })
 }
@@ -135,6 +141,7 @@ fn layout(args: &ImportArgs) -> Result<Import, Failure> {
         stage: bundle.generation(),
         created: true,
         module: None,
-        notes: brought.map(|b| format!("the base was written to {}", b.display())).into_iter().collect(),
+        base: brought.map(|b| b.display().to_string()),
+        notes: Vec::new(),
     })
 }

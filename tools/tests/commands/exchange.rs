@@ -12,10 +12,63 @@ const PEFT: &str = "export @/b.cpb topic -m @/base.gguf --to peft @/peft --lossy
 #[test]
 fn a_module_goes_out_and_comes_in() {
     let p = Place::new();
-    assert_snapshot!(p.run(PEFT).whole(), @"");
-    assert_snapshot!(p.run("import @/peft -m @/base.gguf -b @/new.cpb --task again").whole(), @"");
-    assert_snapshot!(p.run("export @/b.cpb topic -m @/base.gguf --to gguf @/lora.gguf --lossy --json").whole(), @"");
-    assert_snapshot!(p.run("import @/lora.gguf -m @/base.gguf -b @/new.cpb --task third --template Q:{input} --json").whole(), @"");
+    assert_snapshot!(p.run(PEFT).whole(), @r"
+    Success (0)
+    wrote      @/peft
+    module     m0001 of stage 2, lora:r=2,alpha=4, 1 site
+    --- stderr
+    warning: left behind: the head and the 3 labels of task topic
+    ");
+    assert_snapshot!(p.run("import @/peft -m @/base.gguf -b @/new.cpb --task again").whole(), @r"
+    Success (0)
+    bundle     @/new.cpb (new file, stage 1)
+    task       again
+    module     m0000, lora:r=2,alpha=4, 1 site, F16
+    --- stderr
+    ");
+    assert_snapshot!(p.run("export @/b.cpb topic -m @/base.gguf --to gguf @/lora.gguf --lossy --json").whole(), @r#"
+    Success (0)
+    {
+      "schema": "conpet.inspect.export/1",
+      "file": "@/b.cpb",
+      "stage": 2,
+      "format": "gguf",
+      "to": "@/lora.gguf",
+      "module": {
+        "id": "m0001",
+        "pet": "lora:r=2,alpha=4",
+        "sites": 1
+      },
+      "manifest": null,
+      "lost": [
+        "the head and the 3 labels of task topic"
+      ]
+    }
+    --- stderr
+    "#);
+    assert_snapshot!(p.run("import @/lora.gguf -m @/base.gguf -b @/new.cpb --task third --template Q:{input} --json").whole(), @r#"
+    Success (0)
+    {
+      "schema": "conpet.inspect.import/1",
+      "from": "@/lora.gguf",
+      "format": "gguf",
+      "bundle": "@/new.cpb",
+      "stage": 2,
+      "created": false,
+      "module": {
+        "task": "third",
+        "id": "m0001",
+        "pet": "lora:r=2,alpha=4",
+        "sites": 1,
+        "dtype": "F16"
+      },
+      "base": null,
+      "notes": [
+        "the file calls its task \"topic\""
+      ]
+    }
+    --- stderr
+    "#);
     let (old, new) = (p.bundle(), Bundle::open(&p.path("new.cpb")).unwrap());
     for module in 0..2 {
         assert_eq!(new.section(module).unwrap(), old.section(2).unwrap(), "the tensors are the same");
@@ -25,13 +78,23 @@ fn a_module_goes_out_and_comes_in() {
     // A bundle that already has tasks gets one more.
     assert_eq!(p.run("import @/peft -m @/base.gguf -b @/b.cpb --task again").status, ExitStatus::Success);
     assert_eq!(p.bundle().manifest().tasks.len(), 3);
-    assert_snapshot!(p.run("import @/peft -m @/base.gguf -b @/b.cpb --task again").whole(), @"");
+    assert_snapshot!(p.run("import @/peft -m @/base.gguf -b @/b.cpb --task again").whole(), @r#"
+    Usage (2)
+    --- stderr
+    error: the bundle already has a task "again" [E_DUPLICATE]
+    hint: choose another --task
+    "#);
 }
 
 #[test]
 fn what_would_be_lost_is_said_first() {
     let p = Place::new();
-    assert_snapshot!(p.run("export @/b.cpb m0001 -m @/base.gguf --to peft @/peft").whole(), @"");
+    assert_snapshot!(p.run("export @/b.cpb m0001 -m @/base.gguf --to peft @/peft").whole(), @r"
+    Usage (2)
+    --- stderr
+    error: PEFT cannot hold all of the task: the head and the 3 labels of task topic
+    hint: add --lossy to write the module alone
+    ");
     assert!(!p.path("peft").exists());
     for (words, hint) in [
         ("export @/b.cpb m0007 -m @/base.gguf --to peft @/x --lossy", "this stage has m0000, m0001"),
@@ -82,8 +145,18 @@ fn another_base_is_exit_code_3() {
 #[test]
 fn a_bundle_travels_as_an_oci_layout() {
     let p = Place::new();
-    assert_snapshot!(p.run("export @/b.cpb -m @/base.gguf --to oci @/layout").whole(), @"");
-    assert_snapshot!(p.run("import @/layout -b @/new.cpb -m @/new.gguf").whole(), @"");
+    assert_snapshot!(p.run("export @/b.cpb -m @/base.gguf --to oci @/layout").whole(), @r"
+    Success (0)
+    wrote      @/layout
+    manifest   sha256:[64]
+    --- stderr
+    ");
+    assert_snapshot!(p.run("import @/layout -b @/new.cpb -m @/new.gguf").whole(), @r"
+    Success (0)
+    bundle     @/new.cpb (new file, stage 2)
+    base       @/new.gguf (new file)
+    --- stderr
+    ");
     assert_eq!((p.bytes("new.cpb"), p.bytes("new.gguf")), (p.bytes("b.cpb"), p.bytes("base.gguf")));
     assert_eq!(p.run("import @/layout -b @/new.cpb").status, ExitStatus::Usage, "the name is taken");
     assert_eq!(p.run("import @/layout -b @/x.cpb --task t").status, ExitStatus::Usage);

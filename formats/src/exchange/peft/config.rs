@@ -1,12 +1,17 @@
 //! `adapter_config.json`: every setting is used, known to change nothing, or refused by name.
 
-use crate::exchange::{JSON_CAP, clip, names};
+use crate::exchange::{clip, names};
 use crate::model_spec::ModelSpec;
 use crate::pet::{Place, Site};
 use crate::{Code, Error, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Longest settings, in bytes.
+const CAP: usize = 1 << 20;
+/// Most names in a list or a pattern: more than there are linears in any base.
+const NAMES_CAP: usize = 8192;
 
 /// Settings that say how an adapter was made, not what it computes.
 const SILENT: [&str; 22] = [
@@ -56,8 +61,8 @@ pub(super) struct Config(BTreeMap<String, Value>);
 impl Config {
     /// Reads the JSON object; a name that occurs twice is refused.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() > JSON_CAP {
-            return Err(Error::new(Code::Cap, format!("{} bytes of settings, cap {JSON_CAP}", bytes.len())));
+        if bytes.len() > CAP {
+            return Err(Error::new(Code::Cap, format!("{} bytes of settings, cap {CAP}", bytes.len())));
         }
         let object: Unique = serde_json::from_slice(bytes)
             .map_err(|e| Error::new(Code::Value, format!("not a JSON object of settings: {e}")))?;
@@ -208,6 +213,7 @@ impl Config {
             None => Ok(Names::List(BTreeSet::new())),
             Some(Value::String(_)) => Ok(Names::Expression),
             Some(Value::Array(a)) => {
+                few(key, a.len())?;
                 let text = |v: Value| match v {
                     Value::String(s) => Ok(s),
                     other => Err(Self::wrong(key, &other, "a name")),
@@ -227,6 +233,7 @@ impl Config {
             }
             Some(v) => return Err(Self::wrong(key, &v, "an object of numbers")),
         };
+        few(key, entries.len())?;
         let plain = |n: &str| n.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
         match entries.iter().find(|(n, _)| !plain(n.strip_prefix('^').unwrap_or(n))) {
             Some((n, _)) => {
@@ -299,6 +306,14 @@ impl Pattern {
     /// Whether nothing is set.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+}
+
+/// Each name is held against each linear.
+fn few(key: &str, n: usize) -> Result<()> {
+    match n > NAMES_CAP {
+        true => Err(Error::new(Code::Cap, format!("{key} has {n} names, cap {NAMES_CAP}"))),
+        false => Ok(()),
     }
 }
 
