@@ -178,6 +178,34 @@ pub(crate) fn open_mapped(path: &Path, writable: bool) -> Result<(Locked, Mapped
     Ok((file, map))
 }
 
+/// Makes a new folder: filled under a temporary name, synced, and renamed to `path`, which must be free
+/// or an empty folder.
+///
+/// # Errors
+/// On any failure `path` is as it was before, and the temporary folder is removed.
+pub fn create_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let io = |what: &'static str| move |e| Error::io(what, e).in_file(path);
+    let empty = |p: &Path| std::fs::read_dir(p).is_ok_and(|mut d| d.next().is_none());
+    if path.symlink_metadata().is_ok() && !empty(path) {
+        return Err(Error::new(Code::Duplicate, "the name is taken")
+            .in_file(path)
+            .hint("give a new name or an empty folder"));
+    }
+    let dir = parent(path);
+    let name = path.file_name().ok_or_else(|| Error::new(Code::Value, "not a folder's name").in_file(path))?;
+    let tmp = dir.join(format!(".conpet-tmp-{}-{}", std::process::id(), name.to_string_lossy()));
+    std::fs::create_dir(&tmp).map_err(io("create a temporary folder beside"))?;
+    // The rename fails if the name was taken meanwhile.
+    let result = fill(&tmp)
+        .and_then(|()| sync_dir(&tmp))
+        .and_then(|()| std::fs::rename(&tmp, path).map_err(io("publish")))
+        .and_then(|()| sync_dir(&dir));
+    if result.is_err() {
+        let _ = std::fs::remove_dir_all(&tmp);
+    }
+    result
+}
+
 /// Reads a whole file, which must be a regular one: a pipe might never end.
 ///
 /// # Errors

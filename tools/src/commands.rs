@@ -3,8 +3,10 @@
 mod apply;
 mod delta;
 mod diff;
+mod export;
 mod extract;
 mod gguf;
+mod import;
 mod log;
 mod mark_good;
 mod rollback;
@@ -33,6 +35,8 @@ pub(crate) fn run(command: &Command, out: &mut Output<'_>) -> Result<ExitStatus,
         Command::Apply(a) => apply::run(a, out),
         Command::MarkGood(a) => mark_good::run(a, out),
         Command::Status(a) => status::run(a, out),
+        Command::Import(a) => import::run(a, out),
+        Command::Export(a) => export::run(a, out),
     }
 }
 

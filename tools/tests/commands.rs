@@ -5,6 +5,8 @@
 mod common;
 #[path = "commands/damage.rs"]
 mod damage;
+#[path = "commands/exchange.rs"]
+mod exchange;
 #[path = "commands/gguf.rs"]
 mod gguf;
 #[path = "commands/parts.rs"]

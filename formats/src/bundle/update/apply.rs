@@ -4,7 +4,8 @@
 use super::delta::Delta;
 use super::state::{State, TRIES, Trial};
 use crate::bundle::superblock::Superblock;
-use crate::bundle::writer::{open_locked, publish, repair, write_tail};
+use crate::fs::open_mapped;
+use crate::bundle::writer::{publish, repair, write_tail};
 use crate::bundle::{Bundle, PAGE};
 use crate::mmap::Mapped;
 use crate::{Code, Error, Result, fs};
@@ -36,7 +37,7 @@ pub struct Applied {
 /// If the delta is damaged, continues another stage or file, leads to a stage that failed or is below
 /// the floor, or there is no room: then the bundle is as it was.
 pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions) -> Result<Applied> {
-    let (file, map) = open_locked(path)?;
+    let (file, map) = open_mapped(path, true)?;
     let bundle = Bundle::open_map(map.clone(), path).map_err(|e| e.in_file(path))?;
     let (slot, to) = (bundle.slot, delta.to);
     let (mut state, _) = State::load(path);

@@ -2,7 +2,8 @@
 
 use super::state::{State, Trial};
 use crate::bundle::Bundle;
-use crate::bundle::writer::{open_locked, point_to};
+use crate::fs::open_mapped;
+use crate::bundle::writer::point_to;
 use crate::{Code, Error, Result};
 use std::path::Path;
 use std::time::Duration;
@@ -113,14 +114,14 @@ fn good_stage(path: &Path, trial: &Trial) -> Result<Bundle> {
         .hint("remove the .state file to use the current stage, or restore the bundle from a copy"))
 }
 
-fn patiently(path: &Path) -> Result<(std::fs::File, crate::mmap::Mapped)> {
+fn patiently(path: &Path) -> Result<(crate::fs::Locked, crate::mmap::Mapped)> {
     for _ in 1..PATIENCE.0 {
-        match open_locked(path) {
+        match open_mapped(path, true) {
             Err(e) if e.code() == Code::Locked => std::thread::sleep(PATIENCE.1),
             other => return other,
         }
     }
-    open_locked(path)
+    open_mapped(path, true)
 }
 
 fn with_warning(mut bundle: Bundle, text: String) -> Bundle {

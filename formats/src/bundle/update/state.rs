@@ -5,7 +5,7 @@
 //! bundle's current stage is simply the current stage.
 
 use crate::bundle::Bundle;
-use crate::bundle::writer::open_locked;
+use crate::fs::open_mapped;
 use crate::{Code, Error, Result, fs};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -146,7 +146,7 @@ pub struct Marked {
 /// # Errors
 /// If the bundle cannot be opened, another process writes, or the state cannot be written.
 pub fn mark_good(path: &Path, floor: bool) -> Result<Marked> {
-    let (_held, map) = open_locked(path)?;
+    let (_held, map) = open_mapped(path, true)?;
     let bundle = Bundle::open_map(map, path).map_err(|e| e.in_file(path))?;
     let (before, _) = State::load(path);
     let mut state = before.clone();
