@@ -11,6 +11,7 @@ pub mod manifest;
 mod reader;
 mod superblock;
 mod survey;
+pub mod update;
 mod validate;
 mod verify;
 mod writer;
@@ -19,7 +20,7 @@ pub use commit::{SectionKind, SectionRecord};
 pub use reader::{Bundle, StageInfo};
 pub use survey::{FoundStage, Survey};
 pub use validate::check_manifest;
-pub use verify::{Finding, verify};
+pub use verify::{Finding, verify, verify_bytes};
 pub use writer::{Draft, rollback};
 
 /// Alignment of sections and commits, in bytes.
@@ -30,6 +31,8 @@ pub const FIRST: u64 = 2 * PAGE;
 pub const COMMIT_CAP: u64 = 8 << 20;
 /// Longest manifest, in bytes.
 pub const MANIFEST_CAP: u64 = 4 << 20;
+/// Most commas in a manifest: what its values take in memory, the shortest too, stays below 64 MiB.
+pub const COMMA_CAP: usize = 1 << 19;
 /// Most sections in one stage.
 pub const SECTION_CAP: u64 = 16_384;
 

@@ -73,15 +73,14 @@ impl<'a> Cursor<'a> {
     }
 
     /// A count of things of at least `min_size` bytes each: bounded by what is left and by `cap`,
-    /// before anyone allocates or loops.
+    /// before anyone allocates or loops. The caller knows where the count was read.
     pub fn count(&self, n: u64, min_size: u64, cap: u64, what: &str) -> Result<usize> {
         let fits = n.checked_mul(min_size).is_some_and(|b| b <= self.remaining() as u64);
         if n > cap {
-            return Err(Error::new(Code::Cap, format!("{n} {what}, more than the cap of {cap}")).at(self.at as u64));
+            return Err(Error::new(Code::Cap, format!("{n} {what}, more than the cap of {cap}")));
         }
         if !fits {
-            return Err(Error::new(Code::Truncated, format!("{n} {what} cannot fit in {} bytes", self.remaining()))
-                .at(self.at as u64));
+            return Err(Error::new(Code::Truncated, format!("{n} {what} cannot fit in {} bytes", self.remaining())));
         }
         Ok(n as usize)
     }

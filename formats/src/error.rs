@@ -68,6 +68,14 @@ codes! {
     NotFinite = "E_NOT_FINITE",
     /// The thing exists but cannot be used in this way.
     Unsupported = "E_UNSUPPORTED",
+    /// A file was cut short, rewritten or became unreadable while it was in use.
+    Changed = "E_CHANGED",
+    /// An update continues another stage, or another file, than the one it is applied to.
+    Parent = "E_PARENT",
+    /// A stage that must not be returned to: below the floor, or tried and found bad.
+    Rollback = "E_ROLLBACK",
+    /// A signature that is missing, of another stage or file, or by a key that is not trusted.
+    Signature = "E_SIGNATURE",
 }
 
 impl Code {
@@ -90,6 +98,10 @@ impl Code {
             Self::Version | Self::Requires | Self::Unsupported => "use a newer conpet, or another file",
             Self::BaseMismatch => "give the base that the bundle names",
             Self::Locked => "wait for the other program to finish",
+            Self::Changed => "nothing that was read from it is to be trusted; put the file back and start again",
+            Self::Parent => "use the update that was made for this bundle's stage, or copy the whole new bundle",
+            Self::Rollback => "use a newer stage",
+            Self::Signature => "use a bundle or update that is signed by a trusted key",
             Self::Truncated => "the file is cut short; download or copy it again",
             Self::Duplicate | Self::Missing | Self::Value | Self::Text => {
                 "correct the value named; in a file made by a program, the file is damaged: make or copy it again"
@@ -128,9 +140,12 @@ impl Error {
         }))
     }
 
-    /// An operating-system error met while doing `what` ("open", "sync", ...).
+    /// An operating-system error met while doing `what` ("open", "sync", ...): `E_SPACE` if the disk or
+    /// a quota is full, else `E_IO`.
     pub fn io(what: &str, source: std::io::Error) -> Self {
-        let mut e = Self::new(Code::Io, format!("cannot {what}: {source}"));
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let code = if matches!(source.kind(), StorageFull | QuotaExceeded) { Code::Space } else { Code::Io };
+        let mut e = Self::new(code, format!("cannot {what}: {source}"));
         e.0.source = Some(source);
         e
     }

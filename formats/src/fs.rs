@@ -1,22 +1,33 @@
 //! Files written so that a crash leaves the old or the new, never half of either.
 
+mod seam;
+
+pub(crate) use seam::step;
+pub use seam::{Op, sync_data, watched, write_all_at};
+
+use crate::mmap::Mapped;
 use crate::{Code, Error, Result};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Writes a new file under a temporary name, syncs it, and renames it over `path`.
 ///
 /// # Errors
-/// On any failure `path` is as it was before, and the temporary file is removed.
+/// On any failure `path` is as it was before, and the temporary file is removed. Only if the folder
+/// cannot be synced, `path` is already new, and the error says so.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    replace(path, fill, |tmp, path| std::fs::rename(tmp, path))
+    replace(path, fill, seam::rename).map_err(|(e, placed)| match placed {
+        true => e.hint("the new content is in place, but may not survive a power cut; write it again"),
+        false => e,
+    })
 }
 
 /// As [`write_atomic`], but refuses if `path` exists.
 ///
 /// # Errors
-/// Also if something already has that name.
+/// Also if something already has that name. On any failure there is no such file.
 pub fn create_new(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let refuse = || {
         Error::new(Code::Duplicate, "the file already exists")
@@ -26,40 +37,171 @@ pub fn create_new(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) 
     if path.symlink_metadata().is_ok() {
         return Err(refuse());
     }
-    replace(path, fill, |tmp, path| {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        match renameat_with(CWD, tmp, CWD, path, RenameFlags::NOREPLACE) {
-            // A file system without that: a link, too, fails if the name was taken meanwhile.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                std::fs::hard_link(tmp, path).and_then(|()| std::fs::remove_file(tmp))
-            }
-            other => other.map_err(Into::into),
+    replace(path, fill, seam::rename_new).map_err(|(e, placed)| {
+        if placed {
+            // Nobody has been told of it yet.
+            let _ = seam::remove(path);
         }
+        e
     })
 }
 
+/// An error also says whether the new file has its name by then.
 fn replace(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
     publish: impl FnOnce(&Path, &Path) -> std::io::Result<()>,
-) -> Result<()> {
+) -> Result<(), (Error, bool)> {
     let io = |what: &'static str| move |e| Error::io(what, e).in_file(path);
     let dir = parent(path);
-    let name = path.file_name().ok_or_else(|| Error::new(Code::Value, "not a file name").in_file(path))?;
-    let tmp = dir.join(format!(".conpet-tmp-{}-{}", std::process::id(), name.to_string_lossy()));
+    let name = path.file_name().ok_or_else(|| (Error::new(Code::Value, "not a file name").in_file(path), false))?;
+    let name = name.to_string_lossy();
+    sweep(&dir, &name);
+    let tmp = dir.join(format!("{TEMPORARY}{}-{name}", std::process::id()));
+    let file = Locked(seam::create(&tmp).map_err(|e| (io("create a temporary file beside")(e), false))?);
+    let mut placed = false;
     let result = (|| {
-        let file =
-            OpenOptions::new().write(true).create_new(true).open(&tmp).map_err(io("create a temporary file beside"))?;
-        let mut w = BufWriter::with_capacity(1 << 20, &file);
+        lock(&file, path)?;
+        // Swept away by another process, between its making and its lock.
+        if file.metadata().map_err(io("stat"))?.nlink() == 0 {
+            return Err(locked().in_file(path));
+        }
+        let mut w = BufWriter::with_capacity(1 << 20, Tail { file: &file, at: 0, path: &tmp });
         fill(&mut w).map_err(|e| e.in_file(path))?;
         w.flush().map_err(io("write"))?;
         drop(w);
-        file.sync_all().map_err(io("sync"))?;
+        seam::sync_all(&file, &tmp).map_err(io("sync"))?;
         publish(&tmp, path).map_err(io("publish"))?;
+        placed = true;
         sync_dir(&dir)
     })();
+    result.map_err(|e| {
+        // Gone if it was renamed; still there if it was linked.
+        let _ = seam::remove(&tmp);
+        (e, placed)
+    })
+}
+
+/// How the names of temporary files begin; the process and the file's name follow.
+const TEMPORARY: &str = ".conpet-tmp-";
+
+/// Removes temporary files of this name that a killed process has left: those that nobody has locked.
+fn sweep(dir: &Path, name: &str) {
+    let ours = |n: &str| {
+        let (process, of) = n.strip_prefix(TEMPORARY)?.split_once('-')?;
+        (of == name && process.bytes().all(|b| b.is_ascii_digit())).then_some(())
+    };
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().and_then(ours).is_some()
+            && entry.file_type().is_ok_and(|t| t.is_file())
+            && File::open(entry.path()).is_ok_and(|f| f.try_lock().is_ok())
+        {
+            let _ = seam::remove(&entry.path());
+        }
+    }
+}
+
+/// A file written from its beginning on.
+struct Tail<'a> {
+    file: &'a File,
+    at: u64,
+    path: &'a Path,
+}
+
+impl Write for Tail<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        write_all_at(self.file, bytes, self.at, self.path)?;
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file that is unlocked when dropped. Closing it may not be enough: a process that another thread
+/// has just started, or a map, may hold the same open file a little longer.
+#[derive(Debug)]
+pub(crate) struct Locked(File);
+
+impl std::ops::Deref for Locked {
+    type Target = File;
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+/// Opens a bundle and maps it through the same handle: what is mapped is what was opened, and
+/// (`writable`) locked, whatever happens to the name meanwhile. Nor does it wait for whoever writes
+/// to a pipe.
+///
+/// # Errors
+/// If it is not a regular file, cannot be opened or mapped, another process is writing it, or
+/// writing would change it under another name too.
+pub(crate) fn open_mapped(path: &Path, writable: bool) -> Result<(Locked, Mapped)> {
+    let io = |what: &'static str| move |e| Error::io(what, e).in_file(path).hint("check the path of the bundle");
+    let irregular =
+        || Error::new(Code::Io, "a bundle must be a regular file, not a link, directory or device").in_file(path);
+    let file = seam::open(path, writable).map_err(|e| {
+        let known = path.symlink_metadata().is_ok_and(|m| !m.is_file());
+        if known { irregular() } else { io(if writable { "open for writing" } else { "open" })(e) }
+    })?;
+    let file = Locked(file);
+    // Asked of the open file: a name can change its meaning between a question and the opening.
+    let meta = step(Op::Stat, path).and_then(|_| file.metadata()).map_err(io("open"))?;
+    if !meta.is_file() {
+        return Err(irregular());
+    }
+    if writable {
+        if meta.nlink() > 1 {
+            return Err(Error::new(Code::Unsupported, format!("the file has {} names (hard links)", meta.nlink()))
+                .in_file(path)
+                .hint("writing would change the file under its other names too; copy it and write to the copy"));
+        }
+        lock(&file, path)?;
+        // Between opening and locking, compaction may have put another file under this name.
+        let named = path.symlink_metadata().ok();
+        if named.is_none_or(|m| (m.dev(), m.ino()) != (meta.dev(), meta.ino())) {
+            return Err(Error::new(Code::Locked, "the file was replaced while it was being opened")
+                .in_file(path)
+                .hint("run the command again"));
+        }
+    }
+    step(Op::Map, path).map_err(io("map"))?;
+    let map = Mapped::of(&file).map_err(|e| e.in_file(path))?;
+    Ok((file, map))
+}
+
+/// Makes a new folder: filled under a temporary name, synced, and renamed to `path`, which must be free
+/// or an empty folder.
+///
+/// # Errors
+/// On any failure `path` is as it was before, and the temporary folder is removed.
+pub fn create_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let io = |what: &'static str| move |e| Error::io(what, e).in_file(path);
+    let empty = |p: &Path| std::fs::read_dir(p).is_ok_and(|mut d| d.next().is_none());
+    if path.symlink_metadata().is_ok() && !empty(path) {
+        return Err(Error::new(Code::Duplicate, "the name is taken")
+            .in_file(path)
+            .hint("give a new name or an empty folder"));
+    }
+    let dir = parent(path);
+    let name = path.file_name().ok_or_else(|| Error::new(Code::Value, "not a folder's name").in_file(path))?;
+    let tmp = dir.join(format!(".conpet-tmp-{}-{}", std::process::id(), name.to_string_lossy()));
+    std::fs::create_dir(&tmp).map_err(io("create a temporary folder beside"))?;
+    // The rename fails if the name was taken meanwhile.
+    let result = fill(&tmp)
+        .and_then(|()| sync_dir(&tmp))
+        .and_then(|()| std::fs::rename(&tmp, path).map_err(io("publish")))
+        .and_then(|()| sync_dir(&dir));
     if result.is_err() {
-        let _ = std::fs::remove_file(&tmp);
+        let _ = std::fs::remove_dir_all(&tmp);
     }
     result
 }
@@ -92,7 +234,7 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// Makes a directory entry durable (fsync(2): syncing the file does not).
 pub fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync the directory", e).in_file(dir))
+    seam::sync_dir(dir).map_err(|e| Error::io("sync the directory", e).in_file(dir))
 }
 
 /// The directory a path lies in.
@@ -108,22 +250,27 @@ pub fn parent(path: &Path) -> PathBuf {
 /// # Errors
 /// `E_LOCKED` if another process holds it.
 pub fn lock(file: &File, path: &Path) -> Result<()> {
+    let io = |e| Error::io("lock", e).in_file(path);
+    step(Op::Lock, path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(()),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::new(Code::Locked, "another process is writing this file")
-            .in_file(path)
-            .hint("wait for it to finish, then run the command again")),
-        Err(std::fs::TryLockError::Error(e)) => Err(Error::io("lock", e).in_file(path)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(locked().in_file(path)),
+        Err(std::fs::TryLockError::Error(e)) => Err(io(e)),
     }
 }
 
-/// Reserves `len` bytes from `offset`, so that a full disk is found before anything is written.
+fn locked() -> Error {
+    Error::new(Code::Locked, "another process is writing this file")
+        .hint("wait for it to finish, then run the command again")
+}
+
+/// Is there room for `len` more bytes?
 ///
 /// # Errors
-/// `E_SPACE` if the disk is full.
-pub fn reserve(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
-    use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
-    let free = fstatvfs(file).map_err(|e| Error::io("ask for free space", e.into()).in_file(path))?;
+/// `E_SPACE` if not.
+pub fn room(file: &File, len: u64, path: &Path) -> Result<()> {
+    let io = |e| Error::io("ask for free space", e).in_file(path).hint("free some space; nothing was changed");
+    let free = step(Op::Free, path).and_then(|_| Ok(rustix::fs::fstatvfs(file)?)).map_err(io)?;
     // Keep a reserve, as ostree does: a box whose disk is completely full cannot even log.
     let have = free.f_bavail.saturating_mul(free.f_frsize);
     let keep = (8 << 20).min(free.f_blocks.saturating_mul(free.f_frsize) / 33);
@@ -132,9 +279,21 @@ pub fn reserve(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
             .in_file(path)
             .hint("free some space; nothing was changed"));
     }
+    Ok(())
+}
+
+/// Reserves `len` bytes from `offset`, so that a full disk is found before anything is written.
+///
+/// # Errors
+/// `E_SPACE` if the disk is full.
+pub fn reserve(file: &File, offset: u64, len: u64, path: &Path) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    room(file, len, path)?;
+    let io = |e| Error::io("reserve space", e).in_file(path).hint("free some space; nothing was changed");
+    step(Op::Reserve, path).map_err(io)?;
     match fallocate(file, FallocateFlags::KEEP_SIZE, offset, len) {
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-        Err(e) => Err(Error::io("reserve space", e.into()).in_file(path).hint("free some space; nothing was changed")),
+        Err(e) => Err(io(e.into())),
     }
 }
 

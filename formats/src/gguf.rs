@@ -10,7 +10,7 @@ pub mod reader;
 pub mod value;
 pub mod writer;
 
-pub use reader::{Gguf, TensorInfo, TensorType};
+pub use reader::{Gguf, TRAILING_CAP, TensorInfo, TensorType};
 pub use value::{Array, Value, ValueType};
 pub use writer::Writer;
 

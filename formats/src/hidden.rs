@@ -25,6 +25,8 @@ pub const SHIFT: &str = "random.shift";
 pub const SCALE: &str = "random.scale";
 /// Most units: a random layer of them on 2,048 numbers takes 128 MiB.
 pub const MOST: usize = 16_384;
+/// Most weights of a random layer, 256 MiB of them: a few hundred bytes must not ask for more.
+pub const RANDOM_MOST: usize = 1 << 26;
 
 /// The layer, with its numbers in memory.
 #[derive(Debug, Clone)]
@@ -85,6 +87,13 @@ impl Hidden {
             let (shift, scale) = (need(SHIFT)?.to_f32(), need(SCALE)?.to_f32());
             if shift.len() != dim || scale.len() != dim || size == 0 || size > MOST {
                 return misfit(format!("{size} units (1 to {MOST}), shift {} and scale {}", shift.len(), scale.len()));
+            }
+            if size * dim > RANDOM_MOST {
+                return Err(Error::new(
+                    Code::Cap,
+                    format!("a random layer of {size} x {dim} weights, cap {RANDOM_MOST}"),
+                )
+                .hint("fewer --random-features, or a feature of fewer parts"));
             }
             return Ok(Some(Self::random(seed, size, &shift, &scale)));
         }

@@ -6,7 +6,7 @@
 //! define each formula.
 //!
 //! * files: [`gguf`] (bases), [`tensors`] (safetensors payloads), [`bundle`] (`.cpb`),
-//!   [`mmap`] and [`fs`] below them;
+//!   [`mmap`] and [`fs`] below them; [`exchange`] with other programs' formats;
 //! * numbers: [`quant`] (block types), [`decimal`] (exact decimals in manifests);
 //! * contracts: [`model_spec`], [`feature`], [`pet`], [`head`], [`choice`], [`selector`] (with [`hidden`],
 //!   [`ngrams`] and [`novelty`] beside it), [`fingerprint`].
@@ -16,6 +16,7 @@ pub mod bytes;
 pub mod choice;
 pub mod decimal;
 pub mod error;
+pub mod exchange;
 pub mod feature;
 pub mod fingerprint;
 pub mod fs;

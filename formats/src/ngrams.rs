@@ -121,7 +121,8 @@ impl Ngrams {
         {
             return bad("entries name a class or a count that cannot be");
         }
-        if totals.iter().any(|t| *t < 0) || !(scale[0] >= 0.0 && scale[1] > 0.0 && scale[0] + scale[1] < 1e6) {
+        // A smoothing of almost nothing would make a score infinite.
+        if totals.iter().any(|t| *t < 0) || !(scale[0] >= 0.0 && scale[1] >= 1e-6 && scale[0] + scale[1] < 1e6) {
             return bad("totals or scale are out of range");
         }
         Ok(Some(out))

@@ -13,6 +13,7 @@ use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::quant::{self, QuantType};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A frozen quantized model.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Base {
     output_norm: Vec<f32>,
     output: Weight,
     budget: Option<Budget>,
+    /// When the file had last been written to before anything was read of it.
+    modified: Option<SystemTime>,
 }
 
 /// Where a matrix `[rows, cols]` lies in the mapped file.
@@ -101,6 +104,7 @@ impl Base {
 
     /// The same from bytes already in memory or mapped; `path` is only a name for messages.
     pub fn from_map(map: Mapped, path: &Path) -> Result<Self> {
+        let modified = map.modified()?;
         let gguf = Gguf::parse(&map)?;
         let spec = ModelSpec::from_gguf(&gguf)?;
         let weight = |name: &str, rows: usize, cols: usize| find(&gguf, name, rows, cols);
@@ -146,7 +150,7 @@ impl Base {
             .in_section("tokenizer.ggml.tokens"));
         }
         let path = path.to_owned();
-        Ok(Self { path, spec, tokenizer, layers, embedding, output_norm, output, map, budget: None })
+        Ok(Self { path, spec, tokenizer, layers, embedding, output_norm, output, map, budget: None, modified })
     }
 
     /// Keeps at most `bytes` of weights in memory: what does not fit is read from the file again in
@@ -160,6 +164,21 @@ impl Base {
         let parts = layers.chain([vec![place(&self.output)]]).collect();
         self.budget = Some(Budget::new(parts, bytes).map_err(|e| e.in_file(&self.path))?);
         Ok(())
+    }
+
+    /// Fails if the file is not what it was when it was opened: cut short, unreadable, or written to.
+    /// Unlike a bundle, a base has no reason to change, and no digests that are cheap to compare.
+    ///
+    /// # Errors
+    /// `E_CHANGED`.
+    pub fn check(&self) -> Result<()> {
+        let checked = self.map.check().and_then(|()| {
+            if self.map.modified()? == self.modified {
+                return Ok(());
+            }
+            Err(Error::new(Code::Changed, "the base was written to while it was in use"))
+        });
+        checked.map_err(|e| e.in_file(&self.path))
     }
 
     /// Tells that a pass is done with a layer; the output head counts as the layer after the last.

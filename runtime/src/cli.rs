@@ -8,6 +8,7 @@ use crate::kv::KvType;
 use crate::sampler::SamplerConfig;
 use crate::skills::Skills;
 use clap::{Args, Parser, Subcommand};
+use conpet_formats::bundle::update;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -267,20 +268,12 @@ impl Common {
         if self.ctx_size > 0 {
             e.context = self.ctx_size;
         }
-        let skills = match (&self.bundle, self.stage) {
-            (None, _) => None,
-            (Some(path), None) => Some(Skills::open(path, &e.base)?),
-            (Some(path), Some(g)) => Some(
-                Skills::new(conpet_formats::bundle::Bundle::open_generation(path, g)?, &e.base)
-                    .map_err(|x| x.in_file(path))?,
-            ),
-        };
-        if let Some(s) = &skills {
-            for w in s.bundle().warnings() {
-                crate::commands::warn(w);
-            }
-        }
-        Ok((e, skills))
+        let Some(path) = &self.bundle else { return Ok((e, None)) };
+        let bundle = update::start(path, self.stage)?;
+        // Said before anything is loaded: a stage on trial may fail to.
+        bundle.warnings().iter().for_each(|w| crate::commands::warn(w));
+        let skills = Skills::new(bundle, &e.base).map_err(|x| x.in_file(path))?;
+        Ok((e, Some(skills)))
     }
 }
 

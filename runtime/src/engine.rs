@@ -98,6 +98,17 @@ impl Engine {
         }
     }
 
+    /// Fails if the base or the bundle is no longer what the last passes read: its file was cut short,
+    /// rewritten, or could not be read. Ask before an answer leaves; the commands and
+    /// [`Engine::classify`], [`Engine::generate`] and [`Engine::decide`] do.
+    ///
+    /// # Errors
+    /// `E_CHANGED`, or `E_DIGEST` for a bundle that was rewritten in place.
+    pub fn check(&self, skills: Option<&Skills>) -> Result<()> {
+        self.base.check()?;
+        skills.map_or(Ok(()), |s| s.bundle().check())
+    }
+
     pub(crate) fn device(&self) -> (Kernels, &Threads) {
         (self.kernels, &self.threads)
     }
@@ -203,15 +214,17 @@ impl Engine {
     ) -> Result<Vec<Decision>> {
         let selector = skills.selector();
         let tokens = prompts.iter().map(|p| p.tokens.as_slice());
-        match selector.module().zip(selector.feature()) {
-            None => Ok(selector.decide(self.device(), &t.features, tokens)),
+        let decisions = match selector.module().zip(selector.feature()) {
+            None => selector.decide(self.device(), &t.features, tokens),
             Some((m, feature)) => {
                 let module = skills.module(m, &self.base)?;
                 let mut hidden = t.hidden.clone();
                 let features = self.branch(prompts, skills.trunk(), &mut hidden, Some(module), feature, s);
-                Ok(selector.decide(self.device(), &features, tokens))
+                selector.decide(self.device(), &features, tokens)
             }
-        }
+        };
+        self.check(Some(skills))?;
+        Ok(decisions)
     }
 
     /// The trunk feature the selector wants to have read (none for `conpet`, which runs its own pass).

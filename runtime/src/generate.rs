@@ -59,7 +59,8 @@ impl Engine {
     /// abstains.
     ///
     /// # Errors
-    /// If the prompt is empty or too long, a payload is damaged, or a task must be named.
+    /// If the prompt is empty or too long, a payload is damaged, a task must be named, or a file changed
+    /// while it was in use; no piece that was computed after such a change is emitted.
     pub fn generate(
         &self,
         skills: Option<&Skills>,
@@ -102,6 +103,7 @@ impl Engine {
         let mut pending = Vec::new();
         while out.tokens.len() < most {
             let token = sampler.sample(&mut logits, &history);
+            self.check(skills)?;
             if self.base.tokenizer.is_end(token) {
                 break;
             }

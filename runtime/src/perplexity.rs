@@ -25,7 +25,7 @@ pub struct Perplexity {
 /// which begins anew with BOS in place of its first token, and predicts the second half of each in one pass. `each` sees the measure after every chunk, and may stop.
 ///
 /// # Errors
-/// If the text is shorter than one chunk, or the base's output is not finite.
+/// If the text is shorter than one chunk, the base's output is not finite, or its file changed.
 pub fn perplexity(
     engine: &Engine,
     tokens: &[u32],
@@ -75,6 +75,7 @@ pub fn perplexity(
             }
         }
         done += 1;
+        engine.check(None)?;
         if !each(result(sum, squares, n, done)) {
             break;
         }

@@ -8,10 +8,8 @@ use conpet_formats::feature::FeatureSpec;
 use conpet_formats::hidden::Hidden;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::ngrams::Ngrams;
-use conpet_formats::novelty::Novelty;
 use conpet_formats::quant::QuantType;
-use conpet_formats::selector::{self, Decision, SelectorKind};
-use conpet_formats::tensors::{Dtype, Tensors};
+use conpet_formats::selector::{self, Decision, Scorer, SelectorKind};
 use std::ops::Range;
 
 /// A loaded selector.
@@ -27,24 +25,6 @@ pub struct Selector {
     threshold: f32,
     margin: f32,
     top_k: usize,
-}
-
-/// Scores over classes: `weight [classes, width]` in the map, `bias [classes]`, on a feature or on
-/// the hidden layer before them.
-#[derive(Debug, Clone)]
-struct Scorer {
-    map: Mapped,
-    weight: Range<usize>,
-    ty: QuantType,
-    /// Length of a feature.
-    dim: usize,
-    hidden: Option<Hidden>,
-    bias: Vec<f32>,
-    class_task: Vec<usize>,
-    /// A second opinion, from the tokens themselves.
-    ngrams: Option<Ngrams>,
-    /// How unlike all classes an input is.
-    novelty: Option<Novelty>,
 }
 
 impl Selector {
@@ -127,7 +107,7 @@ impl Selector {
             let uniform = |_| Decision::uniform(self.n_tasks);
             return tokens.into_iter().filter(|_| self.chooses()).map(uniform).collect();
         };
-        s.states(device, features)
+        states(s, device, features)
             .chunks_exact(s.bias.len())
             .zip(tokens)
             .map(|(states, tokens)| {
@@ -155,63 +135,16 @@ impl Selector {
     }
 }
 
-impl Scorer {
-    fn load(kind: SelectorKind, map: Mapped, range: Range<usize>, n_tasks: usize, dim: usize) -> Result<Self> {
-        let base = map.as_ptr() as usize;
-        let tensors = Tensors::parse(&map[range.clone()])?;
-        let need = |name: &str| {
-            tensors.get(name).ok_or_else(|| Error::new(Code::Missing, format!("the selector lacks tensor {name:?}")))
-        };
-        let hidden = Hidden::load(&map[range.clone()], dim)?;
-        let width = hidden.as_ref().map_or(dim, Hidden::size);
-        let (weight, bias) = (need(selector::WEIGHT)?, need(selector::BIAS)?);
-        let classes = bias.shape.iter().product::<usize>();
-        if classes == 0 || weight.shape != [classes, width] || bias.shape != [classes] {
-            return Err(Error::new(
-                Code::Shape,
-                format!("selector weight {:?} and bias {:?} do not fit {width} numbers", weight.shape, bias.shape),
-            ));
-        }
-        let ty = match weight.dtype {
-            Dtype::F32 => QuantType::F32,
-            Dtype::F16 => QuantType::F16,
-            other => return Err(Error::new(Code::Type, format!("selector weight of dtype {other:?}"))),
-        };
-        let class_task: Vec<usize> = match kind {
-            SelectorKind::Conpet => (0..classes).collect(),
-            _ => {
-                let t = need(selector::CLASS_TASK)?;
-                if t.shape != [classes] {
-                    return Err(Error::new(Code::Shape, format!("class_task of shape {:?}", t.shape)));
-                }
-                t.to_i32().iter().map(|v| usize::try_from(*v).unwrap_or(usize::MAX)).collect()
-            }
-        };
-        if let Some(bad) = class_task.iter().find(|t| **t >= n_tasks) {
-            return Err(Error::new(
-                Code::Value,
-                format!("a class belongs to task {bad}, but there are {n_tasks} tasks"),
-            ));
-        }
-        let start = weight.data.as_ptr() as usize - base;
-        let (weight_range, bias) = (start..start + weight.data.len(), bias.to_f32());
-        let novelty = Novelty::load(&map[range.clone()], classes)?;
-        let ngrams = Ngrams::load(&map, range, classes)?;
-        Ok(Self { weight: weight_range, ty, dim, hidden, bias, class_task, ngrams, novelty, map })
-    }
-
-    /// Scores `[n, classes]` of features `[n, dim]`, before the tokens have their say.
-    fn states(&self, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
-        let (n, classes) = (features.len() / self.dim, self.bias.len());
-        let layer = self.hidden.as_ref().map(|h| through(h, (kernels, threads), features));
-        let x = layer.as_deref().unwrap_or(features);
-        let mut scores = vec![0.0; n * classes];
-        let weight =
-            MatrixRef { ty: self.ty, rows: classes, cols: x.len() / n.max(1), data: &self.map[self.weight.clone()] };
-        kernels.matmul(threads, weight, x, &mut scores, n);
-        scores.chunks_exact_mut(classes).for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(x, b)| *x += b));
-        scores
-    }
+/// Scores `[n, classes]` of features `[n, dim]`, before the tokens have their say.
+fn states(s: &Scorer, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+    let (n, classes) = (features.len() / s.dim, s.bias.len());
+    let layer = s.hidden.as_ref().map(|h| through(h, (kernels, threads), features));
+    let x = layer.as_deref().unwrap_or(features);
+    let mut scores = vec![0.0; n * classes];
+    let weight = MatrixRef { ty: s.ty, rows: classes, cols: x.len() / n.max(1), data: &s.map[s.weight.clone()] };
+    kernels.matmul(threads, weight, x, &mut scores, n);
+    scores.chunks_exact_mut(classes).for_each(|row| row.iter_mut().zip(&s.bias).for_each(|(x, b)| *x += b));
+    scores
 }
 
 /// Features `[n, dim]` through a hidden layer: `[n, size]`.

@@ -46,6 +46,13 @@ impl Skills {
         if let Some(f) = &m.selector.feature {
             f.check(base.spec.n_layer as u32)?;
         }
+        if m.trunk as usize > base.spec.n_layer {
+            return Err(Error::new(
+                Code::Value,
+                format!("the trunk is {} layers, but the base has {} layers", m.trunk, base.spec.n_layer),
+            )
+            .in_section("manifest"));
+        }
         for h in &m.heads {
             h.feature.check(base.spec.n_layer as u32).map_err(|e| e.in_section(format!("head {}", h.id)))?;
         }

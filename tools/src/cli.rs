@@ -40,6 +40,18 @@ pub enum Command {
     Gguf(GgufArgs),
     /// Make an older stage the current one; nothing is erased
     Rollback(RollbackArgs),
+    /// Write what a bundle has more than an earlier state of it: the update to send
+    Delta(DeltaArgs),
+    /// Append a delta and make its stage the current one, once all of it is proven
+    Apply(ApplyArgs),
+    /// End the trial of the current stage: it has proven itself
+    MarkGood(MarkGoodArgs),
+    /// Which stage is current, whether it is on trial, which failed, and the floor
+    Status(FileArgs),
+    /// Take a module from a PEFT folder or a llama.cpp LoRA file into a bundle, or a bundle out of an OCI layout
+    Import(ImportArgs),
+    /// Write a module as a PEFT folder or a llama.cpp LoRA file, or the whole bundle as an OCI layout
+    Export(ExportArgs),
 }
 
 /// A bundle.
@@ -130,6 +142,90 @@ pub struct RollbackArgs {
     pub file: PathBuf,
     /// The stage to make current
     pub generation: u64,
+}
+
+/// Between which states.
+#[derive(Debug, Args)]
+pub struct DeltaArgs {
+    /// The bundle as those have it that are to be updated (*.cpb)
+    pub old: PathBuf,
+    /// The same bundle, grown since (*.cpb)
+    pub new: PathBuf,
+    /// The delta to create; it must not exist
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub to: PathBuf,
+}
+
+/// What to append to what.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// The delta (from `conpet-inspect delta`)
+    pub delta: PathBuf,
+    /// Go back by itself, after 3 starts of conpet-run, unless `mark-good` is run
+    #[arg(long)]
+    pub trial: bool,
+}
+
+/// What has proven itself.
+#[derive(Debug, Args)]
+pub struct MarkGoodArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// Also refuse every earlier stage from now on
+    #[arg(long)]
+    pub floor: bool,
+}
+
+/// What to take in, and where it goes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+PEFT folders: LORA (also rsLoRA, rank_pattern, alpha_pattern), IA3, PROMPT_TUNING, PREFIX_TUNING.
+What a module cannot hold (DoRA, modules_to_save, biases, embeddings, pickle files) is refused by name.")]
+pub struct ImportArgs {
+    /// A PEFT folder, a llama.cpp LoRA file (*.gguf), or a folder that is an OCI layout
+    pub from: PathBuf,
+    /// The base (*.gguf). Of an OCI layout: where its base goes, or the base it must be for
+    #[arg(short = 'm', long, value_name = "GGUF", visible_alias = "model")]
+    pub base: Option<PathBuf>,
+    /// The bundle: a new file, or one that gets another stage
+    #[arg(short = 'b', long, value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// Name of the new task, which is answered by text
+    #[arg(long, value_name = "NAME")]
+    pub task: Option<String>,
+    /// Literal text around {input}, as the adapter was trained with
+    #[arg(long, value_name = "TEXT", default_value = "{input}")]
+    pub template: String,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_answer: u32,
+}
+
+/// What to write, and how.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// m0000 (module) or a task's name (its module); with --to oci, nothing
+    #[arg(value_name = "MODULE")]
+    pub part: Option<String>,
+    /// What to write, and the new file or folder: peft DIR, gguf FILE, or oci DIR
+    #[arg(long, num_args = 2, value_names = ["FORMAT", "PATH"], required = true)]
+    pub to: Vec<OsString>,
+    /// The base (*.gguf): needed for peft and gguf; with oci it goes into the layout
+    #[arg(short = 'm', long, value_name = "GGUF", visible_alias = "model")]
+    pub base: Option<PathBuf>,
+    /// Name or path of the model for PEFT's Auto classes (base_model_name_or_path)
+    #[arg(long, value_name = "NAME")]
+    pub base_name: Option<String>,
+    /// Write the module although its task has parts that the format cannot hold, such as a head
+    #[arg(long)]
+    pub lossy: bool,
+    /// The stage to read [default: the current one]
+    #[arg(long, value_name = "STAGE")]
+    pub stage: Option<u64>,
 }
 
 /// Inserts `show` where the first word is no command: `conpet-inspect FILE`.

@@ -1,11 +1,17 @@
 //! One file for each command.
 
+mod apply;
+mod delta;
 mod diff;
+mod export;
 mod extract;
 mod gguf;
+mod import;
 mod log;
+mod mark_good;
 mod rollback;
 mod show;
+mod status;
 mod tasks;
 mod tensors;
 mod verify;
@@ -25,6 +31,12 @@ pub(crate) fn run(command: &Command, out: &mut Output<'_>) -> Result<ExitStatus,
         Command::Extract(a) => extract::run(a, out),
         Command::Gguf(a) => gguf::run(a, out),
         Command::Rollback(a) => rollback::run(a, out),
+        Command::Delta(a) => delta::run(a, out),
+        Command::Apply(a) => apply::run(a, out),
+        Command::MarkGood(a) => mark_good::run(a, out),
+        Command::Status(a) => status::run(a, out),
+        Command::Import(a) => import::run(a, out),
+        Command::Export(a) => export::run(a, out),
     }
 }
 

@@ -61,6 +61,13 @@ impl Failure {
     }
 }
 
+/// A file that must not exist does: the command line is wrong, not the file.
+pub(crate) fn creating(e: Error) -> Failure {
+    let taken = e.code() == Code::Duplicate;
+    let failure = Failure::from(e);
+    if taken { Failure { status: ExitStatus::Usage, ..failure } } else { failure }
+}
+
 impl From<Error> for Failure {
     fn from(e: Error) -> Self {
         Self { status: ExitStatus::from(e.code()), message: e.brief(), hint: e.remedy().to_owned() }

@@ -5,10 +5,14 @@
 mod common;
 #[path = "commands/damage.rs"]
 mod damage;
+#[path = "commands/exchange.rs"]
+mod exchange;
 #[path = "commands/gguf.rs"]
 mod gguf;
 #[path = "commands/parts.rs"]
 mod parts;
+#[path = "commands/updates.rs"]
+mod updates;
 
 use common::{Place, with_task};
 use conpet_formats::bundle::{Draft, verify};

@@ -310,6 +310,8 @@ impl<'a> Run<'a> {
 
     /// Creates or appends the stage, then forgets what only this stage needed.
     fn write(&mut self, draft: Draft) -> Result<()> {
+        // What was learned on a base that has vanished meanwhile is worth nothing.
+        self.engine.base.check()?;
         if self.bundle.is_some() {
             draft.append(&self.out)?;
         } else {

@@ -1,7 +1,7 @@
 //! Canonical JSON: one spelling for each manifest, or rejection.
 
-use super::MANIFEST_CAP;
 use super::manifest::Manifest;
+use super::{COMMA_CAP, MANIFEST_CAP};
 use crate::{Code, Error, Result};
 
 /// Serialises a manifest: struct fields are declared in alphabetical order and maps are sorted,
@@ -12,7 +12,19 @@ pub(super) fn write(m: &Manifest) -> Result<Vec<u8>> {
     if bytes.len() as u64 > MANIFEST_CAP {
         return Err(Error::new(Code::Cap, format!("a manifest of {} bytes, cap {MANIFEST_CAP}", bytes.len())));
     }
+    few(&bytes)?;
     Ok(bytes)
+}
+
+/// An empty string is three bytes of text and two dozen in memory: counted before anything is made of them.
+fn few(bytes: &[u8]) -> Result<()> {
+    let commas = bytes.iter().filter(|b| **b == b',').count();
+    if commas <= COMMA_CAP {
+        return Ok(());
+    }
+    Err(Error::new(Code::Cap, format!("a manifest of {commas} values and more, cap {COMMA_CAP}"))
+        .in_section("manifest")
+        .hint("fewer labels, or shorter lists of sites"))
 }
 
 /// Parses a manifest and refuses any other spelling of it.
@@ -20,12 +32,19 @@ pub(super) fn write(m: &Manifest) -> Result<Vec<u8>> {
 /// Comparing with the re-serialised form kills duplicate keys, white space, escapes, key order,
 /// number forms and trailing data with one rule.
 pub(super) fn read(bytes: &[u8]) -> Result<Manifest> {
+    few(bytes)?;
     let m: Manifest = serde_json::from_slice(bytes)
-        .map_err(|e| Error::new(Code::Value, format!("{e}")).in_section("manifest").at(e.column() as u64))?;
+        .map_err(|e| Error::new(Code::Value, format!("{e}")).in_section("manifest").at(place(bytes, &e)))?;
     let again = write(&m)?;
     if again != bytes {
         let at = again.iter().zip(bytes).position(|(a, b)| a != b).unwrap_or(again.len().min(bytes.len()));
         return Err(Error::new(Code::NonCanonical, "not in canonical form").in_section("manifest").at(at as u64));
     }
     Ok(m)
+}
+
+/// Where the parser stopped: it counts lines, and columns from 1.
+fn place(bytes: &[u8], e: &serde_json::Error) -> u64 {
+    let lines = bytes.split_inclusive(|b| *b == b'\n').take(e.line().saturating_sub(1));
+    (lines.map(<[u8]>::len).sum::<usize>() + e.column().saturating_sub(1)) as u64
 }

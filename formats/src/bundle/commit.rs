@@ -119,6 +119,13 @@ impl Commit {
         b
     }
 
+    /// How long the commit that begins here says it is; `None` if there is not even its header.
+    pub(super) fn declared_len(bytes: &[u8]) -> Option<u64> {
+        let head = bytes.get(..HEADER)?;
+        let num = |i: usize| u64::from(u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]));
+        Some(HEADER as u64 + num(56) * RECORD as u64 + num(60))
+    }
+
     /// Decodes and validates a commit that lies at `at` in the file.
     pub(super) fn decode(bytes: &[u8], at: u64) -> Result<Self> {
         Self::decode_inner(bytes, at).map_err(|e| e.in_section(format!("commit at {at}")))
@@ -150,7 +157,7 @@ impl Commit {
             )
             .at(8));
         }
-        let n = c.count(n.into(), RECORD as u64, SECTION_CAP, "sections")?;
+        let n = c.count(n.into(), RECORD as u64, SECTION_CAP, "sections").map_err(|e| e.at(56))?;
         let table = c.clone().take((n * RECORD) as u64)?;
         if *blake3::hash(table).as_bytes() != table_hash {
             return Err(Error::new(Code::Digest, "the section table's digest does not match").at(80));
@@ -158,14 +165,16 @@ impl Commit {
         let mut sections = Vec::with_capacity(n);
         let mut end = FIRST;
         for i in 0..n {
-            let s = section(&mut c).map_err(|e| e.in_section(format!("section {i}")))?;
+            let record = c.offset() as u64;
+            let s = section(&mut c).map_err(|e| e.in_section(format!("section {i}")).at(record))?;
             let stop = s.offset.checked_add(s.len);
             if s.offset < end || s.offset % PAGE != 0 || s.len == 0 || stop.is_none_or(|e| e > at) {
                 return Err(Error::new(
                     Code::Layout,
                     format!("{}+{} is not a page-aligned range between {end} and {at}", s.offset, s.len),
                 )
-                .in_section(format!("section {i}")));
+                .in_section(format!("section {i}"))
+                .at(record + 32));
             }
             end = s.offset + s.len;
             sections.push(s);
@@ -175,7 +184,9 @@ impl Commit {
             return Err(Error::new(Code::Digest, "the manifest's digest does not match").at(112));
         }
         if c.remaining() != 0 {
-            return Err(Error::new(Code::Layout, format!("{} bytes after the manifest", c.remaining())));
+            return Err(
+                Error::new(Code::Layout, format!("{} bytes after the manifest", c.remaining())).at(c.offset() as u64)
+            );
         }
         Ok(Self { generation, parent_off, parent_hash, previous_off, sections, manifest })
     }

@@ -130,6 +130,19 @@ pub struct ModuleEntry {
     pub train: BTreeMap<String, String>,
 }
 
+impl Manifest {
+    /// The name of the target set with exactly these sites (sorted); a new one if there is none.
+    pub fn intern_targets(&mut self, sites: &[String]) -> String {
+        if let Some((known, _)) = self.target_sets.iter().find(|(_, s)| *s == sites) {
+            return known.clone();
+        }
+        let free = |n: &String| !self.target_sets.contains_key(n);
+        let name = (self.target_sets.len()..).map(|n| format!("t{n}")).find(free).unwrap_or_default();
+        self.target_sets.insert(name.clone(), sites.to_vec());
+        name
+    }
+}
+
 impl ModuleEntry {
     /// Says what the module is. One LoRA alone is said by its numbers, as in bundles of every release;
     /// anything else by its text.

@@ -5,24 +5,26 @@ use super::manifest::Manifest;
 use super::superblock::Superblock;
 use super::{FIRST, PAGE, canonical, validate};
 use crate::mmap::Mapped;
-use crate::{Code, Error, Result};
-use std::fs::File;
+use crate::{Code, Error, Result, fs};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 /// One stage of a bundle, mapped.
 #[derive(Debug)]
 pub struct Bundle {
     path: PathBuf,
-    map: Mapped,
+    pub(super) map: Mapped,
     pub(super) slot: Superblock,
     pub(super) commit: Commit,
     pub(super) commit_off: u64,
     pub(super) commit_hash: [u8; 32],
     manifest: Manifest,
     verified: Vec<OnceLock<()>>,
-    warnings: Vec<String>,
+    /// When the file had last been written to, as of the last look.
+    modified: Mutex<Option<SystemTime>>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// One stage in a bundle's history.
@@ -48,7 +50,7 @@ impl Bundle {
     /// # Errors
     /// If no superblock names a whole, intact commit, or the manifest breaks a rule.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_map(map(path)?, path).map_err(|e| e.in_file(path))
+        settled(path, |map| Self::open_map(map, path))
     }
 
     /// The current stage of a bundle in memory; `path` is only a name for messages.
@@ -61,7 +63,7 @@ impl Bundle {
     /// # Errors
     /// If the file has no such generation.
     pub fn open_generation(path: &Path, generation: u64) -> Result<Self> {
-        Self::generation_of(map(path)?, path, generation).map_err(|e| e.in_file(path))
+        settled(path, |map| Self::generation_of(map, path, generation))
     }
 
     pub(super) fn generation_of(map: Mapped, path: &Path, generation: u64) -> Result<Self> {
@@ -76,12 +78,14 @@ impl Bundle {
         Self::at(map, path, slot, warnings, false)
     }
 
-    fn open_map(map: Mapped, path: &Path) -> Result<Self> {
+    pub(super) fn open_map(map: Mapped, path: &Path) -> Result<Self> {
         let (slot, warnings) = current(&map)?;
         Self::at(map, path, slot, warnings, true)
     }
 
     fn at(map: Mapped, path: &Path, slot: Superblock, warnings: Vec<String>, hashed: bool) -> Result<Self> {
+        // Asked before anything is read: what is written from now on is noticed later.
+        let modified = Mutex::new(map.modified()?);
         let bytes = &map[slot.commit_off as usize..][..slot.commit_len as usize];
         let commit_hash = *blake3::hash(bytes).as_bytes();
         debug_assert!(!hashed || commit_hash == slot.commit_hash);
@@ -100,6 +104,7 @@ impl Bundle {
             verified: commit.sections.iter().map(|_| OnceLock::new()).collect(),
             commit_off: slot.commit_off,
             map,
+            modified,
             slot,
             commit,
             commit_hash,
@@ -164,6 +169,34 @@ impl Bundle {
             let _ = self.verified[i].set(());
         }
         Ok(range)
+    }
+
+    /// Fails if the stage's bytes are no longer what they were when they were read; ask before an answer
+    /// computed from them is given. If the file was written to since the last look (an append does
+    /// that, and so does a rewrite in place), all that was verified is verified again.
+    ///
+    /// # Errors
+    /// `E_CHANGED` if the file was cut short or a page could not be read, `E_DIGEST` if it was rewritten.
+    pub fn check(&self) -> Result<()> {
+        let named = |e: Error| e.in_file(&self.path);
+        self.map.check().map_err(named)?;
+        let now = self.map.modified().map_err(named)?;
+        let mut seen = self.modified.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen != now {
+            let commit = &self.map[self.commit_off as usize..][..self.slot.commit_len as usize];
+            if *blake3::hash(commit).as_bytes() != self.commit_hash {
+                return Err(named(Error::new(Code::Digest, "the commit in use has changed").at(self.commit_off)));
+            }
+            for (i, record) in
+                self.commit.sections.iter().enumerate().filter(|(i, _)| self.verified[*i].get().is_some())
+            {
+                check_section(&self.map, i, record).map_err(named)?;
+            }
+            // What was read may have faulted meanwhile.
+            self.map.check().map_err(named)?;
+            *seen = now;
+        }
+        Ok(())
     }
 
     /// The chain of stages up to this one, oldest first.
@@ -247,7 +280,11 @@ pub(super) fn newest(file: &[u8], end: u64) -> Result<u64> {
 
 /// Compares a section's bytes with its recorded digest.
 pub(super) fn check_section(map: &[u8], index: usize, r: &SectionRecord) -> Result<()> {
-    let bytes = &map[r.offset as usize..(r.offset + r.len) as usize];
+    check_payload(&map[r.offset as usize..(r.offset + r.len) as usize], index, r)
+}
+
+/// As [`check_section`], for bytes that were found already.
+pub(super) fn check_payload(bytes: &[u8], index: usize, r: &SectionRecord) -> Result<()> {
     if *blake3::hash(bytes).as_bytes() == r.hash {
         return Ok(());
     }
@@ -257,16 +294,29 @@ pub(super) fn check_section(map: &[u8], index: usize, r: &SectionRecord) -> Resu
         .hint("restore the file from a copy; other sections can still be used"))
 }
 
-pub(super) fn map(path: &Path) -> Result<Mapped> {
-    let meta = std::fs::symlink_metadata(path)
-        .map_err(|e| Error::io("open", e).in_file(path).hint("check the path of the bundle"))?;
-    if !meta.is_file() {
-        return Err(
-            Error::new(Code::Io, "a bundle must be a regular file, not a link, directory or device").in_file(path)
-        );
+/// Times that a file is looked at anew because a writer was seen at work.
+const LOOKS: usize = 100;
+
+/// Reads a file that a writer may be changing. One slot is whole at every moment, but not always
+/// both: a reader that is held up between them, or that mapped the file before it grew, finds
+/// neither. Then the superblocks have changed meanwhile or the file has grown, and it looks again.
+fn settled<T>(path: &Path, read: impl Fn(Mapped) -> Result<T>) -> Result<T> {
+    let mut looks = 0;
+    loop {
+        let map = map(path)?;
+        let slots = |m: &Mapped| m.get(..FIRST as usize).map(<[u8]>::to_vec);
+        let (before, same) = (slots(&map), map.clone());
+        looks += 1;
+        match read(map) {
+            // The same map shows the superblocks as they are now.
+            Err(_) if looks < LOOKS && (slots(&same) != before || same.outgrown()) => {}
+            other => return other.map_err(|e| e.in_file(path)),
+        }
     }
-    let file = File::open(path).map_err(|e| Error::io("open", e).in_file(path))?;
-    Mapped::of(&file).map_err(|e| e.in_file(path))
+}
+
+pub(super) fn map(path: &Path) -> Result<Mapped> {
+    fs::open_mapped(path, false).map(|(_, map)| map)
 }
 
 /// The slot that names the current stage, and what there is to warn about.
@@ -304,7 +354,12 @@ pub(super) fn current(file: &[u8]) -> Result<(Superblock, Vec<String>)> {
                 .hint("two files were mixed; restore the bundle from a copy"))
         }
         (Ok(a), Ok(b)) => {
-            let newer = if a.seq > b.seq { a } else { b };
+            let (newer, older) = if a.seq > b.seq { (a, b) } else { (b, a) };
+            if newer.end < older.end || newer.max_generation < older.max_generation {
+                return Err(Error::new(Code::Layout, "the newer superblock takes back what the older one promised")
+                    .in_section("superblock")
+                    .at(if newer.end < older.end { 56 } else { 96 }));
+            }
             Ok((newer, vec!["the superblocks differ: an append was interrupted; the next append repairs it".into()]))
         }
         (Ok(s), Err(e)) => Ok((s, vec![format!("superblock B is unusable ({}); superblock A is used", e.brief())])),
@@ -319,9 +374,7 @@ pub(super) fn commit_len(file: &[u8], at: u64) -> Result<u32> {
     if at < FIRST || !at.is_multiple_of(PAGE) {
         return Err(Error::new(Code::Layout, "a commit is not page-aligned").at(at));
     }
-    let head = file.get(at as usize..at as usize + 144).ok_or_else(short)?;
-    let num = |i: usize| u64::from(u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]));
-    let len = 144 + num(56) * 96 + num(60);
+    let len = file.get(at as usize..).and_then(Commit::declared_len).ok_or_else(short)?;
     if len > super::COMMIT_CAP || at + len > file.len() as u64 {
         return Err(short());
     }

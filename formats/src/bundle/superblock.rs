@@ -58,12 +58,12 @@ impl Superblock {
         }
         let crc = crc32c::crc32c(&page[..124]);
         let (major, minor) = (c.u16()?, c.u16()?);
-        let flags = c.u32()?;
+        let _flags = c.u32()?;
         let mut file_id = [0; 16];
         file_id.copy_from_slice(c.take(16)?);
-        let (seq, commit_off, commit_len, reserved) = (c.u64()?, c.u64()?, c.u32()?, c.u32()?);
+        let (seq, commit_off, commit_len, _reserved) = (c.u64()?, c.u64()?, c.u32()?, c.u32()?);
         let (end, commit_hash, max_generation) = (c.u64()?, c.digest()?, c.u64()?);
-        let tail = c.take(20)?;
+        c.take(20)?;
         if c.u32()? != crc {
             return Err(Error::new(Code::Digest, "the superblock's checksum does not match").at(124));
         }
@@ -72,9 +72,9 @@ impl Superblock {
                 .at(8)
                 .hint("use a newer conpet"));
         }
-        let rest = c.take(PAGE - 128)?;
-        if flags != 0 || reserved != 0 || tail.iter().chain(rest).any(|b| *b != 0) {
-            return Err(Error::new(Code::Reserved, "reserved bytes of the superblock are not zero"));
+        c.take(PAGE - 128)?;
+        if let Some(at) = (12..16).chain(52..56).chain(104..124).chain(128..PAGE).find(|i| page[*i as usize] != 0) {
+            return Err(Error::new(Code::Reserved, "reserved bytes of the superblock are not zero").at(at));
         }
         let commit_end = commit_off.checked_add(commit_len.into());
         if commit_off < FIRST || commit_off % PAGE != 0 || commit_len == 0 || commit_end.is_none_or(|e| e > end) {

@@ -10,9 +10,11 @@ use std::collections::BTreeSet;
 
 const TASK_CAP: usize = 4096;
 const LABEL_CAP: usize = 10_000;
+/// Entries of `target_sets`, of `ext`, of a module's `train`.
+const MAP_CAP: usize = 16_384;
 const TEXT_CAP: usize = 256;
 /// As many layers as a base may have.
-const TRUNK_CAP: u32 = 512;
+const LAYER_CAP: u32 = 512;
 
 /// True for a feature of a manifest that this release understands.
 fn known(requirement: &str) -> bool {
@@ -83,6 +85,10 @@ fn inner(m: &Manifest, sections: &[SectionRecord]) -> Result<()> {
     if m.tasks.len() > TASK_CAP || m.modules.len() > TASK_CAP || m.heads.len() > TASK_CAP {
         return Err(Error::new(Code::Cap, format!("more than {TASK_CAP} tasks, modules or heads")));
     }
+    let maps = m.modules.iter().map(|x| x.train.len()).chain([m.target_sets.len(), m.ext.len()]);
+    if maps.into_iter().any(|n| n > MAP_CAP) {
+        return Err(Error::new(Code::Cap, format!("more than {MAP_CAP} entries in target_sets, ext or train")));
+    }
     let mut used = vec![false; sections.len()];
     let mut claim = |index: u32, kind: SectionKind, who: &str| -> Result<()> {
         let s = sections.get(index as usize).ok_or_else(|| {
@@ -132,6 +138,7 @@ fn inner(m: &Manifest, sections: &[SectionRecord]) -> Result<()> {
         if h.tasks.iter().any(|t| *t as usize >= m.tasks.len()) || labels != h.classes as usize || labels == 0 {
             return Err(value(format!("{who}: {} classes for tasks {:?} with {labels} labels", h.classes, h.tasks)));
         }
+        h.feature.check(LAYER_CAP).map_err(|e| e.in_section(who.clone()))?;
         if h.temperature.to_f64() <= 0.0 || !(0.0..=100.0).contains(&h.blend.to_f64()) {
             return Err(value(format!("{who}: temperature {} or blend {}", h.temperature.as_str(), h.blend.as_str())));
         }
@@ -142,8 +149,8 @@ fn inner(m: &Manifest, sections: &[SectionRecord]) -> Result<()> {
         return Err(value(format!("nothing refers to section {i}, a {}", sections[i].kind.name())));
     }
     m.ext.iter().try_for_each(|(k, v)| text("ext", k).and_then(|()| text("ext", v)))?;
-    if m.trunk > TRUNK_CAP {
-        return Err(Error::new(Code::Cap, format!("a trunk of {} layers, cap {TRUNK_CAP}", m.trunk)));
+    if m.trunk > LAYER_CAP {
+        return Err(Error::new(Code::Cap, format!("a trunk of {} layers, cap {LAYER_CAP}", m.trunk)));
     }
     let words = [("method", &m.method), ("base.name", &m.base.name), ("base.arch", &m.base.arch)];
     words.into_iter().try_for_each(|(who, s)| text(who, s))?;
@@ -226,6 +233,9 @@ fn selector(m: &Manifest, claim: &mut impl FnMut(u32, SectionKind, &str) -> Resu
             s.margin.as_str(),
             s.threshold.as_str()
         )));
+    }
+    if let Some(f) = &s.feature {
+        f.check(LAYER_CAP).map_err(|e| e.in_section("selector"))?;
     }
     if let Some(i) = s.section {
         claim(i, SectionKind::Selector, "the selector")?;

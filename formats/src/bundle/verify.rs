@@ -3,6 +3,7 @@
 use super::FIRST;
 use super::commit::SectionKind;
 use super::reader::{Bundle, check_section, commit_len, commits, current, map};
+use crate::mmap::Mapped;
 use crate::tensors::Tensors;
 use crate::{Code, Error, Result};
 use std::path::Path;
@@ -31,23 +32,31 @@ impl From<&Error> for Finding {
 /// # Errors
 /// Only if the file cannot be read at all; what is wrong with it is in the findings.
 pub fn verify(path: &Path, full: bool) -> Result<Vec<Finding>> {
+    Ok(verify_map(&map(path)?, path, full))
+}
+
+/// [`verify`] of a bundle in memory; `path` is only a name for messages.
+pub fn verify_bytes(bytes: Vec<u8>, path: &Path, full: bool) -> Vec<Finding> {
+    verify_map(&Mapped::from_vec(bytes), path, full)
+}
+
+fn verify_map(map: &Mapped, path: &Path, full: bool) -> Vec<Finding> {
     let mut out = Vec::new();
-    let map = map(path)?;
-    if let Ok((_, warnings)) = current(&map) {
+    if let Ok((_, warnings)) = current(map) {
         out.extend(warnings.into_iter().map(|text| Finding { code: "W_SUPERBLOCK", text, damage: true }));
     }
-    let bundle = match Bundle::open(path) {
+    let bundle = match Bundle::open_map(map.clone(), path).map_err(|e| e.in_file(path)) {
         Ok(b) => b,
         Err(e) => {
             out.push(Finding::from(&e));
-            return Ok(out);
+            return out;
         }
     };
     if let Err(e) = bundle.history() {
         out.push(Finding::from(&e));
     }
     for (i, r) in bundle.section_records().iter().enumerate() {
-        let payload = check_section(&map, i, r).and_then(|()| {
+        let payload = check_section(map, i, r).and_then(|()| {
             if matches!(r.kind, SectionKind::Other(_)) {
                 return Ok(());
             }
@@ -58,7 +67,7 @@ pub fn verify(path: &Path, full: bool) -> Result<Vec<Finding>> {
             out.push(Finding::from(&e.in_file(path)));
         }
     }
-    if full && let Err(e) = account(&map, &bundle) {
+    if full && let Err(e) = account(map, &bundle) {
         out.push(Finding::from(&e.in_file(path)));
     }
     if (map.len() as u64) > bundle.end() {
@@ -68,7 +77,7 @@ pub fn verify(path: &Path, full: bool) -> Result<Vec<Finding>> {
             damage: false,
         });
     }
-    Ok(out)
+    out
 }
 
 /// Accounts for every byte of `[FIRST, end)`: it belongs to a commit, to a section of one, or is
@@ -84,16 +93,24 @@ fn account(map: &[u8], bundle: &Bundle) -> Result<()> {
             ranges.push((s.offset, s.offset + s.len));
         }
     }
+    match first_stray(&map[..end as usize], 0, ranges) {
+        Some(at) => Err(Error::new(Code::Reserved, "bytes that belong to nothing").at(at)),
+        None => Ok(()),
+    }
+}
+
+/// The first byte that is neither zero nor within one of the ranges (begin, end) of the file;
+/// `bytes` begin at `base`.
+pub(super) fn first_stray(bytes: &[u8], base: u64, mut ranges: Vec<(u64, u64)>) -> Option<u64> {
     ranges.sort_unstable();
-    ranges.dedup();
-    let mut covered = 0;
+    let (mut covered, end) = (base, base + bytes.len() as u64);
     for (start, stop) in ranges.into_iter().chain([(end, end)]) {
         if start > covered
-            && let Some(i) = map[covered as usize..start as usize].iter().position(|b| *b != 0)
+            && let Some(i) = bytes[(covered - base) as usize..(start - base) as usize].iter().position(|b| *b != 0)
         {
-            return Err(Error::new(Code::Reserved, "bytes that belong to nothing").at(covered + i as u64));
+            return Some(covered + i as u64);
         }
         covered = covered.max(stop);
     }
-    Ok(())
+    None
 }

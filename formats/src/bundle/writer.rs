@@ -5,14 +5,14 @@ use super::commit::{Commit, SectionKind, SectionRecord};
 use super::manifest::{BaseRef, FORMAT, Manifest, SelectorEntry};
 use super::reader::{Bundle, current, newest};
 use super::superblock::{MINOR, Superblock};
+use super::update::State;
 use super::{FIRST, PAGE, canonical, validate};
 use crate::decimal::Decimal;
 use crate::mmap::Mapped;
 use crate::selector::SelectorKind;
 use crate::{Code, Error, Result, fs};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
 use std::path::Path;
 
 /// A stage being prepared: edit [`Draft::manifest`], add sections, then create or append.
@@ -145,7 +145,7 @@ impl Draft {
             return Err(Error::new(Code::Value, "the file has used up all generation numbers").in_file(path));
         }
         self.prune();
-        let (file, map) = open_locked(path)?;
+        let (file, map) = fs::open_mapped(path, true)?;
         let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
         if slot.commit_hash != parent.hash || slot.max_generation != parent.max_generation {
             return Err(Error::new(Code::Layout, "the bundle has changed since this stage was begun")
@@ -156,11 +156,7 @@ impl Draft {
         let start = slot.end.next_multiple_of(PAGE);
         let previous = newest(&map, slot.end).map_err(|e| e.in_file(path))?;
         let (tail, new) = self.layout(start, &slot, previous)?;
-        fs::reserve(&file, start, tail.len() as u64, path)?;
-        let io = |what: &'static str| move |e| Error::io(what, e).in_file(path);
-        file.write_all_at(&tail, start).map_err(io("append to"))?;
-        // A failed sync is never retried: the kernel may have dropped the pages and call it clean.
-        file.sync_data().map_err(io("sync"))?;
+        write_tail(&file, start, &tail, path)?;
         publish(&file, &new, path)
     }
 
@@ -249,12 +245,25 @@ impl Manifest {
 /// behind. Nothing is erased, and no number is used twice.
 ///
 /// # Errors
-/// If there is no such stage, or the file cannot be written.
+/// If there is no such stage, it is below the floor, or the file cannot be written.
 pub fn rollback(path: &Path, generation: u64) -> Result<()> {
-    let (file, map) = open_locked(path)?;
+    let (file, map) = fs::open_mapped(path, true)?;
+    let (mut state, _) = State::load(path);
+    state.allows(generation).map_err(|e| e.in_file(path))?;
+    let target = point_to(&file, &map, generation, path)?;
+    // Whoever asks for a stage by its number wants it, whatever became of its trial.
+    let trial = state.trial.take_if(|t| t.commit == target.digest()).is_some();
+    if state.forgive(&target.digest()) || trial {
+        state.save(path)?;
+    }
+    Ok(())
+}
+
+/// As [`rollback`], for one who holds the lock.
+pub(super) fn point_to(file: &File, map: &Mapped, generation: u64, path: &Path) -> Result<Bundle> {
     let target = Bundle::generation_of(map.clone(), path, generation).map_err(|e| e.in_file(path))?;
-    let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
-    repair(&file, &map, &slot, path)?;
+    let (slot, _) = current(map).map_err(|e| e.in_file(path))?;
+    repair(file, map, &slot, path)?;
     let new = Superblock {
         seq: slot
             .seq
@@ -265,50 +274,44 @@ pub fn rollback(path: &Path, generation: u64) -> Result<()> {
         commit_hash: target.commit_hash,
         ..slot
     };
-    publish(&file, &new, path)
+    publish(file, &new, path)?;
+    Ok(target)
 }
 
-/// Opens and locks the file, then maps it through the same handle: what is read is what is locked,
-/// whatever happens to the name meanwhile.
-fn open_locked(path: &Path) -> Result<(File, Mapped)> {
-    let meta = std::fs::symlink_metadata(path).map_err(|e| Error::io("open", e).in_file(path))?;
-    if !meta.is_file() {
-        return Err(
-            Error::new(Code::Io, "a bundle must be a regular file, not a link, directory or device").in_file(path)
-        );
-    }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-        .open(path)
-        .map_err(|e| Error::io("open for writing", e).in_file(path))?;
-    fs::lock(&file, path)?;
-    let map = Mapped::of(&file).map_err(|e| e.in_file(path))?;
-    Ok((file, map))
+/// What an error before the commit point means for the user.
+const UNCHANGED: &str = "the stage in force is whole and unchanged; free some space, or check the disk";
+
+/// Writes behind everything that a reader maps, and makes it durable. Nothing refers to it yet.
+pub(super) fn write_tail(file: &File, start: u64, bytes: &[u8], path: &Path) -> Result<()> {
+    let io = |what: &'static str| move |e| Error::io(what, e).in_file(path).hint(UNCHANGED);
+    fs::reserve(file, start, bytes.len() as u64, path)?;
+    fs::write_all_at(file, bytes, start, path).map_err(io("append to"))?;
+    // A failed sync is never retried: the kernel may have dropped the pages and call it clean.
+    fs::sync_data(file, path).map_err(io("sync"))
 }
 
-/// Makes both slots equal before anything else, or a torn write later could lose a durable stage.
-fn repair(file: &File, map: &[u8], slot: &Superblock, path: &Path) -> Result<()> {
+/// Makes both slots durably the current one before anything else, or a torn write to slot A could
+/// lose a durable stage. Slot B is written even if it reads right: a sync of it may have failed in
+/// an earlier run, which then stands in memory only. Where the slots differ, so may slot A.
+pub(super) fn repair(file: &File, map: &[u8], slot: &Superblock, path: &Path) -> Result<()> {
     let page = slot.encode();
-    let io = |e| Error::io("repair", e).in_file(path);
-    for at in [0, PAGE] {
-        if map[at as usize..(at + PAGE) as usize] != page {
-            file.write_all_at(&page, at).map_err(io)?;
-            file.sync_data().map_err(io)?;
-        }
+    let io = |e| Error::io("repair the superblocks of", e).in_file(path).hint(UNCHANGED);
+    let (a, b) = map[..FIRST as usize].split_at(PAGE as usize);
+    for at in if a == b { [PAGE].as_slice() } else { &[0, PAGE] } {
+        fs::write_all_at(file, &page, *at, path).map_err(io)?;
+        fs::sync_data(file, path).map_err(io)?;
     }
     Ok(())
 }
 
 /// Slot A, sync (the commit point), slot B, sync.
-fn publish(file: &File, slot: &Superblock, path: &Path) -> Result<()> {
+pub(super) fn publish(file: &File, slot: &Superblock, path: &Path) -> Result<()> {
     let page = slot.encode();
     for (at, hint) in [
         (0, "it is not known whether the new stage is in force; open the bundle to see"),
         (PAGE, "the new stage is in force; the next append repairs the second superblock"),
     ] {
-        let done = file.write_all_at(&page, at).and_then(|()| file.sync_data());
+        let done = fs::write_all_at(file, &page, at, path).and_then(|()| fs::sync_data(file, path));
         done.map_err(|e| Error::io("write the superblock of", e).in_file(path).hint(hint))?;
     }
     Ok(())

@@ -5,13 +5,13 @@ use super::{DEFAULT_ALIGNMENT, MAGIC};
 use crate::bytes::Cursor;
 use crate::quant::QuantType;
 use crate::{Code, Error, Result};
-use std::collections::HashSet;
 
 /// A parsed and validated GGUF.
 ///
 /// What holds for every value of this type: version 2 or 3, little-endian; keys and tensor names
 /// unique and non-empty; alignment a power of two from 8 to 4096; tensor offsets aligned,
-/// ascending, not overlapping; each tensor of a known type whole blocks long and inside the file.
+/// ascending, not overlapping; each tensor of a known type whole blocks long and inside the file;
+/// nothing but [`TRAILING_CAP`] zero bytes behind the last.
 #[derive(Debug, Clone)]
 pub struct Gguf<'a> {
     bytes: &'a [u8],
@@ -20,6 +20,9 @@ pub struct Gguf<'a> {
     data_offset: usize,
     metadata: Vec<(&'a str, Value<'a>)>,
     tensors: Vec<TensorInfo<'a>>,
+    /// Places in `metadata` and in `tensors`, by name.
+    by_key: Vec<u32>,
+    by_name: Vec<u32>,
 }
 
 /// What a tensor holds.
@@ -61,6 +64,8 @@ impl TensorInfo<'_> {
 
 const KV_CAP: u64 = 65_536;
 const TENSOR_CAP: u64 = 65_536;
+/// Most bytes behind the last tensor: padding, and no room for another file.
+pub const TRAILING_CAP: u64 = 4096;
 
 impl<'a> Gguf<'a> {
     /// Parses and validates; borrows everything from `bytes`.
@@ -91,27 +96,22 @@ impl<'a> Gguf<'a> {
         let n_tensors = c.u64()?;
         let n_kv = c.u64()?;
         // A key-value pair takes at least 13 bytes, a tensor entry at least 33.
-        let n_kv = c.count(n_kv, 13, KV_CAP, "metadata keys")?;
-        let n_tensors = c.count(n_tensors, 33, TENSOR_CAP, "tensors")?;
+        let n_kv = c.count(n_kv, 13, KV_CAP, "metadata keys").map_err(|e| e.at(16))?;
+        let n_tensors = c.count(n_tensors, 33, TENSOR_CAP, "tensors").map_err(|e| e.at(8))?;
         let metadata = read_metadata(&mut c, n_kv)?;
-        let alignment = alignment(&metadata)?;
+        let by_key = by_name(bytes, n_kv, "key", |i| metadata[i].0)?;
+        let alignment = alignment(bytes, &metadata)?;
         let mut tensors = Vec::with_capacity(n_tensors);
-        let mut names = HashSet::with_capacity(n_tensors);
         for _ in 0..n_tensors {
-            let t = read_tensor(&mut c)?;
-            if !names.insert(t.name) {
-                return Err(
-                    Error::new(Code::Duplicate, "this tensor occurs twice").in_section(format!("tensor {}", t.name))
-                );
-            }
-            tensors.push(t);
+            tensors.push(read_tensor(&mut c)?);
         }
+        let by_name = by_name(bytes, n_tensors, "tensor", |i| tensors[i].name)?;
         let data_offset = c
             .offset()
             .checked_next_multiple_of(alignment as usize)
             .ok_or_else(|| Error::new(Code::Layout, "the header ends beyond all addresses").at(c.offset() as u64))?;
-        place(&mut tensors, data_offset as u64, alignment, bytes.len() as u64)?;
-        Ok(Self { bytes, version, alignment, data_offset, metadata, tensors })
+        place(&mut tensors, data_offset as u64, alignment, bytes)?;
+        Ok(Self { bytes, version, alignment, data_offset, metadata, tensors, by_key, by_name })
     }
 
     /// Format version.
@@ -136,7 +136,8 @@ impl<'a> Gguf<'a> {
     }
     /// One tensor.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo<'a>> {
-        self.tensors.iter().find(|t| t.name == name)
+        let i = self.by_name.binary_search_by(|i| self.tensors[*i as usize].name.cmp(name)).ok()?;
+        Some(&self.tensors[self.by_name[i] as usize])
     }
     /// A tensor's bytes.
     pub fn data(&self, t: &TensorInfo<'a>) -> &'a [u8] {
@@ -146,7 +147,8 @@ impl<'a> Gguf<'a> {
 
     /// A metadata value.
     pub fn get(&self, key: &str) -> Option<Value<'a>> {
-        self.metadata.iter().find(|(k, _)| *k == key).map(|(_, v)| *v)
+        let i = self.by_key.binary_search_by(|i| self.metadata[*i as usize].0.cmp(key)).ok()?;
+        Some(self.metadata[self.by_key[i] as usize].1)
     }
 
     /// A string, if the key is there.
@@ -214,7 +216,6 @@ fn missing(key: &str) -> Error {
 
 fn read_metadata<'a>(c: &mut Cursor<'a>, n: usize) -> Result<Vec<(&'a str, Value<'a>)>> {
     let mut out = Vec::with_capacity(n);
-    let mut seen = HashSet::with_capacity(n);
     for _ in 0..n {
         let at = c.offset() as u64;
         let key = text(c).map_err(|e| e.in_section("metadata key"))?;
@@ -225,23 +226,46 @@ fn read_metadata<'a>(c: &mut Cursor<'a>, n: usize) -> Result<Vec<(&'a str, Value
                 Error::new(Code::Text, format!("metadata key {shown:?} is not 1 to 255 of [A-Za-z0-9._-]")).at(at)
             );
         }
-        if !seen.insert(key) {
-            return Err(Error::new(Code::Duplicate, "this metadata key occurs twice")
-                .in_section(format!("key {key}"))
-                .at(at));
-        }
         let value = Value::read(c).map_err(|e| e.in_section(format!("key {key}")))?;
         out.push((key, value));
     }
     Ok(out)
 }
 
-fn alignment(metadata: &[(&str, Value<'_>)]) -> Result<u32> {
+/// Numbers `0..n` in the order of their names, each of which must occur once.
+fn by_name<'a>(bytes: &[u8], n: usize, what: &str, name: impl Fn(usize) -> &'a str) -> Result<Vec<u32>> {
+    let mut order: Vec<u32> = (0..n as u32).collect();
+    order.sort_unstable_by_key(|i| name(*i as usize));
+    // Equal names are neighbours now, the later one of unknown place among them.
+    match order.windows(2).find(|w| name(w[0] as usize) == name(w[1] as usize)) {
+        None => Ok(order),
+        Some(w) => {
+            let later = name(w[0].max(w[1]) as usize);
+            Err(Error::new(Code::Duplicate, format!("this {what} occurs twice"))
+                .in_section(format!("{what} {later}"))
+                .at(entry(bytes, later)))
+        }
+    }
+}
+
+/// Where the entry begins that has this name: with the name's length.
+fn entry(bytes: &[u8], name: &str) -> u64 {
+    (name.as_ptr() as usize - bytes.as_ptr() as usize - 8) as u64
+}
+
+fn alignment(bytes: &[u8], metadata: &[(&str, Value<'_>)]) -> Result<u32> {
     match metadata.iter().find(|(k, _)| *k == "general.alignment") {
         None => Ok(DEFAULT_ALIGNMENT),
         Some((_, Value::U32(a))) if a.is_power_of_two() && (8..=4096).contains(a) => Ok(*a),
-        Some((_, v)) => Err(Error::new(Code::Align, format!("{v:?} is not a u32 power of two from 8 to 4096"))
-            .in_section("key general.alignment")),
+        Some((key, v)) => {
+            let shown = match v.as_u32() {
+                Some(n) => format!("{:?} {n}", v.value_type()),
+                None => format!("{:?}", v.value_type()),
+            };
+            Err(Error::new(Code::Align, format!("{shown} is not a U32 power of two from 8 to 4096"))
+                .in_section("key general.alignment")
+                .at(entry(bytes, key)))
+        }
     }
 }
 
@@ -272,11 +296,13 @@ fn read_tensor<'a>(c: &mut Cursor<'a>) -> Result<TensorInfo<'a>> {
 }
 
 /// Turns relative offsets into absolute ones and proves the layout.
-fn place(tensors: &mut [TensorInfo<'_>], data: u64, alignment: u32, file: u64) -> Result<()> {
+fn place(tensors: &mut [TensorInfo<'_>], data: u64, alignment: u32, bytes: &[u8]) -> Result<()> {
+    let file = bytes.len() as u64;
     let next: Vec<Option<u64>> = (0..tensors.len()).map(|i| tensors.get(i + 1).map(|t| t.offset)).collect();
     let mut end = 0u64;
     for (t, next) in tensors.iter_mut().zip(next) {
-        let bad = |code, m: String| Error::new(code, m).in_section(format!("tensor {}", t.name));
+        let bad =
+            |code, m: String| Error::new(code, m).in_section(format!("tensor {}", t.name)).at(entry(bytes, t.name));
         if t.offset % u64::from(alignment) != 0 {
             return Err(bad(Code::Align, format!("offset {} is not a multiple of {alignment}", t.offset)));
         }
@@ -309,6 +335,13 @@ fn place(tensors: &mut [TensorInfo<'_>], data: u64, alignment: u32, file: u64) -
             .checked_next_multiple_of(u64::from(alignment))
             .ok_or_else(|| bad(Code::Layout, "its end cannot be aligned".into()))?;
         (t.offset, t.len) = (absolute, len);
+    }
+    // The padding of the last tensor may be missing.
+    let rest = bytes.get((data + end).min(file) as usize..).unwrap_or_default();
+    if rest.len() as u64 > TRAILING_CAP || rest.iter().any(|b| *b != 0) {
+        return Err(Error::new(Code::Layout, format!("{} bytes behind the last tensor", rest.len()))
+            .at(data + end)
+            .hint("another file was appended, or the model was converted badly; convert or copy it again"));
     }
     Ok(())
 }

@@ -174,7 +174,7 @@ impl<'a> Array<'a> {
             return Err(Error::new(Code::Unsupported, "arrays of arrays are not allowed").at(at));
         }
         let n = c.u64()?;
-        let len = c.count(n, ty.min_size(), ARRAY_CAP, "array elements")?;
+        let len = c.count(n, ty.min_size(), ARRAY_CAP, "array elements").map_err(|e| e.at(at + 4))?;
         // Strings must be walked to find the end; the walk also validates their lengths.
         let mut end = c.clone();
         if ty == ValueType::String {

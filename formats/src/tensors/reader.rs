@@ -87,7 +87,7 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// Names the broken rule and the tensor.
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
-        Self::parse_unscanned(bytes)?.finite()
+        Self::parse_unscanned(bytes)?.finite(bytes)
     }
 
     /// [`Tensors::parse`] without looking at the numbers: for payloads whose digest was verified
@@ -110,6 +110,9 @@ impl<'a> Tensors<'a> {
         if header.first() != Some(&b'{') {
             return Err(Error::new(Code::Value, "the header does not begin with '{'").at(8));
         }
+        if let Err(e) = std::str::from_utf8(header) {
+            return Err(Error::new(Code::Text, "the header is not UTF-8").at(8 + e.valid_up_to() as u64));
+        }
         let view = SafeTensors::deserialize(bytes)
             .map_err(|e| Error::new(Code::Layout, format!("not valid safetensors: {e}")).at(8))?;
         let mut entries = Vec::new();
@@ -119,7 +122,9 @@ impl<'a> Tensors<'a> {
             let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
             let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
             if !first || !rest || name.len() > 128 {
-                return Err(Error::new(Code::Text, "a tensor name is 1 to 128 of [A-Za-z0-9_.]").in_section(section()));
+                return Err(Error::new(Code::Text, "a tensor name is 1 to 128 of [A-Za-z0-9_.]")
+                    .in_section(section())
+                    .at(8));
             }
             let dtype = match t.dtype() {
                 safetensors::Dtype::F32 => Dtype::F32,
@@ -128,13 +133,16 @@ impl<'a> Tensors<'a> {
                 safetensors::Dtype::I32 => Dtype::I32,
                 safetensors::Dtype::U8 => Dtype::U8,
                 other => {
-                    return Err(Error::new(Code::Type, format!("dtype {other:?} is not allowed")).in_section(section()));
+                    return Err(Error::new(Code::Type, format!("dtype {other:?} is not allowed"))
+                        .in_section(section())
+                        .at(8));
                 }
             };
             let shape = t.shape().to_vec();
             if shape.is_empty() || shape.len() > 4 || shape.iter().any(|d| *d == 0 || *d >= 1 << 31) {
                 return Err(Error::new(Code::Shape, format!("shape {shape:?} is not 1 to 4 sizes from 1"))
-                    .in_section(section()));
+                    .in_section(section())
+                    .at(8));
             }
             // `data()` borrows from a temporary view; find the same bytes in `bytes`.
             let start = t.data().as_ptr() as usize - bytes.as_ptr() as usize;
@@ -166,7 +174,7 @@ impl<'a> Tensors<'a> {
         Ok(Self { entries })
     }
 
-    fn finite(self) -> Result<Self> {
+    fn finite(self, bytes: &[u8]) -> Result<Self> {
         for (name, t) in &self.entries {
             let bad = match t.dtype {
                 Dtype::F32 => t.data.chunks_exact(4).position(|b| {
@@ -182,8 +190,10 @@ impl<'a> Tensors<'a> {
                 Dtype::I32 | Dtype::U8 => None,
             };
             if let Some(i) = bad {
+                let start = t.data.as_ptr() as usize - bytes.as_ptr() as usize;
                 return Err(Error::new(Code::NotFinite, format!("number {i} is not finite or exceeds 65504"))
-                    .in_section(format!("tensor {name}")));
+                    .in_section(format!("tensor {name}"))
+                    .at((start + i * t.dtype.size()) as u64));
             }
         }
         Ok(self)

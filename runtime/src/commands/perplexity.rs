@@ -34,6 +34,7 @@ pub(super) fn run(a: &PerplexityArgs, stop: &AtomicBool) -> Result<()> {
     });
     let _ = writeln!(std::io::stderr());
     let p = result.map_err(|e| e.in_file(&a.file))?;
+    engine.check(skills.as_ref())?;
     if a.json {
         let value = json!({
             "perplexity": p.value, "error": p.error, "tokens": p.tokens, "chunks": p.chunks, "n_ctx": context,

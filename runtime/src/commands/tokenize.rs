@@ -24,11 +24,13 @@ pub(super) fn run(a: &TokenizeArgs) -> Result<()> {
         return Err(Error::new(Code::Missing, "there is no text").in_file(name).hint("give at least one character"));
     }
     let tokens = base.tokenizer.encode(&text, a.special).map_err(|e| e.in_file(name))?;
+    let texts: Vec<String> = tokens.iter().map(|t| base.tokenizer.decode_lossy(&[*t])).collect();
+    base.check()?;
     if a.json {
         return print(&json!(tokens).to_string());
     }
-    for t in tokens {
-        print(&format!("{t:>7}  {:?}", base.tokenizer.decode_lossy(&[t])))?;
+    for (t, text) in tokens.iter().zip(texts) {
+        print(&format!("{t:>7}  {text:?}"))?;
     }
     Ok(())
 }

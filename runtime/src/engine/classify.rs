@@ -98,6 +98,7 @@ impl Engine {
             answers[pair.input].candidates.push(Candidate { task: pair.task, weight: pair.weight, labels });
         }
         answers.iter_mut().for_each(|a| a.settle(skills));
+        self.check(Some(skills))?;
         Ok(answers)
     }
 

@@ -8,6 +8,7 @@ use crate::error::{Code, Error, Result};
 use conpet_formats::gguf::Gguf;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::hash::{BuildHasher, RandomState};
 
 /// Merge rules.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub(super) struct Bpe {
     pattern: Pattern,
     /// Open addressing over (left, right): rank + 1 and the merged token; 0 is empty.
     merges: Vec<Merge>,
+    /// As the vocabulary's.
+    hash: RandomState,
     /// The token of each single byte.
     byte: [Option<u32>; 256],
 }
@@ -62,6 +65,7 @@ impl Bpe {
         let mut bpe = Self {
             pattern,
             merges: vec![Merge::default(); (merges.len() * 2 + 2).next_power_of_two()],
+            hash: RandomState::new(),
             byte: std::array::from_fn(|b| vocab.find(spell(b as u8).encode_utf8(&mut [0; 4]).as_bytes())),
         };
         let mut joined = Vec::new();
@@ -82,17 +86,26 @@ impl Bpe {
                 continue;
             }
             let mut slot = bpe.slot(left, right);
-            while bpe.merges[slot].rank != 0 {
+            let other = |m: &Merge| m.rank != 0 && (m.left, m.right) != (left, right);
+            while other(&bpe.merges[slot]) {
                 slot = (slot + 1) & (bpe.merges.len() - 1);
             }
-            bpe.merges[slot] = Merge { left, right, rank: i as u32 + 1, token };
+            // Of equal pairs the first is the one in force.
+            if bpe.merges[slot].rank == 0 {
+                bpe.merges[slot] = Merge { left, right, rank: i as u32 + 1, token };
+            }
         }
         Ok(bpe)
     }
 
+    /// Rules kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.merges.iter().filter(|m| m.rank != 0).count()
+    }
+
     fn slot(&self, left: u32, right: u32) -> usize {
-        let h = (u64::from(left) << 32 | u64::from(right)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (h >> 32) as usize & (self.merges.len() - 1)
+        self.hash.hash_one((left, right)) as usize & (self.merges.len() - 1)
     }
 
     fn merge(&self, left: u32, right: u32) -> Option<(u32, u32)> {

@@ -106,3 +106,43 @@ fn found_everywhere_but_for_structure(t: &Tokenizer) {
     assert_eq!(count("a<turn>b", Some(0..3), 2), 0);
     assert_eq!(count("a<turn>b", Some(3..8), 2), 0);
 }
+
+/// A byte-level vocabulary with these tokens and merges beside the single bytes.
+fn bytes_and(more: &[String], merges: &[&str]) -> Tokenizer {
+    let mut tokens: Vec<String> = (b'!'..=b'~').map(|b| char::from(b).to_string()).collect();
+    tokens.extend_from_slice(more);
+    let mut w = conpet_formats::gguf::Writer::new();
+    w.str("tokenizer.ggml.model", "gpt2")
+        .str("tokenizer.ggml.pre", "smollm")
+        .strings("tokenizer.ggml.tokens", &tokens)
+        .strings("tokenizer.ggml.merges", merges);
+    let mut bytes = Vec::new();
+    w.finish(&mut bytes, |_| Ok(&[][..])).unwrap();
+    let map = Mapped::from_vec(bytes);
+    Tokenizer::from_gguf(&Gguf::parse(&map).unwrap(), map.clone()).unwrap()
+}
+
+/// Tokens that a file's author chose so that a known hash gives all of them one place: finding the
+/// last would take as many steps as there are.
+#[test]
+fn no_choice_of_tokens_makes_the_table_slow() {
+    let fnv = |s: &str| {
+        let h = s.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        (h ^ h >> 29) & 1023
+    };
+    let chosen: Vec<String> = (0..).map(|i: u32| format!("{i:x}x")).filter(|s| fnv(s) == 7).take(300).collect();
+    let t = bytes_and(&chosen, &[]);
+    for (i, token) in chosen.iter().enumerate() {
+        assert_eq!(t.vocab.find(token.as_bytes()), Some(94 + i as u32));
+    }
+    let longest = t.vocab.longest_run();
+    assert!(longest < 150, "{longest} places in a row are taken");
+}
+
+#[test]
+fn a_merge_listed_often_takes_one_place() {
+    let t = bytes_and(&["ab".into()], &["a b"; 1000]);
+    let Model::Bpe(m) = &t.model else { unreachable!("the file says gpt2") };
+    assert_eq!(m.len(), 1);
+    assert_eq!(t.encode("ab", false).unwrap().len(), 1);
+}

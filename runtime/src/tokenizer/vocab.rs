@@ -3,6 +3,7 @@
 use crate::error::{Code, Error, Result};
 use conpet_formats::gguf::Gguf;
 use conpet_formats::mmap::Mapped;
+use std::hash::{BuildHasher, RandomState};
 
 /// What a token is for (`tokenizer.ggml.token_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) struct Vocab {
     kinds: Vec<u8>,
     /// Open addressing, ids + 1; 0 is empty. At most half full.
     index: Vec<u32>,
+    /// Keyed anew in each process, so that no file can choose tokens that all fall into one place.
+    hash: RandomState,
 }
 
 const TOKEN_CAP: usize = 64 << 10;
@@ -69,7 +72,8 @@ impl Vocab {
                 *kind = CONTROL;
             }
         }
-        let mut v = Self { index: vec![0; (tokens.len() * 2).next_power_of_two()], map, tokens, kinds };
+        let index = vec![0; (tokens.len() * 2).next_power_of_two()];
+        let mut v = Self { index, map, tokens, kinds, hash: RandomState::new() };
         for id in 0..v.len() as u32 {
             let mut at = v.slot(v.bytes(id));
             // Of equal tokens the first is found; files in the wild have such.
@@ -116,10 +120,13 @@ impl Vocab {
         None
     }
 
+    /// Most places of the table taken in a row: what finding a token costs at worst.
+    #[cfg(test)]
+    pub(super) fn longest_run(&self) -> usize {
+        self.index.split(|id| *id == 0).map(<[u32]>::len).max().unwrap_or(0)
+    }
+
     fn slot(&self, bytes: &[u8]) -> usize {
-        // FNV-1a; the table is built from a file the user trusts enough to run, and a worst case
-        // costs time bounded by its caps.
-        let h = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
-        (h ^ h >> 29) as usize & (self.index.len() - 1)
+        self.hash.hash_one(bytes) as usize & (self.index.len() - 1)
     }
 }

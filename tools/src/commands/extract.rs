@@ -1,7 +1,7 @@
 //! `extract`: one section's payload, verified, into a new file at the path the user typed.
 
 use crate::cli::ExtractArgs;
-use crate::exit::{ExitStatus, Failure};
+use crate::exit::{self, ExitStatus, Failure};
 use crate::output::Output;
 use crate::part::{self, Part};
 use crate::view::View;
@@ -21,11 +21,7 @@ pub(super) fn run(args: &ExtractArgs, out: &mut Output<'_>) -> Result<ExitStatus
     let view = View::open(&args.file, args.stage, out)?;
     let index = part::find(view.manifest(), view.sections(), &args.part)?;
     let bytes = view.section(index)?;
-    fs::create_new(&args.to, |w| w.write_all(bytes).map_err(|e| Error::io("write", e))).map_err(|e| {
-        let taken = e.code() == conpet_formats::Code::Duplicate;
-        let failure = Failure::from(e);
-        if taken { Failure { status: ExitStatus::Usage, ..failure } } else { failure }
-    })?;
+    fs::create_new(&args.to, |w| w.write_all(bytes).map_err(|e| Error::io("write", e))).map_err(exit::creating)?;
     let result = Extract {
         schema: "conpet.inspect.extract/1",
         part: Part::new(&args.file, &view, index),

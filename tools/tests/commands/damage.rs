@@ -214,9 +214,9 @@ fn wrong_files_and_words() {
     assert!(p.run("--version").stdout.starts_with("conpet-inspect "));
 }
 
-/// X07 of the hostile files: what a file says never reaches the terminal raw.
+/// What a file says never reaches the terminal raw.
 #[test]
-fn terminal_commands_in_a_base_are_shown_not_sent() {
+fn x07_terminal_commands_in_a_base_are_shown_not_sent() {
     let p = Place::new();
     let mut w = conpet_formats::gguf::Writer::new();
     w.str("general.architecture", "ll\u{1b}[31mama\u{7}").str("general.name", &"\u{202e}x\n".repeat(300));

@@ -28,14 +28,7 @@ impl Run<'_> {
         let (payload, numbers) = pet::payload(trained)?;
         let sites: &[String] = &pet::held(trained, sites);
         let section = draft.add_section(SectionKind::Module, payload);
-        let targets = match draft.manifest.target_sets.iter().find(|(_, s)| *s == sites) {
-            Some((k, _)) => k.clone(),
-            None => {
-                let key = format!("t{}", draft.manifest.target_sets.len());
-                draft.manifest.target_sets.insert(key.clone(), sites.to_vec());
-                key
-            }
-        };
+        let targets = draft.manifest.intern_targets(sites);
         let train = [
             ("data", data.to_owned()),
             ("epochs", self.config.epochs.to_string()),

@@ -1,0 +1,100 @@
+//! The order of query and key rows, and the positions of learned keys.
+//!
+//! llama.cpp's converter permutes the q and k rows of llama-arch bases, so that RoPE turns adjacent
+//! pairs: within a head, row `2i + t` of the GGUF is row `t · d/2 + i` of Hugging Face (`permute` in
+//! convert_hf_to_gguf.py). What a module adds to q or k needs the same. Families that turn halves
+//! (Gemma, Qwen) keep the order.
+
+use crate::model_spec::{ModelSpec, RopeKind};
+use crate::pet::Place;
+use crate::{Code, Error, Result};
+
+/// Whose order rows are brought into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Gguf,
+    HuggingFace,
+}
+
+/// Brings the rows of `data [out, cols]`, of a linear that gives `out` numbers, into another order.
+///
+/// # Errors
+/// `E_UNSUPPORTED` where only part of a permuted head turns: no converter agrees on its order.
+pub(super) fn reorder(spec: &ModelSpec, place: Place, data: Vec<f32>, cols: usize, to: Order) -> Result<Vec<f32>> {
+    if !matches!(place, Place::Q | Place::K) || spec.rope == RopeKind::Halves {
+        return Ok(data);
+    }
+    let d = spec.head_dim;
+    if spec.rope_dim != d {
+        return Err(Error::new(
+            Code::Unsupported,
+            format!("RoPE turns {} of a head's {d} numbers: the order of q and k rows is not known", spec.rope_dim),
+        )
+        .hint("use a base whose heads turn whole, or an adapter without q_proj and k_proj"));
+    }
+    let mut out = vec![0.0; data.len()];
+    for (from, row) in data.chunks_exact(cols).enumerate() {
+        let (head, r) = (from / d, from % d);
+        let at = match to {
+            Order::Gguf => 2 * (r % (d / 2)) + r / (d / 2),
+            Order::HuggingFace => (r % 2) * (d / 2) + r / 2,
+        };
+        out[(head * d + at) * cols..][..cols].copy_from_slice(row);
+    }
+    Ok(out)
+}
+
+/// Turns keys `[n, kv_dim]`, in the base's own order, by so many positions.
+pub(super) fn turn(spec: &ModelSpec, keys: &mut [f32], positions: f64) {
+    let (d, half) = (spec.head_dim, spec.rope_dim / 2);
+    for head in keys.chunks_exact_mut(d) {
+        for i in 0..half {
+            let (x, y) = match spec.rope {
+                RopeKind::Adjacent => (2 * i, 2 * i + 1),
+                RopeKind::Halves => (i, i + half),
+            };
+            let angle = positions * f64::from(spec.rope_base).powf(-((2 * i) as f64) / spec.rope_dim as f64);
+            let (sin, cos) = angle.sin_cos();
+            let (a, b) = (f64::from(head[x]), f64::from(head[y]));
+            head[x] = (a * cos - b * sin) as f32;
+            head[y] = (a * sin + b * cos) as f32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_permutation_and_back() {
+        let mut spec = crate::pet::tests::spec();
+        (spec.head_dim, spec.rope_dim, spec.n_kv_head, spec.rope) = (4, 4, 2, RopeKind::Adjacent);
+        // numpy: arange(8).reshape(2, 2, 2).swapaxes(1, 2).ravel()
+        let hf: Vec<f32> = (0..8).map(|v| v as f32).collect();
+        let gguf = reorder(&spec, Place::K, hf.clone(), 1, Order::Gguf).unwrap();
+        assert_eq!(gguf, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        assert_eq!(reorder(&spec, Place::K, gguf, 1, Order::HuggingFace).unwrap(), hf);
+        assert_eq!(reorder(&spec, Place::V, hf.clone(), 1, Order::Gguf).unwrap(), hf);
+        spec.rope_dim = 2;
+        assert_eq!(reorder(&spec, Place::Q, hf.clone(), 1, Order::Gguf).unwrap_err().code(), Code::Unsupported);
+        spec.rope = RopeKind::Halves;
+        assert_eq!(reorder(&spec, Place::Q, hf.clone(), 1, Order::Gguf).unwrap(), hf);
+    }
+
+    #[test]
+    fn turning_there_and_back_is_nothing() {
+        let mut spec = crate::pet::tests::spec();
+        (spec.head_dim, spec.rope_dim) = (8, 8);
+        for rope in [RopeKind::Adjacent, RopeKind::Halves] {
+            spec.rope = rope;
+            let keys: Vec<f32> = (0..16).map(|v| v as f32 / 7.0 - 1.0).collect();
+            let mut turned = keys.clone();
+            turn(&spec, &mut turned, 5.0);
+            assert!(turned != keys);
+            turn(&spec, &mut turned, -5.0);
+            // Two roundings to f32 of numbers up to 1.5.
+            turned.iter().zip(&keys).for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
+        }
+    }
+}

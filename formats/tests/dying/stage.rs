@@ -1,0 +1,135 @@
+//! Bundles to damage, and what it means that one is whole.
+
+use conpet_formats::bundle::manifest::{BaseRef, HeadEntry, TaskEntry, TaskKind};
+use conpet_formats::bundle::{Bundle, Draft, SectionKind, rollback, verify};
+use conpet_formats::decimal::Decimal;
+use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
+use conpet_formats::head::{self, HeadKind};
+use conpet_formats::tensors::TensorsWriter;
+use conpet_formats::{Error, Result};
+use std::path::Path;
+
+/// Bytes before the first section: the superblocks.
+pub(crate) const FIRST: usize = 8192;
+
+/// A stage with one more task, whose head fills about `pages` pages that are all different.
+fn with_task(mut d: Draft, pages: usize) -> Draft {
+    let (id, stage) = (d.manifest.tasks.len() as u32, d.generation());
+    let dim = 512 * pages;
+    let values: Vec<f32> = (0..2 * dim).map(|i| (stage as f32) + (i % 4093) as f32 / 4096.0).collect();
+    let mut w = TensorsWriter::new();
+    w.add_f32(head::WEIGHT, &[2, dim], &values).unwrap();
+    w.add_f32(head::BIAS, &[2], &[0.0, 1.0]).unwrap();
+    let section = d.add_section(SectionKind::Head, w.finish().unwrap());
+    d.manifest.heads.push(HeadEntry {
+        blend: Decimal::from_f64(0.0),
+        classes: 2,
+        feature: FeatureSpec::single(1, Pool::Mean, StateNorm::Output),
+        id: format!("h{id:04}"),
+        kind: HeadKind::Linear,
+        section,
+        tasks: vec![id],
+        temperature: Decimal::from_f64(1.0),
+    });
+    d.manifest.tasks.push(TaskEntry {
+        ensemble: Vec::new(),
+        head: Some(id),
+        id,
+        kind: TaskKind::Classification,
+        labels: vec!["no".into(), "yes".into()],
+        max_answer: 0,
+        module: None,
+        name: format!("task {id} of stage {stage}"),
+        stage,
+        template: "{input}".into(),
+    });
+    d
+}
+
+/// Makes a bundle of one stage.
+pub(crate) fn create(path: &Path, pages: usize) -> Result<()> {
+    let d = "ab".repeat(32);
+    let base = BaseRef {
+        arch: "llama".into(),
+        file_blake3: vec![d.clone()],
+        file_len: 1,
+        name: "test".into(),
+        quant: "Q8_0".into(),
+        sample: d.clone(),
+        structure: d.clone(),
+        tokenizer: d,
+    };
+    with_task(Draft::new(base, "dynamic", 1), pages).create(path)
+}
+
+/// Appends a stage to the one in force.
+pub(crate) fn append(path: &Path, pages: usize) -> Result<()> {
+    with_task(Draft::from_bundle(&Bundle::open(path)?), pages).append(path)
+}
+
+/// What changes a bundle, in the order in which the tests go through them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Create,
+    Append,
+    Rollback,
+}
+
+impl Protocol {
+    pub(crate) const ALL: [Self; 3] = [Self::Create, Self::Append, Self::Rollback];
+
+    /// What stands before it: nothing, or a bundle of two stages.
+    pub(crate) fn prepare(self, path: &Path, pages: usize) {
+        if self != Self::Create {
+            create(path, 1).unwrap();
+            append(path, pages).unwrap();
+        }
+    }
+
+    pub(crate) fn run(self, path: &Path, pages: usize) -> Result<()> {
+        match self {
+            Self::Create => create(path, pages),
+            Self::Append => append(path, pages),
+            Self::Rollback => rollback(path, 1),
+        }
+    }
+}
+
+/// Which stage a file holds, told by its commit's digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stage {
+    pub(crate) generation: u64,
+    pub(crate) digest: String,
+}
+
+/// The stage of an opened bundle, after reading all of it.
+pub(crate) fn whole(b: &Bundle) -> Result<Stage> {
+    for i in 0..b.section_records().len() {
+        b.section(i as u32)?;
+    }
+    b.history()?;
+    Ok(Stage { generation: b.generation(), digest: b.digest() })
+}
+
+/// The stage in force in a file, all of it read.
+pub(crate) fn stage_of(path: &Path) -> Result<Stage> {
+    whole(&Bundle::open(path)?)
+}
+
+/// As [`stage_of`], for bytes.
+pub(crate) fn stage_in(bytes: &[u8]) -> Result<Stage> {
+    whole(&Bundle::from_bytes(bytes.to_vec(), Path::new("image.cpb"))?)
+}
+
+/// Nothing is damaged, to the last byte (an unfinished append after the end is no damage).
+pub(crate) fn assert_sound(path: &Path, context: &str) {
+    let found = verify(path, true).unwrap();
+    assert!(found.iter().all(|f| !f.damage), "{context}: {found:?}");
+}
+
+/// An error must say which file, and what to do.
+pub(crate) fn assert_clear(e: &Error, path: &Path, context: &str) {
+    let folder = path.parent().unwrap();
+    let named = e.file().is_some_and(|f| Path::new(f) == path || Path::new(f) == folder);
+    assert!(named && e.exit_code() == 4 && !e.remedy().is_empty(), "{context}: {e}");
+}
