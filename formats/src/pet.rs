@@ -277,4 +277,4 @@ impl PetSpec {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

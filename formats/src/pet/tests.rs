@@ -3,7 +3,7 @@ use super::*;
 use crate::gguf::Gguf;
 use crate::tiny::{self, TinyConfig};
 
-pub(super) fn spec() -> ModelSpec {
+pub(crate) fn spec() -> ModelSpec {
     let bytes = tiny::base(&TinyConfig::default()).unwrap();
     ModelSpec::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap()
 }
