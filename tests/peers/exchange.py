@@ -10,7 +10,7 @@ exchanged, with random numbers. Then, for each:
   back  what was imported is exported as a PEFT folder; PEFT's logits on it beside ours
   gguf  and as a llama.cpp LoRA file; llama.cpp's logits beside ours (LoRA only)
 
-All three must agree within 1e-3, while the adapter itself moves the logits by much more. With --base
+All three must agree within 1e-3 (Gemma in llama.cpp: 5e-3, see there), while the adapter itself moves the logits by much more. With --base
 and --bundle, a real bundle's modules are exported to llama.cpp too; there both sides round, so the
 difference is only printed.
 
@@ -132,9 +132,9 @@ def adapters(family):
         "patterns": lora(rank_pattern={"q_proj": 8, "model.layers.1.mlp.down_proj": 2}, alpha_pattern={"k_proj": 24, "layers.2.self_attn.v_proj": 5}),
         "top-layers": lora(layers_to_transform=[2, 3]),
         "ia3": peft.IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj", *every[1:3], "down_proj"], feedforward_modules=["down_proj"]),
-        "prompt": peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
     }
-    if family == "llama":
+    if family == "llama":  # on bases with windows, learned tokens are refused
+        out["prompt"] = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
         out["prefix"] = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6)
         out["prefix-mlp"] = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6, prefix_projection=True, encoder_hidden_size=48)
     return out
@@ -319,12 +319,14 @@ def main():
                 check(f"{name}, there and back", apart(floats(one), floats(two)), 1e-4 if name in ("ia3", "prefix", "prefix-mlp") else 0)
             if cpp:
                 call(cpp, __file__, "--worker", "llama", base, "", folder / "cpp.f32")
-                check("bare base, llama.cpp", apart(floats(folder / "cpp.f32"), bare))
+                # llama.cpp takes GELU from a table of halves, so Gemma is a little off before any adapter.
+                near = TOLERANCE if family == "llama" else 5 * TOLERANCE
+                check("bare base, llama.cpp", apart(floats(folder / "cpp.f32"), bare), near)
                 for name in [n for n in names if n in ("lora", "rslora", "patterns", "top-layers")]:
                     lora = folder / f"{name}.gguf"
                     call(inspect, "export", bundle, name, "-m", base, "--to", "gguf", lora)
                     call(cpp, __file__, "--worker", "llama", base, lora, folder / "cpp.f32")
-                    check(f"{name}, gguf", apart(floats(folder / "cpp.f32"), ours[name]))
+                    check(f"{name}, gguf", apart(floats(folder / "cpp.f32"), ours[name]), near)
         if cpp and a.base and a.bundle:
             real(a, inspect, logits, cpp, pathlib.Path(place))
     for line in skipped:

@@ -238,23 +238,28 @@ fn embeddings(mut c: Config, tensors: BTreeMap<String, Numbers>, width: usize) -
     }
 }
 
-fn read_prompt(c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec) -> Result<Parcel> {
-    let (n, numbers) = embeddings(c, tensors, spec.hidden)?;
-    let site = Site { layer: 0, place: Place::Embedding };
-    let pet = PetSpec::new(vec![Part::new(Pet::Prompt(Prompt { rows: n }))])?;
-    Parcel::new(pet, BTreeMap::from([(format!("{site}.{}", prompt::ROWS), (vec![n, spec.hidden], numbers))]))
-}
-
-/// Learned keys and values mean the same on both sides only where every layer sees everything.
+/// What is learned before the sequence means the same on both sides only where every layer sees everything:
+/// a window hides it from later tokens in PEFT, and not here.
 fn no_windows(spec: &ModelSpec) -> Result<()> {
     match &spec.variant.local {
         None => Ok(()),
         Some(l) => Err(Error::new(
             Code::Unsupported,
-            format!("prefix tuning on a base with windows of {} tokens, which PEFT lets hide the prefix", l.window),
+            format!(
+                "learned tokens on a base with windows of {} tokens, where PEFT lets later tokens lose sight of them",
+                l.window
+            ),
         )
-        .hint("use lora, ia3 or prompt on this base")),
+        .hint("use lora or ia3 on this base")),
     }
+}
+
+fn read_prompt(c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec) -> Result<Parcel> {
+    no_windows(spec)?;
+    let (n, numbers) = embeddings(c, tensors, spec.hidden)?;
+    let site = Site { layer: 0, place: Place::Embedding };
+    let pet = PetSpec::new(vec![Part::new(Pet::Prompt(Prompt { rows: n }))])?;
+    Parcel::new(pet, BTreeMap::from([(format!("{site}.{}", prompt::ROWS), (vec![n, spec.hidden], numbers))]))
 }
 
 fn read_prefix(c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec) -> Result<Parcel> {
@@ -351,6 +356,7 @@ fn export(
             ("IA3", own)
         }
         Pet::Prompt(p) => {
+            no_windows(spec)?;
             let v = parcel.tensor(&tensors, Site { layer: 0, place: Place::Embedding }, prompt::ROWS)?;
             out.insert(EMBEDDINGS.into(), (parcel.dtype, v));
             (

@@ -311,13 +311,14 @@ fn ia3_prompt_and_prefix_are_held_to_the_base_too() {
     f.shapes.insert("base_model.model.x".into(), vec![1]);
     refused(&error(&f, &world), Code::Unsupported, &["x"]);
     let gemma = World::gemma();
-    refused(&error(&Folder::prefix(&gemma, 3), &gemma), Code::Unsupported, &["windows"]);
+    for f in [Folder::prefix(&gemma, 3), Folder::prompt(&gemma, 3)] {
+        refused(&error(&f, &gemma), Code::Unsupported, &["windows of 24"]);
+    }
     refused(
         &error(&Folder::prefix(&World::of(&TinyConfig { layers: 3, ..World::config() }), 3), &world),
         Code::BaseMismatch,
         &["prompt_embeddings"],
     );
-    peft::read(&Folder::prompt(&gemma, 3).write(&gemma), &gemma.spec, &gemma.base).unwrap();
 }
 
 /// A LoRA file as llama.cpp's converter writes it, with one thing changed.
