@@ -103,7 +103,6 @@ impl Engine {
         let mut pending = Vec::new();
         while out.tokens.len() < most {
             let token = sampler.sample(&mut logits, &history);
-            self.check(skills)?;
             if self.base.tokenizer.is_end(token) {
                 break;
             }
@@ -116,6 +115,8 @@ impl Engine {
                 let piece = String::from_utf8_lossy(&pending[..whole]).into_owned();
                 pending.drain(..whole);
                 out.text.push_str(&piece);
+                // After the token's text, too, was read from the base.
+                self.check(skills)?;
                 if !emit(&piece) {
                     break;
                 }
@@ -124,6 +125,7 @@ impl Engine {
                 run.extend(self, &[token], module, s, Some(&mut logits));
             }
         }
+        self.check(skills)?;
         if !pending.is_empty() {
             let piece = String::from_utf8_lossy(&pending).into_owned();
             out.text.push_str(&piece);
