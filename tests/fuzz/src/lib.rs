@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "made for the corpus of hostile files; the targets use some of it")]
 #[path = "../../../formats/tests/hostile/forge.rs"]
 mod forge;
+#[allow(dead_code, reason = "the tests also write seeds")]
 mod recipe;
 #[path = "targets.rs"]
 mod targets;
