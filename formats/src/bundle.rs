@@ -7,8 +7,12 @@
 
 mod canonical;
 mod commit;
+mod compact;
 pub mod manifest;
 mod reader;
+mod recover;
+mod rewrite;
+mod signature;
 mod superblock;
 mod survey;
 pub mod update;
@@ -17,7 +21,10 @@ mod verify;
 mod writer;
 
 pub use commit::{SectionKind, SectionRecord};
+pub use compact::{CompactOptions, Compacted, compact};
 pub use reader::{Bundle, StageInfo};
+pub use recover::{Recovered, recover};
+pub use signature::{TRUST, Trust, sign, signing_text};
 pub use survey::{FoundStage, Survey};
 pub use validate::check_manifest;
 pub use verify::{Finding, verify, verify_bytes};

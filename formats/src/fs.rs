@@ -198,7 +198,7 @@ pub fn create_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Res
     // The rename fails if the name was taken meanwhile.
     let result = fill(&tmp)
         .and_then(|()| sync_dir(&tmp))
-        .and_then(|()| std::fs::rename(&tmp, path).map_err(io("publish")))
+        .and_then(|()| seam::rename(&tmp, path).map_err(io("publish")))
         .and_then(|()| sync_dir(&dir));
     if result.is_err() {
         let _ = std::fs::remove_dir_all(&tmp);

@@ -8,7 +8,7 @@ use crate::kv::KvType;
 use crate::sampler::SamplerConfig;
 use crate::skills::Skills;
 use clap::{Args, Parser, Subcommand};
-use conpet_formats::bundle::update;
+use conpet_formats::bundle::{Trust, update};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,6 +57,9 @@ pub struct Common {
     /// Use this stage of the bundle rather than the newest.
     #[arg(long)]
     pub stage: Option<u64>,
+    /// Minisign public keys, one a line; the stage must be signed by one of them [default: /etc/conpet/trust, if it exists].
+    #[arg(long, value_name = "FILE", env = "CONPET_TRUST")]
+    pub trust: Option<PathBuf>,
     /// Worker threads; 0 is one for each processor.
     #[arg(short = 't', long, default_value_t = 0, env = "LLAMA_ARG_THREADS")]
     pub threads: usize,
@@ -269,7 +272,8 @@ impl Common {
             e.context = self.ctx_size;
         }
         let Some(path) = &self.bundle else { return Ok((e, None)) };
-        let bundle = update::start(path, self.stage)?;
+        let trust = Trust::find(self.trust.as_deref())?;
+        let bundle = update::start(path, self.stage, trust.as_ref())?;
         // Said before anything is loaded: a stage on trial may fail to.
         bundle.warnings().iter().for_each(|w| crate::commands::warn(w));
         let skills = Skills::new(bundle, &e.base).map_err(|x| x.in_file(path))?;

@@ -46,6 +46,14 @@ pub enum Command {
     Apply(ApplyArgs),
     /// End the trial of the current stage: it has proven itself
     MarkGood(MarkGoodArgs),
+    /// Write the current stage alone in place of the bundle: what only earlier stages use goes
+    Compact(CompactArgs),
+    /// Write whatever still verifies of a damaged bundle to a new file
+    Recover(RecoverArgs),
+    /// Print the text to sign with minisign, of the current stage
+    SigningText(SigningTextArgs),
+    /// Append the current stage again with a signature of its signing text
+    Sign(SignArgs),
     /// Which stage is current, whether it is on trial, which failed, and the floor
     Status(FileArgs),
     /// Take a module from a PEFT folder or a llama.cpp LoRA file into a bundle, or a bundle out of an OCI layout
@@ -92,6 +100,9 @@ pub struct VerifyArgs {
     /// Also account for every byte of the file, and with --base compare every byte of the base
     #[arg(long)]
     pub full: bool,
+    /// Also check that the current stage is signed by a key of the trust file
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// Also check that this GGUF is the base the bundle was trained on
     #[arg(short = 'm', long, value_name = "GGUF", visible_alias = "model")]
     pub base: Option<PathBuf>,
@@ -166,6 +177,66 @@ pub struct ApplyArgs {
     /// Go back by itself, after 3 starts of conpet-run, unless `mark-good` is run
     #[arg(long)]
     pub trial: bool,
+    /// Who must have signed the stage.
+    #[command(flatten)]
+    pub trust: TrustArgs,
+}
+
+/// Whose signatures count.
+#[derive(Debug, Args)]
+pub struct TrustArgs {
+    /// Minisign public keys, one a line; the stage must be signed by one of them [default:
+    /// /etc/conpet/trust, if it exists]
+    #[arg(long, value_name = "FILE", env = "CONPET_TRUST")]
+    pub trust: Option<PathBuf>,
+}
+
+/// What to leave out.
+#[derive(Debug, Args)]
+pub struct CompactArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// Also leave out the selector's current statistics: it answers as before, but learns no further task
+    #[arg(long)]
+    pub drop_statistics: bool,
+    /// Compact although the stage is signed; sign the result anew
+    #[arg(long)]
+    pub drop_signature: bool,
+}
+
+/// What to save, and where to.
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// The damaged bundle (*.cpb)
+    pub file: PathBuf,
+    /// The bundle to create; it must not exist
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub to: PathBuf,
+    /// The stage to save [default: the current one, or else the last in the file]
+    #[arg(long, value_name = "STAGE")]
+    pub stage: Option<u64>,
+}
+
+/// What to sign.
+#[derive(Debug, Args)]
+pub struct SigningTextArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// Write the text to this new file instead of standard output
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub to: Option<PathBuf>,
+}
+
+/// A signature and its bundle.
+#[derive(Debug, Args)]
+pub struct SignArgs {
+    /// The bundle (*.cpb)
+    pub file: PathBuf,
+    /// The signature that minisign made of the signing text (*.minisig)
+    pub signature: PathBuf,
+    /// Who may sign.
+    #[command(flatten)]
+    pub trust: TrustArgs,
 }
 
 /// What has proven itself.

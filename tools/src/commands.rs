@@ -1,6 +1,7 @@
 //! One file for each command.
 
 mod apply;
+mod compact;
 mod delta;
 mod diff;
 mod export;
@@ -9,8 +10,10 @@ mod gguf;
 mod import;
 mod log;
 mod mark_good;
+mod recover;
 mod rollback;
 mod show;
+mod sign;
 mod status;
 mod tasks;
 mod tensors;
@@ -34,6 +37,10 @@ pub(crate) fn run(command: &Command, out: &mut Output<'_>) -> Result<ExitStatus,
         Command::Delta(a) => delta::run(a, out),
         Command::Apply(a) => apply::run(a, out),
         Command::MarkGood(a) => mark_good::run(a, out),
+        Command::Compact(a) => compact::run(a, out),
+        Command::Recover(a) => recover::run(a, out),
+        Command::SigningText(a) => sign::text(a, out),
+        Command::Sign(a) => sign::run(a, out),
         Command::Status(a) => status::run(a, out),
         Command::Import(a) => import::run(a, out),
         Command::Export(a) => export::run(a, out),

@@ -100,6 +100,14 @@ impl View {
         }
     }
 
+    /// It carries a signature, whoever's.
+    pub(crate) fn signed(&self) -> bool {
+        match self {
+            Self::Whole(b) => b.signature().is_some(),
+            Self::Salvaged { survey, stage, .. } => Self::found(survey, *stage).signed,
+        }
+    }
+
     pub(crate) fn sections(&self) -> &[SectionRecord] {
         match self {
             Self::Whole(b) => b.section_records(),
@@ -151,6 +159,7 @@ fn stage_info(s: &FoundStage, parent: Option<u64>) -> StageInfo {
         digest: s.digest.clone(),
         tasks: s.manifest.tasks.iter().map(|t| t.name.clone()).collect(),
         section_bytes: s.sections.iter().map(|r| r.len).sum(),
+        signed: s.signed,
     }
 }
 

@@ -234,6 +234,7 @@ fn log() {
           "offset": 16384,
           "digest": "[64]",
           "section_bytes": 960,
+          "signed": false,
           "tasks": [
             "intent"
           ],
@@ -247,6 +248,7 @@ fn log() {
           "offset": 28672,
           "digest": "[64]",
           "section_bytes": 2048,
+          "signed": false,
           "tasks": [
             "intent",
             "topic"
@@ -398,6 +400,7 @@ fn verify_says_what_is_whole() {
           "bytes": 2048
         }
       ],
+      "signed_by": null,
       "base": {
         "file": "@/base.gguf",
         "matches": true,

@@ -7,6 +7,8 @@ use crate::{Code, Error, Result};
 pub(super) const MAGIC: [u8; 8] = *b"CPBCMT01";
 const HEADER: usize = 144;
 const RECORD: usize = 96;
+/// Longest signature, in bytes.
+pub(super) const SIGNATURE_CAP: usize = 1024;
 const IGNORABLE: u16 = 0x8000;
 
 /// What a section holds.
@@ -89,6 +91,8 @@ pub(super) struct Commit {
     pub previous_off: u64,
     pub sections: Vec<SectionRecord>,
     pub manifest: Vec<u8>,
+    /// A minisign signature file, or nothing.
+    pub signature: Vec<u8>,
 }
 
 impl Commit {
@@ -109,21 +113,27 @@ impl Commit {
         b.extend(self.parent_hash);
         b.extend((self.sections.len() as u32).to_le_bytes());
         b.extend((self.manifest.len() as u32).to_le_bytes());
-        b.extend(0u32.to_le_bytes()); // no signature in this release
+        b.extend((self.signature.len() as u32).to_le_bytes());
         b.extend(self.previous_off.to_le_bytes());
         b.extend([0; 4]);
         b.extend(blake3::hash(&table).as_bytes());
         b.extend(blake3::hash(&self.manifest).as_bytes());
         b.extend(table);
         b.extend(&self.manifest);
+        b.extend(&self.signature);
         b
+    }
+
+    /// BLAKE3 of this commit as it is without a signature: what a signature signs.
+    pub(super) fn unsigned_hash(&self) -> [u8; 32] {
+        *blake3::hash(&Self { signature: Vec::new(), ..self.clone() }.encode()).as_bytes()
     }
 
     /// How long the commit that begins here says it is; `None` if there is not even its header.
     pub(super) fn declared_len(bytes: &[u8]) -> Option<u64> {
         let head = bytes.get(..HEADER)?;
         let num = |i: usize| u64::from(u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]));
-        Some(HEADER as u64 + num(56) * RECORD as u64 + num(60))
+        Some(HEADER as u64 + num(56) * RECORD as u64 + num(60) + num(64))
     }
 
     /// Decodes and validates a commit that lies at `at` in the file.
@@ -143,8 +153,8 @@ impl Commit {
         if reserved != 0 {
             return Err(Error::new(Code::Reserved, "reserved bytes are not zero").at(76));
         }
-        if sig_len != 0 {
-            return Err(Error::new(Code::Unsupported, "signed commits are not supported by this release").at(64));
+        if sig_len as usize > SIGNATURE_CAP {
+            return Err(Error::new(Code::Cap, format!("a signature of {sig_len} bytes, cap {SIGNATURE_CAP}")).at(64));
         }
         if u64::from(manifest_len) > MANIFEST_CAP {
             return Err(Error::new(Code::Cap, format!("a manifest of {manifest_len} bytes, cap {MANIFEST_CAP}")).at(60));
@@ -183,12 +193,13 @@ impl Commit {
         if *blake3::hash(&manifest).as_bytes() != manifest_hash {
             return Err(Error::new(Code::Digest, "the manifest's digest does not match").at(112));
         }
+        let signature = c.take(sig_len.into())?.to_vec();
         if c.remaining() != 0 {
             return Err(
-                Error::new(Code::Layout, format!("{} bytes after the manifest", c.remaining())).at(c.offset() as u64)
+                Error::new(Code::Layout, format!("{} bytes after the commit", c.remaining())).at(c.offset() as u64)
             );
         }
-        Ok(Self { generation, parent_off, parent_hash, previous_off, sections, manifest })
+        Ok(Self { generation, parent_off, parent_hash, previous_off, sections, manifest, signature })
     }
 }
 

@@ -42,6 +42,8 @@ pub struct StageInfo {
     pub tasks: Vec<String>,
     /// Bytes of its sections.
     pub section_bytes: u64,
+    /// It carries a signature, whoever's.
+    pub signed: bool,
 }
 
 impl Bundle {
@@ -142,6 +144,11 @@ impl Bundle {
         blake3::Hash::from(self.commit_hash).to_hex().to_string()
     }
 
+    /// The minisign signature it carries, as in a `.minisig` file.
+    pub fn signature(&self) -> Option<&[u8]> {
+        Some(self.commit.signature.as_slice()).filter(|s| !s.is_empty())
+    }
+
     /// A section's bytes, their digest checked at the first call.
     ///
     /// # Errors
@@ -230,6 +237,7 @@ impl Bundle {
                 digest: blake3::Hash::from(hash).to_hex().to_string(),
                 tasks: manifest.tasks.into_iter().map(|t| t.name).collect(),
                 section_bytes: commit.sections.iter().map(|s| s.len).sum(),
+                signed: !commit.signature.is_empty(),
             });
             let Some(p) = parent else { break };
             if p.generation >= commit.generation {

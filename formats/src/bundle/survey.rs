@@ -33,6 +33,8 @@ pub struct FoundStage {
     pub digest: String,
     /// What it says about itself.
     pub manifest: Manifest,
+    /// It carries a signature, whoever's.
+    pub signed: bool,
     /// Its sections; each is checked when asked for.
     pub sections: Vec<SectionRecord>,
 }
@@ -58,6 +60,11 @@ impl Survey {
                 .hint("restore the file from a copy"));
         }
         Ok(Self { path: path.to_owned(), map, stages })
+    }
+
+    /// The file.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
     }
 
     /// The stages found, in file order; at least one.
@@ -99,6 +106,7 @@ fn stage(map: &[u8], at: u64) -> Option<FoundStage> {
         parent_offset: commit.parent_off,
         digest: blake3::hash(bytes).to_hex().to_string(),
         manifest,
+        signed: !commit.signature.is_empty(),
         sections: commit.sections,
     })
 }

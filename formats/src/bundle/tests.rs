@@ -1,3 +1,6 @@
+mod rescue;
+mod signature;
+
 use super::manifest::*;
 use super::*;
 use crate::decimal::Decimal;
@@ -244,6 +247,36 @@ fn a_newer_minor_version_is_kept_and_the_last_number_ends_writing() {
     both(superblock::Superblock { max_generation: u64::MAX, ..slot });
     assert_eq!(append().unwrap_err().code(), Code::Value);
     assert_eq!(Bundle::open(&path).unwrap().generation(), 2, "B10: and reading goes on");
+}
+
+#[test]
+fn b16_b17_slots_that_differ() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("b.cpb");
+    let first = two_stages(&path);
+    let good = std::fs::read(&path).unwrap();
+    let (page, two) = (PAGE as usize, FIRST as usize);
+    for (name, old) in [("B16 A ahead", page..two), ("B16 B ahead", 0..page)] {
+        let mut b = good.clone();
+        b[old.clone()].copy_from_slice(&first[old]);
+        assert_eq!(outcome(b.clone()), Ok((2, true)), "{name}");
+        // Whatever writes next repairs it, here one that moves no stage.
+        std::fs::write(&path, b).unwrap();
+        rollback(&path, 2).unwrap();
+        assert_eq!(outcome(std::fs::read(&path).unwrap()), Ok((2, false)), "{name}");
+    }
+    let (slot, _) = reader::current(&good).unwrap();
+    for seq in [slot.seq, slot.seq - 1, slot.seq + 1] {
+        let other = superblock::Superblock { file_id: [7; 16], seq, ..slot };
+        for at in [0, page] {
+            let mut b = good.clone();
+            b[at..at + page].copy_from_slice(&other.encode());
+            assert_eq!(outcome(b.clone()), Err(Code::Layout), "B17 at {at}, sequence {seq}");
+            std::fs::write(&path, &b).unwrap();
+            assert_eq!(rollback(&path, 1).unwrap_err().code(), Code::Layout);
+            assert_eq!(std::fs::read(&path).unwrap(), b, "a contradiction is not written over");
+        }
+    }
 }
 
 /// A module entry as every earlier release wrote it, byte for byte.

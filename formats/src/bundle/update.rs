@@ -1,9 +1,9 @@
 //! How a bundle in the field gets its next stage, tries it, and goes back by itself if it is bad.
 //!
 //! * [`Delta`]: the bytes that a later stage has more than an earlier one, as a file;
-//! * [`apply`]: proves all of it, appends it, and only then moves the superblock;
+//! * [`apply()`]: proves all of it, appends it, and only then moves the superblock;
 //! * [`State`]: the few words kept beside the bundle: a stage on trial, stages that failed, the floor;
-//! * [`start`]: opens the stage to serve from, as `conpet-run` does, and counts the starts of a trial.
+//! * [`start()`]: opens the stage to serve from, as `conpet-run` does, and counts the starts of a trial.
 
 mod apply;
 mod delta;

@@ -4,6 +4,7 @@
 use super::commit::{Commit, SectionKind, SectionRecord};
 use super::manifest::{BaseRef, FORMAT, Manifest, SelectorEntry};
 use super::reader::{Bundle, current, newest};
+use super::rewrite::file_id;
 use super::superblock::{MINOR, Superblock};
 use super::update::State;
 use super::{FIRST, PAGE, canonical, validate};
@@ -23,6 +24,8 @@ pub struct Draft {
     pub manifest: Manifest,
     sections: Vec<Source>,
     parent: Option<Parent>,
+    /// Of the commit as it is without it.
+    pub(super) signature: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -64,7 +67,7 @@ impl Draft {
             tasks: Vec::new(),
             trunk,
         };
-        Self { manifest, sections: Vec::new(), parent: None }
+        Self { manifest, sections: Vec::new(), parent: None, signature: Vec::new() }
     }
 
     /// The next stage after an opened one.
@@ -76,6 +79,7 @@ impl Draft {
             manifest,
             sections: b.section_records().iter().map(|r| Source::Old(*r)).collect(),
             parent: Some(Parent { hash: b.commit_hash, max_generation: b.slot.max_generation }),
+            signature: Vec::new(),
         }
     }
 
@@ -107,7 +111,6 @@ impl Draft {
         let (tail, slot) = self.layout(
             FIRST,
             &Superblock {
-                // Two runs with the same seed must give the same file, so the id comes from the content.
                 minor: MINOR,
                 file_id: [0; 16],
                 seq: 0,
@@ -120,8 +123,7 @@ impl Draft {
             0,
         )?;
         let mut slot = slot;
-        let id = blake3::derive_key("conpet 2026 bundle file id v1", &slot.commit_hash);
-        slot.file_id.copy_from_slice(&id[..16]);
+        slot.file_id = file_id(&slot.commit_hash);
         let page = slot.encode();
         fs::create_new(path, |w| {
             let io = |e| Error::io("write", e);
@@ -162,26 +164,16 @@ impl Draft {
 
     /// Sections nothing refers to any more leave the table (their bytes stay in the file), and
     /// the manifest's numbers follow.
-    fn prune(&mut self) {
-        let mut wanted = vec![false; self.sections.len()];
-        self.manifest.for_each_section(|s| wanted.get_mut(*s as usize).into_iter().for_each(|w| *w = true));
-        let mut number = vec![0; self.sections.len()];
-        let mut kept = Vec::new();
-        for (i, s) in std::mem::take(&mut self.sections).into_iter().enumerate() {
-            let ignorable = matches!(&s, Source::Old(r) if matches!(r.kind, SectionKind::Other(_)));
-            if wanted[i] || ignorable {
-                number[i] = kept.len() as u32;
-                kept.push(s);
-            }
-        }
-        self.sections = kept;
-        // A number that names nothing stays so, and validation refuses it.
-        self.manifest.for_each_section(|s| *s = number.get(*s as usize).copied().unwrap_or(u32::MAX));
+    pub(super) fn prune(&mut self) {
+        let ignorable = |s: &Source| matches!(s, Source::Old(r) if matches!(r.kind, SectionKind::Other(_)));
+        let kept = self.manifest.renumber(self.sections.iter().map(ignorable).collect());
+        let mut i = 0..;
+        self.sections.retain(|_| i.next().is_some_and(|i| kept.binary_search(&i).is_ok()));
     }
 
     /// The bytes from `start` on, and the superblock that publishes them; `previous` is the
     /// newest commit of the file, of whatever branch.
-    fn layout(mut self, start: u64, slot: &Superblock, previous: u64) -> Result<(Vec<u8>, Superblock)> {
+    pub(super) fn layout(mut self, start: u64, slot: &Superblock, previous: u64) -> Result<(Vec<u8>, Superblock)> {
         self.manifest.requires = validate::requires(&self.manifest);
         let mut tail = Vec::new();
         let mut records = Vec::with_capacity(self.sections.len());
@@ -209,6 +201,7 @@ impl Draft {
             previous_off: previous,
             sections: records,
             manifest: canonical::write(&self.manifest)?,
+            signature: self.signature,
         };
         let bytes = commit.encode();
         if bytes.len() as u64 > super::COMMIT_CAP {
@@ -232,6 +225,16 @@ impl Draft {
 }
 
 impl Manifest {
+    /// Closes up the section numbers over sections that nothing refers to. Returns those that stay: the ones
+    /// referred to, and the `wanted` ones (of kinds this release does not know).
+    pub(super) fn renumber(&mut self, mut wanted: Vec<bool>) -> Vec<u32> {
+        self.for_each_section(|s| wanted.get_mut(*s as usize).into_iter().for_each(|w| *w = true));
+        let kept: Vec<u32> = (0..wanted.len() as u32).filter(|i| wanted[*i as usize]).collect();
+        // A number that names nothing stays so, and validation refuses it.
+        self.for_each_section(|s| *s = kept.binary_search(s).map_or(u32::MAX, |i| i as u32));
+        kept
+    }
+
     /// Visits every section number.
     pub(super) fn for_each_section(&mut self, mut f: impl FnMut(&mut u32)) {
         self.modules.iter_mut().for_each(|m| f(&mut m.section));

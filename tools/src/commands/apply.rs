@@ -4,7 +4,8 @@ use crate::cli::ApplyArgs;
 use crate::exit::{ExitStatus, Failure};
 use crate::output::Output;
 use crate::table::number;
-use conpet_formats::bundle::update::{self, ApplyOptions, Delta, TRIES};
+use conpet_formats::bundle::Trust;
+use conpet_formats::bundle::update::{self, ApplyOptions, Delta, State, TRIES};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -22,7 +23,11 @@ struct Apply {
 
 pub(super) fn run(args: &ApplyArgs, out: &mut Output<'_>) -> Result<ExitStatus, Failure> {
     let delta = Delta::open(&args.delta)?;
-    let done = update::apply(&args.file, &delta, ApplyOptions { trial: args.trial })?;
+    if let Some(e) = State::load(&args.file).1 {
+        out.warn(&e.brief());
+    }
+    let trust = Trust::find(args.trust.trust.as_deref())?;
+    let done = update::apply(&args.file, &delta, ApplyOptions { trial: args.trial, trust: trust.as_ref() })?;
     let result = Apply {
         schema: "conpet.inspect.apply/1",
         file: args.file.display().to_string(),

@@ -26,6 +26,7 @@ struct Stage {
     offset: u64,
     digest: String,
     section_bytes: u64,
+    signed: bool,
     tasks: Vec<String>,
     new_tasks: Vec<String>,
 }
@@ -49,11 +50,13 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
     }
     let mut t = Table::new(&[">stage", ">parent", ">bytes", ">commit at", "commit", "learned"]);
     for s in &stages {
+        let signed = if s.signed { " (signed)" } else { "" };
         let current = if s.digest == view.digest() { " (current)" } else { "" };
         let parent = if s.parent == 0 { "-".to_owned() } else { s.parent.to_string() };
-        let learned = s.new_tasks.join(", ") + current;
+        let learned = s.new_tasks.join(", ") + signed + current;
+        let learned = learned.trim_start();
         let (n, bytes, at) = (s.stage.to_string(), number(s.section_bytes), number(s.offset));
-        t.row([&n, &parent, &bytes, &at, short(&s.digest), &learned]);
+        t.row([&n, &parent, &bytes, &at, short(&s.digest), learned]);
     }
     out.table("", &t);
     Ok(status)
@@ -67,6 +70,7 @@ fn stage(s: &StageInfo, all: &[StageInfo]) -> Stage {
         offset: s.offset,
         digest: s.digest.clone(),
         section_bytes: s.section_bytes,
+        signed: s.signed,
         new_tasks: s.tasks.iter().filter(|t| !before.contains(t)).cloned().collect(),
         tasks: s.tasks.clone(),
     }
@@ -80,5 +84,6 @@ fn current(view: &View) -> StageInfo {
         digest: view.digest(),
         tasks: view.manifest().tasks.iter().map(|t| t.name.clone()).collect(),
         section_bytes: view.sections().iter().map(|r| r.len).sum(),
+        signed: view.signed(),
     }
 }

@@ -14,6 +14,8 @@ struct Status<'a> {
     file: String,
     stage: u64,
     commit: String,
+    /// It carries a signature; whether a trusted one, `verify --trust` says.
+    signed: bool,
     /// `None` unless the current stage is on trial.
     trial: Option<&'a Trial>,
     /// Commits that were tried and given up.
@@ -31,6 +33,7 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
         file: args.file.display().to_string(),
         stage: bundle.generation(),
         commit: bundle.digest(),
+        signed: bundle.signature().is_some(),
         trial: state.in_force(&bundle),
         failed: &state.bad,
         floor: state.floor,
@@ -41,6 +44,9 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
     } else {
         out.field("bundle", &result.file);
         out.field("stage", &format!("{}, commit {}", result.stage, short(&result.commit)));
+        if result.signed {
+            out.field("signed", "yes; `conpet-inspect verify --trust FILE` says by whom");
+        }
         if let Some(t) = result.trial {
             out.field("trial", &format!("{} starts left, then stage {} comes back", t.tries_left, t.good_stage));
         }

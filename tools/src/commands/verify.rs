@@ -5,7 +5,7 @@ use crate::cli::VerifyArgs;
 use crate::exit::{ExitStatus, Failure};
 use crate::output::Output;
 use crate::table::{Table, number};
-use conpet_formats::bundle::{self, Bundle, Finding, Survey};
+use conpet_formats::bundle::{self, Bundle, Finding, Survey, Trust};
 use conpet_formats::fingerprint::{CheckDepth, check_base};
 use conpet_formats::gguf::Gguf;
 use conpet_formats::mmap::Mapped;
@@ -21,6 +21,8 @@ struct Verify {
     findings: Vec<Fault>,
     /// Stages whose commit is whole, and how many of their sections are.
     stages: Vec<Stage>,
+    /// The trusted key that signed the current stage; `None` unless there is a trust file.
+    signed_by: Option<String>,
     /// `None` unless a base was given.
     base: Option<Base>,
 }
@@ -61,6 +63,11 @@ pub(super) fn run(args: &VerifyArgs, out: &mut Output<'_>) -> Result<ExitStatus,
         Some(f) if f.code == "E_MAGIC" && stages.is_empty() => ExitStatus::Usage,
         Some(_) => ExitStatus::Damaged,
     };
+    let trust = Trust::find(args.trust.trust.as_deref())?;
+    let signer = match &trust {
+        Some(trust) if status == ExitStatus::Success => Some(signer(&args.file, trust)),
+        _ => None,
+    };
     let mismatch = match &args.base {
         Some(base) if status == ExitStatus::Success => check(&args.file, base, args.full).err(),
         _ => None,
@@ -75,18 +82,22 @@ pub(super) fn run(args: &VerifyArgs, out: &mut Output<'_>) -> Result<ExitStatus,
         schema: "conpet.inspect.verify/1",
         file: args.file.display().to_string(),
         full: args.full,
-        ok: status == ExitStatus::Success && mismatch.is_none(),
+        ok: status == ExitStatus::Success && mismatch.is_none() && !matches!(signer, Some(Err(_))),
         findings: findings
             .into_iter()
             .map(|f| Fault { code: f.code, text: without_hint(f.text), damage: f.damage })
             .collect(),
         stages,
+        signed_by: signer.as_ref().and_then(|s| s.as_ref().ok().cloned()),
         base,
     };
     if out.json() {
         out.object(&result)?;
     } else {
         print(&result, out);
+    }
+    if let Some(Err(unsigned)) = signer {
+        return Err(unsigned);
     }
     if let Some(mismatch) = mismatch {
         return Err(mismatch);
@@ -111,6 +122,11 @@ fn remedy(v: &Verify, status: ExitStatus) -> &'static str {
     } else {
         "restore the file from a copy; `conpet-inspect extract --stage N` copies sections that are still whole"
     }
+}
+
+/// The key that signed the current stage.
+fn signer(file: &Path, trust: &Trust) -> Result<String, Failure> {
+    Ok(trust.check(&Bundle::open(file)?)?.to_owned())
 }
 
 fn check(bundle: &Path, base: &Path, full: bool) -> Result<(), Failure> {
@@ -151,6 +167,9 @@ fn print(v: &Verify, out: &mut Output<'_>) {
         // Most texts end with the code already.
         let code = if f.text.contains(f.code) { String::new() } else { format!(" [{}]", f.code) };
         out.field(kind, &format!("{}{code}", f.text));
+    }
+    if let Some(key) = &v.signed_by {
+        out.field("signed", &format!("by {key}"));
     }
     if let Some(b) = &v.base {
         let how = if b.every_byte { "every byte" } else { "structure, tokenizer, length, sample" };

@@ -3,19 +3,22 @@
 
 use super::delta::Delta;
 use super::state::{State, TRIES, Trial};
+use crate::bundle::signature::{Trust, last_signed};
 use crate::bundle::superblock::Superblock;
-use crate::fs::open_mapped;
 use crate::bundle::writer::{publish, repair, write_tail};
 use crate::bundle::{Bundle, PAGE};
+use crate::fs::open_mapped;
 use crate::mmap::Mapped;
 use crate::{Code, Error, Result, fs};
 use std::path::Path;
 
 /// How to apply a delta.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ApplyOptions {
+pub struct ApplyOptions<'a> {
     /// Go back by itself unless the stage is marked good.
     pub trial: bool,
+    /// The stage must be signed by one of these keys.
+    pub trust: Option<&'a Trust>,
 }
 
 /// What was done.
@@ -36,7 +39,7 @@ pub struct Applied {
 /// # Errors
 /// If the delta is damaged, continues another stage or file, leads to a stage that failed or is below
 /// the floor, or there is no room: then the bundle is as it was.
-pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions) -> Result<Applied> {
+pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions<'_>) -> Result<Applied> {
     let (file, map) = open_mapped(path, true)?;
     let bundle = Bundle::open_map(map.clone(), path).map_err(|e| e.in_file(path))?;
     let (slot, to) = (bundle.slot, delta.to);
@@ -48,7 +51,12 @@ pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions) -> Result<Applie
     let written = to.end - slot.end;
     // Asked before anything is hashed: a length that cannot be stored is refused at once.
     fs::room(&file, written, path)?;
-    delta.check(&map)?;
+    let commit = delta.check(&map)?;
+    match options.trust {
+        Some(trust) => drop(trust.check_commit(&to.file_id, &commit).map_err(|e| e.in_file(delta.path()))?),
+        None if commit.signature.is_empty() => still_unsigned(&bundle, delta)?,
+        None => {}
+    }
     // Part of the tail may be there: a stage that was tried and given up. It must be the same.
     let (have, rest) = delta.tail().split_at((slot.end - delta.from.end) as usize);
     if map[delta.from.end as usize..slot.end as usize] != *have {
@@ -83,6 +91,15 @@ pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions) -> Result<Applie
 
 fn used_up(path: &Path) -> Error {
     Error::new(Code::Value, "the sequence number is used up").in_file(path)
+}
+
+/// Without a trust file, too, an unsigned stage does not follow a signed one.
+fn still_unsigned(bundle: &Bundle, delta: &Delta) -> Result<()> {
+    if last_signed(bundle).is_none() {
+        return Ok(());
+    }
+    let text = format!("stage {} is not signed, but the bundle has been so far", delta.to_stage());
+    Err(Error::new(Code::Signature, text).in_file(delta.path()).hint("use a delta to a signed stage"))
 }
 
 /// Does the delta continue this bundle, and may it?

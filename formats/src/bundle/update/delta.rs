@@ -122,12 +122,12 @@ impl Delta {
 
     /// Proves everything about the tail, read as the continuation of `old`: digests of the tail, of every
     /// commit and of every section that they use; that the commits chain to one another and to those
-    /// of `old`; the manifests; the payloads; and that nothing else is in it.
-    pub(super) fn check(&self, old: &[u8]) -> Result<()> {
+    /// of `old`; the manifests; the payloads; and that nothing else is in it. Returns the commit it leads to.
+    pub(super) fn check(&self, old: &[u8]) -> Result<Commit> {
         self.check_inner(old).map_err(|e| e.in_file(&self.path))
     }
 
-    fn check_inner(&self, old: &[u8]) -> Result<()> {
+    fn check_inner(&self, old: &[u8]) -> Result<Commit> {
         let (start, tail) = (self.from.end, self.tail());
         if *blake3::hash(tail).as_bytes() != self.tail_hash {
             return Err(Error::new(Code::Digest, "the tail is damaged: its digest does not match").at(PAGE));
@@ -135,6 +135,7 @@ impl Delta {
         let joined = Joined { old, start, tail };
         let before = newest(old, start)?;
         let mut ranges = Vec::new();
+        let mut last = None;
         let mut seen = BTreeSet::new();
         let (mut at, mut below) = (self.to.commit_off, u64::MAX);
         loop {
@@ -179,13 +180,14 @@ impl Delta {
                 }
             }
             (at, below) = (commit.previous_off, commit.generation);
+            last.get_or_insert(commit);
         }
         if at != before {
             return Err(Error::new(Code::Parent, "the tail does not continue the file's last commit").at(at));
         }
         match first_stray(tail, start, ranges) {
             Some(at) => Err(Error::new(Code::Reserved, "bytes that belong to nothing").at(at)),
-            None => Ok(()),
+            None => last.ok_or_else(|| Error::new(Code::Layout, "no commit is in the tail")),
         }
     }
 }
@@ -262,9 +264,8 @@ pub fn write_delta(old: &Path, new: &Path, to: &Path) -> Result<Delta> {
         w.write_all(tail).map_err(io)
     })?;
     // A delta that would be refused is of no use to anyone.
-    let delta = Delta::open(to)?;
-    delta.check(&a.map).inspect_err(|_| {
+    let checked = Delta::open(to).and_then(|d| d.check(&a.map).map(|_| d));
+    checked.inspect_err(|_| {
         let _ = std::fs::remove_file(to);
-    })?;
-    Ok(delta)
+    })
 }

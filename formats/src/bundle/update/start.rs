@@ -2,8 +2,9 @@
 
 use super::state::{State, Trial};
 use crate::bundle::Bundle;
-use crate::fs::open_mapped;
+use crate::bundle::signature::{Trust, not_downgraded};
 use crate::bundle::writer::point_to;
+use crate::fs::open_mapped;
 use crate::{Code, Error, Result};
 use std::path::Path;
 use std::time::Duration;
@@ -15,9 +16,12 @@ const PATIENCE: (u32, Duration) = (10, Duration::from_millis(20));
 /// before anything is loaded; when all are used up without `mark_good`, the good stage becomes
 /// current again.
 ///
+/// With `trust` the stage must be signed by one of its keys; without, an unsigned stage after a signed one
+/// is served only if its number is given.
+///
 /// # Errors
-/// If the stage cannot be opened or is below the floor.
-pub fn start(path: &Path, stage: Option<u64>) -> Result<Bundle> {
+/// If the stage cannot be opened, is below the floor, or is not signed as it must be.
+pub fn start(path: &Path, stage: Option<u64>, trust: Option<&Trust>) -> Result<Bundle> {
     let (state, damaged) = State::load(path);
     let mut bundle = match stage {
         Some(g) => Bundle::open_generation(path, g)?,
@@ -31,6 +35,11 @@ pub fn start(path: &Path, stage: Option<u64>) -> Result<Bundle> {
     };
     // The floor stays as it was read: going back to the good stage does not lower it.
     state.allows(bundle.generation()).map_err(|e| e.in_file(path))?;
+    match (trust, stage) {
+        (Some(trust), _) => drop(trust.check(&bundle)?),
+        (None, None) => not_downgraded(&bundle)?,
+        (None, Some(_)) => {}
+    }
     bundle.warnings.extend(damaged.map(|e| e.brief()));
     Ok(bundle)
 }
