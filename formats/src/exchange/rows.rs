@@ -66,9 +66,14 @@ pub(super) fn turn(spec: &ModelSpec, keys: &mut [f32], positions: f64) {
 mod tests {
     use super::*;
 
+    fn spec() -> ModelSpec {
+        let base = crate::tiny::base(&crate::tiny::TinyConfig::default()).unwrap();
+        ModelSpec::from_gguf(&crate::gguf::Gguf::parse(&base).unwrap()).unwrap()
+    }
+
     #[test]
     fn a_known_permutation_and_back() {
-        let mut spec = crate::pet::tests::spec();
+        let mut spec = spec();
         (spec.head_dim, spec.rope_dim, spec.n_kv_head, spec.rope) = (4, 4, 2, RopeKind::Adjacent);
         // numpy: arange(8).reshape(2, 2, 2).swapaxes(1, 2).ravel()
         let hf: Vec<f32> = (0..8).map(|v| v as f32).collect();
@@ -84,7 +89,7 @@ mod tests {
 
     #[test]
     fn turning_there_and_back_is_nothing() {
-        let mut spec = crate::pet::tests::spec();
+        let mut spec = spec();
         (spec.head_dim, spec.rope_dim) = (8, 8);
         for rope in [RopeKind::Adjacent, RopeKind::Halves] {
             spec.rope = rope;
