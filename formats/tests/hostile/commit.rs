@@ -105,12 +105,12 @@ pub(crate) fn cases() -> Vec<Case> {
         case("C14", "another generation than the manifest's", spoiled(GENERATION, &le(7)), Refused(Value)),
         case(
             "C16",
-            "a signature, which this release does not know",
+            "a signature of 200 bytes that are not there",
             spoiled(64, &200u32.to_le_bytes()),
-            Refused(Unsupported),
-        )
-        .at(64),
-        case("C16", "a signature of 2^32-1 bytes", spoiled(64, &[0xff; 4]), Refused(Unsupported)).at(64),
+            Refused(Truncated),
+        ),
+        case("C16", "a signature over the cap", spoiled(64, &1025u32.to_le_bytes()), Refused(Cap)).at(64),
+        case("C16", "a signature of 2^32-1 bytes", spoiled(64, &[0xff; 4]), Refused(Cap)).at(64),
         case("C01", "no magic", spoiled(0, b"CPBCMT02"), Refused(Magic)).at(0),
         case("C06", "a section less", dropped(), Refused(Missing)),
     ];
