@@ -58,6 +58,8 @@ impl Trial {
             floor = durable;
             let mut bad = None;
             let limit = self.seen.len() + most;
+            // Most images of a late moment were seen before; looking on for new ones has an end.
+            let mut tries = 8 * most;
             for file in [folder.safe(&self.path), folder.now(&self.path)].into_iter().flatten() {
                 let mut dice = Dice(self.dice.roll());
                 file.images(&mut dice, &mut |image| {
@@ -70,7 +72,8 @@ impl Trial {
                         });
                         bad = checked.err();
                     }
-                    bad.is_none() && self.seen.len() < limit
+                    tries = tries.saturating_sub(1);
+                    bad.is_none() && tries > 0 && self.seen.len() < limit
                 });
                 if let Some(bad) = bad {
                     return Err(format!(
@@ -139,7 +142,7 @@ fn pages() -> usize {
 
 fn cut_off(what: &str, path: &Path, r: &Recorded) {
     let mut t = Trial::new(path);
-    let (most, again) = (figure(60, 9000), figure(3, 30));
+    let (most, again) = (figure(60, 14_000), figure(3, 30));
     if let Err(e) = t.cut(&r.start, &r.events, &r.stages, most, again) {
         panic!("{what}: {e}");
     }
