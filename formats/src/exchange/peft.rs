@@ -228,9 +228,9 @@ fn embeddings(mut c: Config, tensors: BTreeMap<String, Numbers>, width: usize) -
     if let Some(name) = [Some(name).filter(|n| n != EMBEDDINGS), all.next().map(|t| t.0)].into_iter().flatten().next() {
         return Err(unmatched(&name));
     }
-    match shape.as_slice() {
-        &[n, w] if w == width && said.is_none_or(|s| s == n) => Ok((n, numbers)),
-        &[n, w] if w == width => Err(Error::new(
+    match *shape.as_slice() {
+        [n, w] if w == width && said.is_none_or(|s| s == n) => Ok((n, numbers)),
+        [n, w] if w == width => Err(Error::new(
             Code::Value,
             format!("num_virtual_tokens is {}, the tensor has {n} rows", said.unwrap_or(0)),
         )),

@@ -352,7 +352,7 @@ fn llama_lora_files_keep_everything_or_are_refused() {
     .unwrap();
     assert_eq!((crate::lora(&p).alpha, crate::lora(&p).rank), (0.1, 4));
     assert!(p.notes.iter().any(|n| n.contains("Say:")), "{:?}", p.notes);
-    let mut refuse = |spoil: &mut dyn FnMut(&mut Writer, &mut Vec<(String, [u64; 2])>), code, words: &[&str]| {
+    let refuse = |spoil: &mut dyn FnMut(&mut Writer, &mut Vec<(String, [u64; 2])>), code, words: &[&str]| {
         refused(&read(&lora_file(|w, t| spoil(w, t))).unwrap_err(), code, words);
     };
     refuse(&mut |w, _| head(w, "model", "lora"), Code::Unsupported, &["general.type"]);
