@@ -152,7 +152,7 @@ fn tearings<'a>(
             .collect();
         let all = slot && differs.len() <= EXHAUSTIVE;
         let mut chosen: Vec<u64> =
-            if all { (1..(1 << differs.len()) - 1).collect() } else { (0..6).map(|_| dice.roll()).collect() };
+            if all { (1..(1 << differs.len()) - 1).collect() } else { (0..8).map(|_| dice.roll()).collect() };
         chosen.sort_by_cached_key(|_| dice.roll());
         plans.push((differs, chosen));
     }
