@@ -168,9 +168,10 @@ impl Report {
         }
         let (titles, rows) = table(&self.summary);
         out.push('\n');
+        let width = self.summary.iter().map(|m| m.name.chars().count() + 2).fold(20, usize::max);
         for (i, title) in titles.iter().enumerate() {
             let cells: Vec<&str> = rows.iter().map(|r| r[i].as_str()).collect();
-            let _ = writeln!(out, "{title:<18}{}", cells.iter().map(|c| format!("{c:>20}")).collect::<String>());
+            let _ = writeln!(out, "{title:<18}{}", cells.iter().map(|c| format!("{c:>width$}")).collect::<String>());
         }
         out
     }

@@ -44,7 +44,7 @@ pub(crate) fn own_command() -> String {
 /// A command line with the names of its files only: where they lie is nobody's business.
 pub(crate) fn without_folders(command: &str) -> String {
     let short = |w: &str| match Path::new(w).file_name() {
-        Some(name) if w.starts_with('/') => name.to_string_lossy().into_owned(),
+        Some(name) if w.starts_with('/') || w.starts_with("../") => name.to_string_lossy().into_owned(),
         _ => w.to_owned(),
     };
     command.split(' ').map(short).collect::<Vec<_>>().join(" ")
