@@ -3,6 +3,10 @@
 //! Same bytes for the same configuration, everywhere: weights come from ChaCha8, the tokenizer
 //! holds all 256 bytes plus merges learned from a fixed list of words.
 
+mod stage;
+
+pub use stage::{no_base, with_task};
+
 use crate::Result;
 use crate::gguf::Writer;
 use crate::quant::{self, QuantType};

@@ -1,15 +1,11 @@
 //! What `conpet-run` does with a bundle that is being updated: it counts a trial's starts, goes back by
 //! itself, asks for signatures, and writes nothing otherwise.
 
-use conpet_formats::bundle::manifest::{HeadEntry, TaskEntry, TaskKind};
 use conpet_formats::bundle::update::{ApplyOptions, State, apply, mark_good, write_delta};
-use conpet_formats::bundle::{Bundle, Draft, SectionKind, rollback};
-use conpet_formats::decimal::Decimal;
+use conpet_formats::bundle::{Bundle, Draft, rollback};
 use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::fingerprint::base_ref;
 use conpet_formats::gguf::Gguf;
-use conpet_formats::head::{self, HeadKind};
-use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::tiny::{self, TinyConfig};
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,35 +16,9 @@ struct Place {
 }
 
 /// One more task, with a head on the state after layer `layer`.
-fn with_task(mut d: Draft, name: &str, layer: u32, hidden: usize) -> Draft {
-    let mut w = TensorsWriter::new();
-    w.add_f32(head::WEIGHT, &[2, hidden], &vec![0.5; 2 * hidden]).unwrap();
-    w.add_f32(head::BIAS, &[2], &[0.0, 1.0]).unwrap();
-    let section = d.add_section(SectionKind::Head, w.finish().unwrap());
-    let (id, stage) = (d.manifest.tasks.len() as u32, d.generation());
-    d.manifest.heads.push(HeadEntry {
-        blend: Decimal::from_f64(0.0),
-        classes: 2,
-        feature: FeatureSpec::single(layer, Pool::Mean, StateNorm::Output),
-        id: format!("h{id:04}"),
-        kind: HeadKind::Linear,
-        section,
-        tasks: vec![id],
-        temperature: Decimal::from_f64(1.0),
-    });
-    d.manifest.tasks.push(TaskEntry {
-        ensemble: Vec::new(),
-        head: Some(id),
-        id,
-        kind: TaskKind::Classification,
-        labels: vec!["no".into(), "yes".into()],
-        max_answer: 0,
-        module: None,
-        name: name.into(),
-        stage,
-        template: "{input}".into(),
-    });
-    d
+fn with_task(d: Draft, name: &str, layer: u32, hidden: usize) -> Draft {
+    let feature = FeatureSpec::single(layer, Pool::Mean, StateNorm::Output);
+    tiny::with_task(d, name, &["no", "yes"], feature, &vec![0.5; 2 * hidden], &[0.0, 1.0]).unwrap()
 }
 
 impl Place {

@@ -3,13 +3,9 @@
 //!
 //! `CONPET_FULL=1 cargo test -p conpet-runtime --test vanishing -- --nocapture` runs the full figures.
 
-use conpet_formats::bundle::manifest::{HeadEntry, TaskEntry, TaskKind};
-use conpet_formats::bundle::{Bundle, Draft, SectionKind};
-use conpet_formats::decimal::Decimal;
+use conpet_formats::bundle::{Bundle, Draft};
 use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::gguf::Gguf;
-use conpet_formats::head::{self, HeadKind};
-use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::tiny::{self, TinyConfig};
 use conpet_formats::{Code, fingerprint};
 use conpet_runtime::engine::Engine;
@@ -37,33 +33,9 @@ impl Place {
         let gguf = tiny::base(&TinyConfig::default()).unwrap();
         std::fs::write(&base, &gguf).unwrap();
         let reference = fingerprint::base_ref(&Gguf::parse(&gguf).unwrap(), &gguf).unwrap();
-        let mut d = Draft::new(reference, "dynamic", 1);
-        let mut w = TensorsWriter::new();
-        w.add_f32(head::WEIGHT, &[2, 64], &(0..128).map(|i| (i as f32).sin()).collect::<Vec<_>>()).unwrap();
-        w.add_f32(head::BIAS, &[2], &[0.0, 0.0]).unwrap();
-        let section = d.add_section(SectionKind::Head, w.finish().unwrap());
-        d.manifest.heads.push(HeadEntry {
-            blend: Decimal::from_f64(0.0),
-            classes: 2,
-            feature: FeatureSpec::single(4, Pool::Mean, StateNorm::Output),
-            id: "h0000".into(),
-            kind: HeadKind::Linear,
-            section,
-            tasks: vec![0],
-            temperature: Decimal::from_f64(1.0),
-        });
-        d.manifest.tasks.push(TaskEntry {
-            ensemble: Vec::new(),
-            head: Some(0),
-            id: 0,
-            kind: TaskKind::Classification,
-            labels: vec!["no".into(), "yes".into()],
-            max_answer: 0,
-            module: None,
-            name: "one".into(),
-            stage: 1,
-            template: "{input}".into(),
-        });
+        let weights: Vec<f32> = (0..128).map(|i| (i as f32).sin()).collect();
+        let (d, feature) = (Draft::new(reference, "dynamic", 1), FeatureSpec::single(4, Pool::Mean, StateNorm::Output));
+        let d = tiny::with_task(d, "one", &["no", "yes"], feature, &weights, &[0.0, 0.0]).unwrap();
         d.create(&bundle).unwrap();
         let stage = std::fs::read(&bundle).unwrap();
         Self { _dir: dir, base, bundle, bytes: [gguf, stage] }

@@ -114,18 +114,22 @@ def bandwidth(threads):
     return best
 
 
-def environment(peers):
-    """A virtual environment with the peers; returns its python."""
-    place = ROOT / "build/peers"
-    python = place / "bin/python"
+def installed(place, packages):
+    """A virtual environment that has these packages; returns its python."""
+    python = pathlib.Path(place) / "bin/python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
-    for package in ["numpy"] + [PEERS[p] for p in peers]:
+    for package in packages:
         name = package.split("==")[0]
         if subprocess.run([python, "-m", "pip", "show", "-q", name], capture_output=True).returncode != 0:
             print(f"installing {package}", file=sys.stderr)
             subprocess.run([python, "-m", "pip", "install", "-q", package], check=True, stdout=sys.stderr)
     return python
+
+
+def environment(peers):
+    """The virtual environment with the peers; returns its python."""
+    return installed(ROOT / "build/peers", ["numpy"] + [PEERS[p] for p in peers])
 
 
 def main():

@@ -221,19 +221,6 @@ def llama(base, lora, to):
 # ---- here ----
 
 
-def environment(folder, packages):
-    """A virtual environment with these packages; returns its python, or why there is none."""
-    python = folder / "bin/python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    probe = subprocess.run([python, "-c", f"import {', '.join(packages)}"], capture_output=True, text=True)
-    if probe.returncode == 0:
-        return python, None
-    print(f"installing {', '.join(packages)} in {folder}", file=sys.stderr)
-    done = subprocess.run([python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True)
-    return (python, None) if done.returncode == 0 else (None, done.stderr.strip().splitlines()[-1])
-
-
 def floats(source):
     import array
 
@@ -275,9 +262,13 @@ def main():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", compare.ROOT / "target")) / "debug"
     inspect, logits = target / "conpet-inspect", target / "examples/logits"
     failed, skipped = [], []
-    peft, why = environment(a.venv or compare.ROOT / "build/exchange", PACKAGES)
-    if why:
-        skipped.append(f"PEFT: {why}")
+    peft = cpp = None
+    try:
+        peft = compare.installed(a.venv or compare.ROOT / "build/exchange", PACKAGES)
+        call(peft, "-c", f"import {', '.join(PACKAGES)}")
+    except (subprocess.CalledProcessError, SystemExit) as e:
+        peft = None
+        skipped.append(f"PEFT: {e}")
     try:
         cpp = a.llama_venv / "bin/python" if a.llama_venv else compare.environment(["llama"])
         call(cpp, "-c", "import llama_cpp, numpy")

@@ -22,7 +22,9 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import compare
+from compare import ROOT
+
 PACKAGES = ["torch==2.9.1", "transformers==5.23.0", "peft==0.21.2"]
 BATCH = 8
 
@@ -92,17 +94,6 @@ def ours(a, task, trunk):
         return {"tps": usage["trained_tokens"] / usage["training_seconds"], "mb": usage["peak_rss"] / 2**20, "tokens": usage["trained_tokens"]}
 
 
-def environment(venv):
-    python = pathlib.Path(venv) / "bin/python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    for package in PACKAGES:
-        if subprocess.run([python, "-m", "pip", "show", "-q", package.split("==")[0]], capture_output=True).returncode != 0:
-            print(f"installing {package}", file=sys.stderr)
-            subprocess.run([python, "-m", "pip", "install", "-q", package], check=True, stdout=sys.stderr)
-    return python
-
-
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("model")
@@ -118,7 +109,7 @@ def main():
         return worker(a.model, a.threads)
     build = ["cargo", "build", "--release", "-q", "-p", "conpet-trainer", "-p", "conpet-runtime", "-p", "conpet-tools"]
     subprocess.run(build, check=True, cwd=ROOT)
-    python = environment(a.venv)
+    python = compare.installed(a.venv, PACKAGES)
     task = a.task or sorted(p.parent.name for p in pathlib.Path(a.stream).glob("*/train.jsonl"))[0]
     rows = [json.loads(line) for line in (pathlib.Path(a.stream) / task / "train.jsonl").open()]
     kinds = sorted({r["label"] for r in rows})

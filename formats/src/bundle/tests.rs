@@ -1,58 +1,17 @@
 mod rescue;
 mod signature;
 
-use super::manifest::*;
 use super::*;
-use crate::decimal::Decimal;
 use crate::feature::{FeatureSpec, Pool, StateNorm};
-use crate::tensors::TensorsWriter;
-use crate::{Code, head};
+use crate::{Code, tiny};
 use std::path::Path;
 
-pub(super) fn base() -> BaseRef {
-    let d = "ab".repeat(32);
-    BaseRef {
-        arch: "llama".into(),
-        file_blake3: vec![d.clone()],
-        file_len: 1,
-        name: "test".into(),
-        quant: "Q8_0".into(),
-        sample: d.clone(),
-        structure: d.clone(),
-        tokenizer: d,
-    }
-}
+pub(super) use crate::tiny::no_base as base;
 
 /// A stage with one more task, `name`, that has a head on the bare base.
-pub(super) fn with_task(mut d: Draft, name: &str) -> Draft {
-    let mut w = TensorsWriter::new();
-    w.add_f32(head::WEIGHT, &[2, 4], &[name.len() as f32; 8]).unwrap();
-    w.add_f32(head::BIAS, &[2], &[0.0, 1.0]).unwrap();
-    let section = d.add_section(SectionKind::Head, w.finish().unwrap());
-    let (id, stage) = (d.manifest.tasks.len() as u32, d.generation());
-    d.manifest.heads.push(HeadEntry {
-        blend: Decimal::from_f64(0.0),
-        classes: 2,
-        feature: FeatureSpec::single(1, Pool::Mean, StateNorm::Output),
-        id: format!("h{id:04}"),
-        kind: crate::head::HeadKind::Linear,
-        section,
-        tasks: vec![id],
-        temperature: Decimal::from_f64(1.0),
-    });
-    d.manifest.tasks.push(TaskEntry {
-        ensemble: Vec::new(),
-        head: Some(id),
-        id,
-        kind: TaskKind::Classification,
-        labels: vec!["no".into(), "yes".into()],
-        max_answer: 0,
-        module: None,
-        name: name.into(),
-        stage,
-        template: "{input}".into(),
-    });
-    d
+pub(super) fn with_task(d: Draft, name: &str) -> Draft {
+    let feature = FeatureSpec::single(1, Pool::Mean, StateNorm::Output);
+    tiny::with_task(d, name, &["no", "yes"], feature, &[name.len() as f32; 8], &[0.0, 1.0]).unwrap()
 }
 
 pub(super) fn two_stages(path: &Path) -> Vec<u8> {

@@ -1,65 +1,25 @@
 //! Bundles to damage, and what it means that one is whole.
 
-use conpet_formats::bundle::manifest::{BaseRef, HeadEntry, TaskEntry, TaskKind};
-use conpet_formats::bundle::{Bundle, Draft, SectionKind, rollback, verify};
-use conpet_formats::decimal::Decimal;
+use conpet_formats::bundle::{Bundle, Draft, rollback, verify};
 use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
-use conpet_formats::head::{self, HeadKind};
-use conpet_formats::tensors::TensorsWriter;
-use conpet_formats::{Error, Result};
+use conpet_formats::{Error, Result, tiny};
 use std::path::Path;
 
 /// Bytes before the first section: the superblocks.
 pub(crate) const FIRST: usize = 8192;
 
 /// A stage with one more task, whose head fills about `pages` pages that are all different.
-fn with_task(mut d: Draft, pages: usize) -> Draft {
-    let (id, stage) = (d.manifest.tasks.len() as u32, d.generation());
-    let dim = 512 * pages;
-    let values: Vec<f32> = (0..2 * dim).map(|i| (stage as f32) + (i % 4093) as f32 / 4096.0).collect();
-    let mut w = TensorsWriter::new();
-    w.add_f32(head::WEIGHT, &[2, dim], &values).unwrap();
-    w.add_f32(head::BIAS, &[2], &[0.0, 1.0]).unwrap();
-    let section = d.add_section(SectionKind::Head, w.finish().unwrap());
-    d.manifest.heads.push(HeadEntry {
-        blend: Decimal::from_f64(0.0),
-        classes: 2,
-        feature: FeatureSpec::single(1, Pool::Mean, StateNorm::Output),
-        id: format!("h{id:04}"),
-        kind: HeadKind::Linear,
-        section,
-        tasks: vec![id],
-        temperature: Decimal::from_f64(1.0),
-    });
-    d.manifest.tasks.push(TaskEntry {
-        ensemble: Vec::new(),
-        head: Some(id),
-        id,
-        kind: TaskKind::Classification,
-        labels: vec!["no".into(), "yes".into()],
-        max_answer: 0,
-        module: None,
-        name: format!("task {id} of stage {stage}"),
-        stage,
-        template: "{input}".into(),
-    });
-    d
+fn with_task(d: Draft, pages: usize) -> Draft {
+    let (id, stage) = (d.manifest.tasks.len(), d.generation());
+    let values: Vec<f32> = (0..1024 * pages).map(|i| (stage as f32) + (i % 4093) as f32 / 4096.0).collect();
+    let feature = FeatureSpec::single(1, Pool::Mean, StateNorm::Output);
+    let name = format!("task {id} of stage {stage}");
+    tiny::with_task(d, &name, &["no", "yes"], feature, &values, &[0.0, 1.0]).unwrap()
 }
 
 /// Makes a bundle of one stage.
 pub(crate) fn create(path: &Path, pages: usize) -> Result<()> {
-    let d = "ab".repeat(32);
-    let base = BaseRef {
-        arch: "llama".into(),
-        file_blake3: vec![d.clone()],
-        file_len: 1,
-        name: "test".into(),
-        quant: "Q8_0".into(),
-        sample: d.clone(),
-        structure: d.clone(),
-        tokenizer: d,
-    };
-    with_task(Draft::new(base, "dynamic", 1), pages).create(path)
+    with_task(Draft::new(tiny::no_base(), "dynamic", 1), pages).create(path)
 }
 
 /// Appends a stage to the one in force.

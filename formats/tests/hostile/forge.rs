@@ -1,12 +1,11 @@
 //! Good files to spoil, and the means to make a spoiled one whole again but for what is meant.
 
-use conpet_formats::bundle::manifest::{HeadEntry, ModuleEntry, SelectorEntry, TaskEntry, TaskKind};
+use conpet_formats::bundle::manifest::{ModuleEntry, SelectorEntry};
 use conpet_formats::bundle::{Bundle, Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
 use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::fingerprint::base_ref;
 use conpet_formats::gguf::Gguf;
-use conpet_formats::head;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::{Lora, PetKind, PetSpec, lora};
 use conpet_formats::selector::{self, SelectorKind};
@@ -55,7 +54,7 @@ pub(crate) fn bundle() -> &'static Bundle {
 
 /// A stage with one more task.
 pub(crate) fn with_task(mut d: Draft, name: &str) -> Draft {
-    let (id, stage) = (d.manifest.tasks.len() as u32, d.generation());
+    let id = d.manifest.tasks.len() as u32;
     let feature = FeatureSpec::single(1, Pool::Mean, StateNorm::Rms);
     let section = d.add_section(SectionKind::Module, module());
     d.manifest.target_sets.insert("q1".into(), vec![SITE.into()]);
@@ -75,32 +74,10 @@ pub(crate) fn with_task(mut d: Draft, name: &str) -> Draft {
     };
     entry.set_pet(&PetSpec::lora(Lora { rank: 2, alpha: 4.0, scaling: lora::Scaling::AlphaOverRank }));
     d.manifest.modules.push(entry);
-    let mut w = TensorsWriter::new();
-    w.add_f32(head::WEIGHT, &[2, HIDDEN], &[0.5; 2 * HIDDEN]).unwrap();
-    w.add_f32(head::BIAS, &[2], &[id as f32, 1.0]).unwrap();
-    let section = d.add_section(SectionKind::Head, w.finish().unwrap());
-    d.manifest.heads.push(HeadEntry {
-        blend: Decimal::from_f64(0.0),
-        classes: 2,
-        feature: feature.clone(),
-        id: format!("h{id:04}"),
-        kind: head::HeadKind::Linear,
-        section,
-        tasks: vec![id],
-        temperature: Decimal::from_f64(1.25),
-    });
-    d.manifest.tasks.push(TaskEntry {
-        ensemble: Vec::new(),
-        head: Some(id),
-        id,
-        kind: TaskKind::Classification,
-        labels: vec!["no".into(), "yes".into()],
-        max_answer: 0,
-        module: Some(id),
-        name: name.into(),
-        stage,
-        template: "{input}".into(),
-    });
+    let weights = [0.5; 2 * HIDDEN];
+    let mut d = tiny::with_task(d, name, &["no", "yes"], feature.clone(), &weights, &[id as f32, 1.0]).unwrap();
+    d.manifest.heads[id as usize].temperature = Decimal::from_f64(1.25);
+    d.manifest.tasks[id as usize].module = Some(id);
     let mut stats = TensorsWriter::new();
     stats.add_f32("counts", &[2 * (id as usize + 1)], &vec![3.0; 2 * (id as usize + 1)]).unwrap();
     d.manifest.selector = SelectorEntry {

@@ -1,13 +1,9 @@
 //! A folder with good files to spoil, and what is asked of a program that meets a bad one.
 
-use conpet_formats::bundle::manifest::{HeadEntry, TaskEntry, TaskKind};
-use conpet_formats::bundle::{Bundle, Draft, SectionKind};
-use conpet_formats::decimal::Decimal;
+use conpet_formats::bundle::{Bundle, Draft};
 use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::fingerprint::{base_ref, file_digest};
 use conpet_formats::gguf::Gguf;
-use conpet_formats::head;
-use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::tiny::{self, TinyConfig};
 use conpet_tests::program;
 use std::collections::BTreeMap;
@@ -79,36 +75,10 @@ fn good() -> &'static Good {
 }
 
 /// A stage with one more task, answered by a head on the bare base.
-fn with_task(mut d: Draft, name: &str) -> Draft {
-    let (id, stage) = (d.manifest.tasks.len() as u32, d.generation());
-    let hidden = TinyConfig::default().hidden;
-    let mut w = TensorsWriter::new();
-    w.add_f32(head::WEIGHT, &[2, hidden], &vec![0.5; 2 * hidden]).unwrap();
-    w.add_f32(head::BIAS, &[2], &[0.0, 1.0]).unwrap();
-    let section = d.add_section(SectionKind::Head, w.finish().unwrap());
-    d.manifest.heads.push(HeadEntry {
-        blend: Decimal::from_f64(0.0),
-        classes: 2,
-        feature: FeatureSpec::single(4, Pool::Mean, StateNorm::Output),
-        id: format!("h{id:04}"),
-        kind: conpet_formats::head::HeadKind::Linear,
-        section,
-        tasks: vec![id],
-        temperature: Decimal::from_f64(1.0),
-    });
-    d.manifest.tasks.push(TaskEntry {
-        ensemble: Vec::new(),
-        head: Some(id),
-        id,
-        kind: TaskKind::Classification,
-        labels: vec!["no".into(), "yes".into()],
-        max_answer: 0,
-        module: None,
-        name: name.into(),
-        stage,
-        template: "{input}".into(),
-    });
-    d
+fn with_task(d: Draft, name: &str) -> Draft {
+    let feature = FeatureSpec::single(4, Pool::Mean, StateNorm::Output);
+    let weights = vec![0.5; 2 * TinyConfig::default().hidden];
+    tiny::with_task(d, name, &["no", "yes"], feature, &weights, &[0.0, 1.0]).unwrap()
 }
 
 const ROWS: &str = "{\"text\":\"open the file\",\"label\":\"a\"}\n{\"text\":\"close the list\",\"label\":\"b\"}\n";

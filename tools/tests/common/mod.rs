@@ -1,12 +1,11 @@
 //! Bundles made here, and command lines run in-process.
 
-use conpet_formats::bundle::manifest::{HeadEntry, ModuleEntry, TaskEntry, TaskKind};
+use conpet_formats::bundle::manifest::ModuleEntry;
 use conpet_formats::bundle::{Bundle, Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
 use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::fingerprint::base_ref;
 use conpet_formats::gguf::Gguf;
-use conpet_formats::head;
 use conpet_formats::pet::PetKind;
 use conpet_formats::pet::lora::{Scaling, a_name, b_name};
 use conpet_formats::tensors::TensorsWriter;
@@ -92,7 +91,7 @@ impl Ran {
 
 /// A stage with one more task, module and head.
 pub(crate) fn with_task(mut d: Draft, name: &str, labels: &[&str]) -> Draft {
-    let (id, stage) = (d.manifest.tasks.len() as u32, d.generation());
+    let id = d.manifest.tasks.len() as u32;
     let mut w = TensorsWriter::new();
     let weights: Vec<f32> = (0..64).map(|i| (i as f32 - 31.5) / 64.0 * (id + 1) as f32).collect();
     w.add_f16(&a_name(SITE), &[2, 32], &weights).unwrap();
@@ -113,33 +112,11 @@ pub(crate) fn with_task(mut d: Draft, name: &str, labels: &[&str]) -> Draft {
         targets: "q1".into(),
         train: BTreeMap::from([("seed".into(), "1".into())]),
     });
-    let mut w = TensorsWriter::new();
-    let n = labels.len();
-    w.add_f32(head::WEIGHT, &[n, 32], &vec![0.25; n * 32]).unwrap();
-    w.add_f32(head::BIAS, &[n], &vec![-1.0; n]).unwrap();
-    let section = d.add_section(SectionKind::Head, w.finish().unwrap());
-    d.manifest.heads.push(HeadEntry {
-        blend: Decimal::from_f64(0.5),
-        classes: n as u32,
-        feature: FeatureSpec::single(2, Pool::Mean, StateNorm::Output),
-        id: format!("h{id:04}"),
-        kind: conpet_formats::head::HeadKind::Linear,
-        section,
-        tasks: vec![id],
-        temperature: Decimal::from_f64(1.25),
-    });
-    d.manifest.tasks.push(TaskEntry {
-        ensemble: Vec::new(),
-        head: Some(id),
-        id,
-        kind: TaskKind::Classification,
-        labels: labels.iter().map(|l| (*l).into()).collect(),
-        max_answer: 0,
-        module: Some(id),
-        name: name.into(),
-        stage,
-        template: "{input}".into(),
-    });
+    let (n, feature) = (labels.len(), FeatureSpec::single(2, Pool::Mean, StateNorm::Output));
+    let mut d = tiny::with_task(d, name, labels, feature, &vec![0.25; n * 32], &vec![-1.0; n]).unwrap();
+    let head = &mut d.manifest.heads[id as usize];
+    (head.blend, head.temperature) = (Decimal::from_f64(0.5), Decimal::from_f64(1.25));
+    d.manifest.tasks[id as usize].module = Some(id);
     d
 }
 
