@@ -3,8 +3,10 @@
 use super::Gemm;
 use super::input::{RowMut, Rows};
 use super::int8_x86::{self, Pairs, Vnni256, hsum};
+use super::int16_x86;
 use super::math;
 use super::panel::Panel;
+use super::wide::{self, WidePanel, WideRows};
 use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{self, QuantType};
 use half::f16;
@@ -47,6 +49,29 @@ impl Avx2 {
     pub(super) fn unpack(self, p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
         // SAFETY: as above.
         unsafe { int8_x86::unpack(p, ty, bytes, rows, k) }
+    }
+
+    /// Whether 16-bit integers are multiplied faster than floats.
+    pub(super) fn wide(self) -> bool {
+        self.vnni
+    }
+
+    pub(super) fn round_wide(self, x: &[f32; wide::RUN], limit: f32, codes: &mut [i16; wide::RUN]) -> f32 {
+        // SAFETY: as above.
+        unsafe { int16_x86::round(x, limit, codes) }
+    }
+
+    pub(super) fn unpack_wide(self, p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+        // SAFETY: as above.
+        unsafe { int16_x86::unpack(p, ty, bytes, rows, k) }
+    }
+
+    pub(super) fn product_wide(self, p: &WidePanel, x: WideRows<'_>, out: &mut [f32]) {
+        if !self.vnni {
+            return p.product(x, out);
+        }
+        // SAFETY: as above.
+        unsafe { int16_x86::product256(p, x, out) }
     }
 
     pub(super) fn gemv_int8(self, ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {

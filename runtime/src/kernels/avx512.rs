@@ -5,7 +5,9 @@ use super::Gemm;
 use super::avx2::Avx2;
 use super::input::{RowMut, Rows};
 use super::int8_x86::Vnni512;
+use super::int16_x86;
 use super::panel::{self, Panel};
+use super::wide::{self, WidePanel, WideRows};
 use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::QuantType;
 use half::f16;
@@ -29,6 +31,11 @@ impl Avx512 {
     pub(super) fn product(self, p: &Panel, x: Rows<'_>, out: &mut [f32]) {
         // SAFETY: a value of `Avx512` exists only if `detect` found avx512f and avx512vnni.
         unsafe { product(p, x, out) }
+    }
+
+    pub(super) fn product_wide(self, p: &WidePanel, x: WideRows<'_>, out: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { int16_x86::product512(p, x, out) }
     }
 
     pub(super) fn gemv_int8(self, ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
@@ -56,6 +63,8 @@ macro_rules! narrow {
 narrow! {
     quantize(x: &[f32], row: RowMut<'_>);
     unpack(p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k: usize);
+    round_wide(x: &[f32; wide::RUN], limit: f32, codes: &mut [i16; wide::RUN]) -> f32;
+    unpack_wide(p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize, k: usize);
     dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]);
     gemv(ty: QuantType, bytes: &[u8], x: &[f32], y: &mut [f32]);
     dot_f32(a: &[f32], b: &[f32]) -> f32;

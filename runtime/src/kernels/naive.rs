@@ -2,6 +2,7 @@
 
 use super::input::{self, RowMut, Rows};
 use super::panel::{self, Panel};
+use super::wide::{self, WidePanel, WideRows};
 use super::{Gemm, math};
 use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{self, QuantType};
@@ -38,6 +39,21 @@ impl Naive {
     /// `out [n, 16] = x · panelᵀ` in integers.
     pub(super) fn product(self, p: &Panel, x: Rows<'_>, out: &mut [f32]) {
         panel::product(p, x, out);
+    }
+
+    /// Rounds 32 numbers to 16 bits.
+    pub(super) fn round_wide(self, x: &[f32; wide::RUN], limit: f32, codes: &mut [i16; wide::RUN]) -> f32 {
+        wide::round(x, limit, codes)
+    }
+
+    /// Unpacks half-precision rows into a panel.
+    pub(super) fn unpack_wide(self, p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+        p.unpack(ty, bytes, rows, k);
+    }
+
+    /// `out [n, 32] = x · panelᵀ` in 16-bit integers.
+    pub(super) fn product_wide(self, p: &WidePanel, x: WideRows<'_>, out: &mut [f32]) {
+        p.product(x, out);
     }
 
     /// `y[r] = row r · x`, `x` rounded.

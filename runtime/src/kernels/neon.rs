@@ -8,6 +8,7 @@ use super::input::{self, Row, RowMut, Rows};
 use super::math;
 use super::naive::Naive;
 use super::panel::{self, Panel};
+use super::wide::{self, WidePanel, WideRows};
 use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{self, Block, QuantType};
 use conpet_formats::with_block;
@@ -76,6 +77,19 @@ impl Neon {
 
     pub(super) fn unpack(self, p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
         p.unpack::<quant::Portable>(ty, bytes, rows, k, panel::interleave);
+    }
+
+    // Pairs of 16-bit integers are multiplied no faster than floats here: `Kernels::wide` is false.
+    pub(super) fn round_wide(self, x: &[f32; wide::RUN], limit: f32, codes: &mut [i16; wide::RUN]) -> f32 {
+        wide::round(x, limit, codes)
+    }
+
+    pub(super) fn unpack_wide(self, p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+        p.unpack(ty, bytes, rows, k);
+    }
+
+    pub(super) fn product_wide(self, p: &WidePanel, x: WideRows<'_>, out: &mut [f32]) {
+        p.product(x, out);
     }
 
     pub(super) fn product(self, p: &Panel, x: Rows<'_>, out: &mut [f32]) {
