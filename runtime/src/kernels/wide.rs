@@ -151,6 +151,6 @@ pub(super) fn round(x: &[f32; RUN], limit: f32, codes: &mut [i16; RUN]) -> f32 {
     let max = x.iter().fold(0.0f32, |m, v| if v.abs() > m { v.abs() } else { m });
     let inv = if max > 0.0 { limit / max } else { 0.0 };
     codes.iter_mut().zip(x).for_each(|(q, x)| *q = (x * inv).round_ties_even() as i16);
-    // `x - x` is NaN where x is not finite, and must not be rounded away.
-    max / limit + x.iter().map(|x| x - x).sum::<f32>()
+    // `x · 0` is NaN where x is not finite, and must not be rounded away.
+    max / limit + x.iter().map(|x| x * 0.0).sum::<f32>()
 }
