@@ -293,13 +293,15 @@ pub(super) fn check_section(map: &[u8], index: usize, r: &SectionRecord) -> Resu
 
 /// As [`check_section`], for bytes that were found already.
 pub(super) fn check_payload(bytes: &[u8], index: usize, r: &SectionRecord) -> Result<()> {
-    if *blake3::hash(bytes).as_bytes() == r.hash {
-        return Ok(());
-    }
-    Err(Error::new(Code::Digest, format!("the {} is damaged: its digest does not match", r.kind.name()))
+    if *blake3::hash(bytes).as_bytes() == r.hash { Ok(()) } else { Err(damaged(index, r)) }
+}
+
+/// What is said of a section whose bytes are not those of its digest.
+pub(super) fn damaged(index: usize, r: &SectionRecord) -> Error {
+    Error::new(Code::Digest, format!("the {} is damaged: its digest does not match", r.kind.name()))
         .in_section(format!("section {index}"))
         .at(r.offset)
-        .hint("restore the file from a copy; other sections can still be used"))
+        .hint("restore the file from a copy; other sections can still be used")
 }
 
 /// Times that a file is looked at anew because a writer was seen at work.

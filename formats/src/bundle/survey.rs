@@ -6,10 +6,12 @@
 
 use super::commit::{Commit, SectionRecord};
 use super::manifest::Manifest;
-use super::reader::{check_section, commit_len, map};
+use super::reader::{check_section, commit_len, damaged, map};
 use super::{FIRST, PAGE, canonical, validate};
 use crate::mmap::Mapped;
 use crate::{Code, Error, Result};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A file read without trusting its superblocks.
@@ -18,6 +20,8 @@ pub struct Survey {
     path: PathBuf,
     map: Mapped,
     stages: Vec<FoundStage>,
+    /// Sections that were asked for (place, length, digest), and whether they are whole: stages share most of theirs.
+    checked: RefCell<BTreeMap<(u64, u64, [u8; 32]), bool>>,
 }
 
 /// A stage whose commit is whole.
@@ -59,7 +63,7 @@ impl Survey {
                 .in_file(path)
                 .hint("restore the file from a copy"));
         }
-        Ok(Self { path: path.to_owned(), map, stages })
+        Ok(Self { path: path.to_owned(), map, stages, checked: RefCell::default() })
     }
 
     /// The file.
@@ -78,7 +82,7 @@ impl Survey {
         found.next_back()
     }
 
-    /// A section's bytes, its digest checked.
+    /// A section's bytes, their digest checked at the first call.
     ///
     /// # Errors
     /// `E_DIGEST` if they are damaged.
@@ -87,7 +91,11 @@ impl Survey {
             .sections
             .get(index as usize)
             .ok_or_else(|| Error::new(Code::Missing, format!("no section {index}")).in_file(&self.path))?;
-        check_section(&self.map, index as usize, r).map_err(|e| e.in_file(&self.path))?;
+        let mut checked = self.checked.borrow_mut();
+        let check = || check_section(&self.map, index as usize, r).is_ok();
+        if !*checked.entry((r.offset, r.len, r.hash)).or_insert_with(check) {
+            return Err(damaged(index as usize, r).in_file(&self.path));
+        }
         // Decoding proved that sections lie before their commit, and the commit in the file.
         Ok(&self.map[r.offset as usize..(r.offset + r.len) as usize])
     }
