@@ -33,6 +33,8 @@ pub struct FoundStage {
     pub offset: u64,
     /// Where its parent's commit lies; 0 for the first stage.
     pub parent_offset: u64,
+    /// Where the commit before it in the file lies, of whatever branch; 0 for the first.
+    pub previous_offset: u64,
     /// BLAKE3 of its commit, lower-case hex.
     pub digest: String,
     /// What it says about itself.
@@ -49,6 +51,20 @@ impl Survey {
     /// # Errors
     /// If the file cannot be read, or holds no whole stage.
     pub fn open(path: &Path) -> Result<Self> {
+        let found = Self::look(path)?;
+        if found.stages.is_empty() {
+            return Err(Error::new(Code::Missing, "no whole stage is left in this file")
+                .in_file(path)
+                .hint("restore the file from a copy"));
+        }
+        Ok(found)
+    }
+
+    /// As [`Survey::open`], of a file that may hold no whole stage.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn look(path: &Path) -> Result<Self> {
         let map = map(path)?;
         let mut stages = Vec::new();
         let mut at = FIRST;
@@ -58,11 +74,6 @@ impl Survey {
             }
             at += PAGE;
         }
-        if stages.is_empty() {
-            return Err(Error::new(Code::Missing, "no whole stage is left in this file")
-                .in_file(path)
-                .hint("restore the file from a copy"));
-        }
         Ok(Self { path: path.to_owned(), map, stages, checked: RefCell::default() })
     }
 
@@ -71,7 +82,7 @@ impl Survey {
         &self.map
     }
 
-    /// The stages found, in file order; at least one.
+    /// The stages found, in file order.
     pub fn stages(&self) -> &[FoundStage] {
         &self.stages
     }
@@ -112,6 +123,7 @@ fn stage(map: &[u8], at: u64) -> Option<FoundStage> {
         generation: commit.generation,
         offset: at,
         parent_offset: commit.parent_off,
+        previous_offset: commit.previous_off,
         digest: blake3::hash(bytes).to_hex().to_string(),
         manifest,
         signed: !commit.signature.is_empty(),
