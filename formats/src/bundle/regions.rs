@@ -171,9 +171,5 @@ fn fill(file: &[u8], map: BTreeMap<u64, Region>, ends: &[u64]) -> Vec<Region> {
 
 /// Pages of one kind are one region; what follows a broken commit's first page may be the rest of it.
 fn goes_on(before: &What, next: &What) -> bool {
-    match (before, next) {
-        (What::Zeros, What::Zeros) => true,
-        (What::Unreachable | What::BrokenCommit, What::Unreachable) => true,
-        _ => false,
-    }
+    matches!((before, next), (What::Zeros, What::Zeros) | (What::Unreachable | What::BrokenCommit, What::Unreachable))
 }
