@@ -12,7 +12,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Writes a new file under a temporary name, syncs it, and renames it over `path`.
+/// Writes a new file under a temporary name, syncs it, and renames it over `path`, whose permissions it takes.
 ///
 /// # Errors
 /// On any failure `path` is as it was before, and the temporary file is removed. Only if the folder
@@ -65,6 +65,10 @@ fn replace(
         // Swept away by another process, between its making and its lock.
         if file.metadata().map_err(io("stat"))?.nlink() == 0 {
             return Err(locked().in_file(path));
+        }
+        // From the first byte on: what others may not read must never be there for them.
+        if let Ok(old) = std::fs::metadata(path) {
+            file.set_permissions(old.permissions()).map_err(io("set the permissions of a temporary file beside"))?;
         }
         let mut w = BufWriter::with_capacity(1 << 20, Tail { file: &file, at: 0, path: &tmp });
         fill(&mut w).map_err(|e| e.in_file(path))?;
@@ -318,5 +322,22 @@ mod tests {
         create_new(&q, |w| w.write_all(b"x").map_err(|e| Error::io("write", e))).unwrap();
         assert_eq!(std::fs::read(&q).unwrap(), b"x");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_replaced_keeps_its_permissions_at_every_moment() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let p = dir.path().join("a");
+        std::fs::write(&p, "old").unwrap();
+        std::fs::set_permissions(&p, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mode = |p: &Path| p.metadata().unwrap().permissions().mode() & 0o777;
+        let watch = move |op: Op<'_>, of: &Path| {
+            assert!(!matches!(op, Op::Write(..) | Op::Publish(_)) || mode(of) == 0o600);
+            Ok(usize::MAX)
+        };
+        let put = || write_atomic(&p, |w| w.write_all(b"new").map_err(|e| Error::io("write", e)));
+        watched(watch, put).unwrap();
+        assert_eq!((std::fs::read(&p).unwrap().as_slice(), mode(&p)), (b"new".as_slice(), 0o600));
     }
 }

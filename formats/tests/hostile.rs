@@ -25,6 +25,8 @@ mod hostile {
 // The fuzz targets' bodies, and how their inputs are read: one text for libFuzzer and for `cargo test`.
 #[path = "../../tests/fuzz/src/recipe.rs"]
 mod recipe;
+#[path = "../../tests/fuzz/src/replay.rs"]
+mod replay;
 #[path = "../../tests/fuzz/src/targets.rs"]
 mod targets;
 

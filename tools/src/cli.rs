@@ -38,6 +38,8 @@ pub enum Command {
     Extract(ExtractArgs),
     /// What is in a GGUF base
     Gguf(GgufArgs),
+    /// What lies at which byte: superblocks, commits, manifests, sections, padding, and what belongs to nothing
+    Hexmap(FileArgs),
     /// Make an older stage the current one; nothing is erased
     Rollback(RollbackArgs),
     /// Write what a bundle has more than an earlier state of it: the update to send

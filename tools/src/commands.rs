@@ -7,6 +7,7 @@ mod diff;
 mod export;
 mod extract;
 mod gguf;
+mod hexmap;
 mod import;
 mod log;
 mod mark_good;
@@ -33,6 +34,7 @@ pub(crate) fn run(command: &Command, out: &mut Output<'_>) -> Result<ExitStatus,
         Command::Tensors(a) => tensors::run(a, out),
         Command::Extract(a) => extract::run(a, out),
         Command::Gguf(a) => gguf::run(a, out),
+        Command::Hexmap(a) => hexmap::run(a, out),
         Command::Rollback(a) => rollback::run(a, out),
         Command::Delta(a) => delta::run(a, out),
         Command::Apply(a) => apply::run(a, out),

@@ -131,9 +131,14 @@ impl Commit {
 
     /// How long the commit that begins here says it is; `None` if there is not even its header.
     pub(super) fn declared_len(bytes: &[u8]) -> Option<u64> {
+        Self::declared(bytes).map(|parts| parts.iter().sum())
+    }
+
+    /// The same of its parts: header and section table, manifest, signature.
+    pub(super) fn declared(bytes: &[u8]) -> Option<[u64; 3]> {
         let head = bytes.get(..HEADER)?;
         let num = |i: usize| u64::from(u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]));
-        Some(HEADER as u64 + num(56) * RECORD as u64 + num(60) + num(64))
+        Some([HEADER as u64 + num(56) * RECORD as u64, num(60), num(64)])
     }
 
     /// Decodes and validates a commit that lies at `at` in the file.

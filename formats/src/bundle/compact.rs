@@ -73,9 +73,10 @@ pub fn compact(path: &Path, options: CompactOptions) -> Result<Compacted> {
         .map(|i| Ok((bundle.section_records()[*i as usize].kind, bundle.section(*i)?)))
         .collect::<Result<Vec<(SectionKind, &[u8])>>>()?;
     let now = manifest.generation;
-    let mode = std::fs::metadata(path).map_err(|e| Error::io("stat", e).in_file(path))?.permissions();
-    fs::write_atomic(path, |w| write_bundle(w, manifest, &sections))?;
-    std::fs::set_permissions(path, mode).map_err(|e| Error::io("set the permissions of", e).in_file(path))?;
-    let bytes_now = std::fs::metadata(path).map_err(|e| Error::io("stat", e).in_file(path))?.len();
+    let mut bytes_now = 0;
+    fs::write_atomic(path, |w| {
+        bytes_now = write_bundle(w, manifest, &sections)?;
+        Ok(())
+    })?;
     Ok(Compacted { before: generation, now, bytes_before, bytes_now })
 }

@@ -293,13 +293,15 @@ pub(super) fn check_section(map: &[u8], index: usize, r: &SectionRecord) -> Resu
 
 /// As [`check_section`], for bytes that were found already.
 pub(super) fn check_payload(bytes: &[u8], index: usize, r: &SectionRecord) -> Result<()> {
-    if *blake3::hash(bytes).as_bytes() == r.hash {
-        return Ok(());
-    }
-    Err(Error::new(Code::Digest, format!("the {} is damaged: its digest does not match", r.kind.name()))
+    if *blake3::hash(bytes).as_bytes() == r.hash { Ok(()) } else { Err(damaged(index, r)) }
+}
+
+/// What is said of a section whose bytes are not those of its digest.
+pub(super) fn damaged(index: usize, r: &SectionRecord) -> Error {
+    Error::new(Code::Digest, format!("the {} is damaged: its digest does not match", r.kind.name()))
         .in_section(format!("section {index}"))
         .at(r.offset)
-        .hint("restore the file from a copy; other sections can still be used"))
+        .hint("restore the file from a copy; other sections can still be used")
 }
 
 /// Times that a file is looked at anew because a writer was seen at work.
@@ -337,24 +339,8 @@ pub(super) fn current(file: &[u8]) -> Result<(Superblock, Vec<String>)> {
             _ => e.hint("the file is cut short; copy it again"),
         });
     }
-    let slot = |at: u64| -> Result<Superblock> {
-        let s = Superblock::decode(&file[at as usize..(at + PAGE) as usize])?;
-        if s.end > file.len() as u64 {
-            return Err(Error::new(
-                Code::Truncated,
-                format!("the bundle needs {} bytes, the file has {}", s.end, file.len()),
-            )
-            .at(at + 56)
-            .hint("the file is cut short; copy it again"));
-        }
-        let bytes = &file[s.commit_off as usize..][..s.commit_len as usize];
-        if *blake3::hash(bytes).as_bytes() != s.commit_hash {
-            return Err(Error::new(Code::Digest, "the commit it names is damaged").at(s.commit_off));
-        }
-        Ok(s)
-    };
     let name = |e: Error, which: &str| e.in_section(format!("superblock {which}"));
-    match (slot(0), slot(PAGE)) {
+    match (slot(file, 0), slot(file, PAGE)) {
         (Ok(a), Ok(b)) if a == b => Ok((a, Vec::new())),
         (Ok(a), Ok(b)) if a.file_id != b.file_id || a.seq == b.seq => {
             Err(Error::new(Code::Layout, "the two superblocks contradict each other")
@@ -374,6 +360,25 @@ pub(super) fn current(file: &[u8]) -> Result<(Superblock, Vec<String>)> {
         (Err(e), Ok(s)) => Ok((s, vec![format!("superblock A is unusable ({}); superblock B is used", e.brief())])),
         (Err(a), Err(_)) => Err(name(a, "A")),
     }
+}
+
+/// The slot at `at`, if it and the commit it names are whole.
+pub(super) fn slot(file: &[u8], at: u64) -> Result<Superblock> {
+    let short = || Error::new(Code::Truncated, "the file ends before its superblocks do").at(at);
+    let s = Superblock::decode(file.get(at as usize..(at + PAGE) as usize).ok_or_else(short)?)?;
+    if s.end > file.len() as u64 {
+        return Err(Error::new(
+            Code::Truncated,
+            format!("the bundle needs {} bytes, the file has {}", s.end, file.len()),
+        )
+        .at(at + 56)
+        .hint("the file is cut short; copy it again"));
+    }
+    let bytes = &file[s.commit_off as usize..][..s.commit_len as usize];
+    if *blake3::hash(bytes).as_bytes() != s.commit_hash {
+        return Err(Error::new(Code::Digest, "the commit it names is damaged").at(s.commit_off));
+    }
+    Ok(s)
 }
 
 /// The length of the commit at `at`, from its own header.

@@ -59,7 +59,7 @@ pub fn recover(path: &Path, to: &Path, stage: Option<u64>) -> Result<Recovered> 
     let of = format!("stage {}, commit {}", found.generation, found.digest);
     manifest.ext.insert("recovered_from".into(), of);
     let (stage, tasks) = (manifest.generation, manifest.tasks.iter().map(|t| t.name.clone()).collect());
-    fs::create_new(to, |w| write_bundle(w, manifest, &sections))?;
+    fs::create_new(to, |w| write_bundle(w, manifest, &sections).map(drop))?;
     Ok(Recovered { found: found.generation, stage, tasks, lost })
 }
 

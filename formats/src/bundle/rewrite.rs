@@ -8,8 +8,12 @@ use super::{COMMIT_CAP, FIRST, PAGE, canonical, validate};
 use crate::{Code, Error, Result};
 use std::io::Write;
 
-/// Writes a bundle whose only stage is this one; sections as the manifest numbers them.
-pub(super) fn write_bundle(w: &mut dyn Write, mut manifest: Manifest, sections: &[(SectionKind, &[u8])]) -> Result<()> {
+/// Writes a bundle whose only stage is this one; sections as the manifest numbers them. Returns its length.
+pub(super) fn write_bundle(
+    w: &mut dyn Write,
+    mut manifest: Manifest,
+    sections: &[(SectionKind, &[u8])],
+) -> Result<u64> {
     manifest.requires = validate::requires(&manifest);
     let mut at = FIRST;
     let mut records = Vec::with_capacity(sections.len());
@@ -50,7 +54,7 @@ pub(super) fn write_bundle(w: &mut dyn Write, mut manifest: Manifest, sections: 
         let done = w.write_all(piece).and_then(|()| w.write_all(&[0; PAGE as usize][..padding]));
         done.map_err(|e| Error::io("write", e))?;
     }
-    Ok(())
+    Ok(slot.end)
 }
 
 /// The id of a file from its first commit: two runs with the same seed must give the same file.

@@ -6,10 +6,12 @@
 
 use super::commit::{Commit, SectionRecord};
 use super::manifest::Manifest;
-use super::reader::{check_section, commit_len, map};
+use super::reader::{check_section, commit_len, damaged, map};
 use super::{FIRST, PAGE, canonical, validate};
 use crate::mmap::Mapped;
 use crate::{Code, Error, Result};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A file read without trusting its superblocks.
@@ -18,6 +20,8 @@ pub struct Survey {
     path: PathBuf,
     map: Mapped,
     stages: Vec<FoundStage>,
+    /// Sections that were asked for (place, length, digest), and whether they are whole: stages share most of theirs.
+    checked: RefCell<BTreeMap<(u64, u64, [u8; 32]), bool>>,
 }
 
 /// A stage whose commit is whole.
@@ -29,6 +33,8 @@ pub struct FoundStage {
     pub offset: u64,
     /// Where its parent's commit lies; 0 for the first stage.
     pub parent_offset: u64,
+    /// Where the commit before it in the file lies, of whatever branch; 0 for the first.
+    pub previous_offset: u64,
     /// BLAKE3 of its commit, lower-case hex.
     pub digest: String,
     /// What it says about itself.
@@ -45,6 +51,20 @@ impl Survey {
     /// # Errors
     /// If the file cannot be read, or holds no whole stage.
     pub fn open(path: &Path) -> Result<Self> {
+        let found = Self::look(path)?;
+        if found.stages.is_empty() {
+            return Err(Error::new(Code::Missing, "no whole stage is left in this file")
+                .in_file(path)
+                .hint("restore the file from a copy"));
+        }
+        Ok(found)
+    }
+
+    /// As [`Survey::open`], of a file that may hold no whole stage.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn look(path: &Path) -> Result<Self> {
         let map = map(path)?;
         let mut stages = Vec::new();
         let mut at = FIRST;
@@ -54,12 +74,7 @@ impl Survey {
             }
             at += PAGE;
         }
-        if stages.is_empty() {
-            return Err(Error::new(Code::Missing, "no whole stage is left in this file")
-                .in_file(path)
-                .hint("restore the file from a copy"));
-        }
-        Ok(Self { path: path.to_owned(), map, stages })
+        Ok(Self { path: path.to_owned(), map, stages, checked: RefCell::default() })
     }
 
     /// The file.
@@ -67,7 +82,7 @@ impl Survey {
         &self.map
     }
 
-    /// The stages found, in file order; at least one.
+    /// The stages found, in file order.
     pub fn stages(&self) -> &[FoundStage] {
         &self.stages
     }
@@ -78,7 +93,7 @@ impl Survey {
         found.next_back()
     }
 
-    /// A section's bytes, its digest checked.
+    /// A section's bytes, their digest checked at the first call.
     ///
     /// # Errors
     /// `E_DIGEST` if they are damaged.
@@ -87,7 +102,11 @@ impl Survey {
             .sections
             .get(index as usize)
             .ok_or_else(|| Error::new(Code::Missing, format!("no section {index}")).in_file(&self.path))?;
-        check_section(&self.map, index as usize, r).map_err(|e| e.in_file(&self.path))?;
+        let mut checked = self.checked.borrow_mut();
+        let check = || check_section(&self.map, index as usize, r).is_ok();
+        if !*checked.entry((r.offset, r.len, r.hash)).or_insert_with(check) {
+            return Err(damaged(index as usize, r).in_file(&self.path));
+        }
         // Decoding proved that sections lie before their commit, and the commit in the file.
         Ok(&self.map[r.offset as usize..(r.offset + r.len) as usize])
     }
@@ -104,6 +123,7 @@ fn stage(map: &[u8], at: u64) -> Option<FoundStage> {
         generation: commit.generation,
         offset: at,
         parent_offset: commit.parent_off,
+        previous_offset: commit.previous_off,
         digest: blake3::hash(bytes).to_hex().to_string(),
         manifest,
         signed: !commit.signature.is_empty(),

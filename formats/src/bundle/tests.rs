@@ -82,6 +82,35 @@ fn rollback_repoints_and_never_reuses_numbers() {
     assert_eq!(verify(&path, true).unwrap(), []);
 }
 
+/// A section that many stages list is hashed once, or a file of many stages could take for ever.
+#[test]
+fn a_section_that_stages_share_is_checked_once() {
+    use super::verify::Sections;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("b.cpb");
+    two_stages(&path);
+    let survey = Survey::open(&path).unwrap();
+    let [first, second] = survey.stages() else { panic!("two stages") };
+    let shared = second.sections[0];
+    assert_eq!(first.sections[0], shared);
+    assert!(survey.section(first, 0).is_ok());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[shared.offset as usize] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert!(survey.section(second, 0).is_ok(), "known already");
+    assert_eq!(Survey::open(&path).unwrap().section(second, 0).unwrap_err().code(), Code::Digest);
+    let found = verify(&path, true).unwrap();
+    assert_eq!(found.iter().map(|f| f.code).collect::<Vec<_>>(), ["E_DIGEST"], "said once, not for each stage");
+    // Nor may commits list pieces of one another's sections, each with a digest of its own.
+    let mut met = Sections::default();
+    let at = |page: u64, pages: u64| SectionRecord { offset: page * PAGE, len: pages * PAGE, ..shared };
+    assert!(met.is_new(&at(10, 4)).unwrap() && met.is_new(&at(4, 6)).unwrap() && met.is_new(&at(14, 1)).unwrap());
+    assert!(!met.is_new(&at(10, 4)).unwrap());
+    for other in [at(10, 3), at(11, 3), at(9, 1), at(3, 20), SectionRecord { hash: [7; 32], ..at(10, 4) }] {
+        assert_eq!(met.is_new(&other).unwrap_err().code(), Code::Layout, "{other:?}");
+    }
+}
+
 #[test]
 fn two_writers_do_not_meet() {
     let dir = tempfile::tempdir().unwrap();

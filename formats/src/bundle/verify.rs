@@ -1,11 +1,12 @@
 //! Checks everything a bundle promises about its bytes.
 
 use super::FIRST;
-use super::commit::SectionKind;
+use super::commit::{SectionKind, SectionRecord};
 use super::reader::{Bundle, check_section, commit_len, commits, current, map};
 use crate::mmap::Mapped;
 use crate::tensors::Tensors;
 use crate::{Code, Error, Result};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// One thing that is not as it should be.
@@ -55,8 +56,9 @@ fn verify_map(map: &Mapped, path: &Path, full: bool) -> Vec<Finding> {
     if let Err(e) = bundle.history() {
         out.push(Finding::from(&e));
     }
+    let mut met = Sections::default();
     for (i, r) in bundle.section_records().iter().enumerate() {
-        let payload = check_section(map, i, r).and_then(|()| {
+        let payload = met.is_new(r).and_then(|_| check_section(map, i, r)).and_then(|()| {
             if matches!(r.kind, SectionKind::Other(_)) {
                 return Ok(());
             }
@@ -67,7 +69,7 @@ fn verify_map(map: &Mapped, path: &Path, full: bool) -> Vec<Finding> {
             out.push(Finding::from(&e.in_file(path)));
         }
     }
-    if full && let Err(e) = account(map, &bundle) {
+    if full && let Err(e) = account(map, &bundle, met) {
         out.push(Finding::from(&e.in_file(path)));
     }
     if (map.len() as u64) > bundle.end() {
@@ -82,20 +84,48 @@ fn verify_map(map: &Mapped, path: &Path, full: bool) -> Vec<Finding> {
 
 /// Accounts for every byte of `[FIRST, end)`: it belongs to a commit, to a section of one, or is
 /// zero padding. Commits are followed from the newest back, so that stages left behind by a rollback
-/// account for their bytes too, and a commit that nothing names does not.
-fn account(map: &[u8], bundle: &Bundle) -> Result<()> {
+/// account for their bytes too, and a commit that nothing names does not. What was `met` is not hashed again.
+fn account(map: &[u8], bundle: &Bundle, mut met: Sections) -> Result<()> {
     let end = bundle.end();
     let mut ranges = vec![(0, FIRST)];
     for (at, c) in commits(map, end)? {
         ranges.push((at, at + u64::from(commit_len(map, at)?)));
         for (i, s) in c.sections.iter().enumerate() {
-            check_section(map, i, s).map_err(|e| e.in_section(format!("stage {}", c.generation)))?;
+            let place = |e: Error| e.in_section(format!("stage {}", c.generation));
+            if met.is_new(s).map_err(place)? {
+                check_section(map, i, s).map_err(place)?;
+            }
             ranges.push((s.offset, s.offset + s.len));
         }
     }
     match first_stray(&map[..end as usize], 0, ranges) {
         Some(at) => Err(Error::new(Code::Reserved, "bytes that belong to nothing").at(at)),
         None => Ok(()),
+    }
+}
+
+/// Sections that were met, each once: stages share most of theirs, and to hash one for every commit that
+/// lists it would take for ever. Those that are not the same lie apart, so all of them together have no
+/// more bytes than the file.
+#[derive(Debug, Default)]
+pub(super) struct Sections(BTreeMap<u64, (u64, [u8; 32])>);
+
+impl Sections {
+    /// True the first time.
+    ///
+    /// # Errors
+    /// `E_LAYOUT` if it lies over another one.
+    pub(super) fn is_new(&mut self, r: &SectionRecord) -> Result<bool> {
+        let stop = r.offset + r.len;
+        // As none lie over one another, the last that begins before `stop` is the one that reaches furthest.
+        match self.0.range(..stop).next_back() {
+            Some((at, (end, hash))) if *end > r.offset => {
+                let same = (*at, *end, *hash) == (r.offset, stop, r.hash);
+                let other = || Error::new(Code::Layout, format!("two sections lie at {}", r.offset)).at(r.offset);
+                if same { Ok(false) } else { Err(other()) }
+            }
+            _ => Ok(self.0.insert(r.offset, (stop, r.hash)).is_none()),
+        }
     }
 }
 

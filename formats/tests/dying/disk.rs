@@ -179,8 +179,15 @@ pub(crate) struct Folder {
 impl Folder {
     /// A folder with one file, all of it safe.
     pub(crate) fn with(path: &Path, bytes: Vec<u8>) -> Self {
-        let names = BTreeMap::from([(path.to_owned(), 0)]);
-        Self { files: vec![Bytes { durable: bytes, pending: Vec::new() }], safe: names.clone(), names }
+        Self::default().and(path, bytes)
+    }
+
+    /// The same with another file, all of it safe.
+    pub(crate) fn and(mut self, path: &Path, bytes: Vec<u8>) -> Self {
+        self.names.insert(path.to_owned(), self.files.len());
+        self.files.push(Bytes { durable: bytes, pending: Vec::new() });
+        self.safe = self.names.clone();
+        self
     }
 
     pub(crate) fn apply(&mut self, event: &Event) {

@@ -10,6 +10,7 @@ mod kills;
 mod power_cuts;
 mod readers;
 mod stage;
+mod trials;
 
 /// `full` where the full figures are asked for, else `part`.
 fn figure(part: usize, full: usize) -> usize {

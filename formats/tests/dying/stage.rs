@@ -1,9 +1,10 @@
 //! Bundles to damage, and what it means that one is whole.
 
-use conpet_formats::bundle::{Bundle, Draft, rollback, verify};
+use conpet_formats::bundle::update::{ApplyOptions, Delta, apply, mark_good, write_delta};
+use conpet_formats::bundle::{Bundle, CompactOptions, Draft, compact, recover, rollback, verify};
 use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::{Error, Result, tiny};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes before the first section: the superblocks.
 pub(crate) const FIRST: usize = 8192;
@@ -27,22 +28,64 @@ pub(crate) fn append(path: &Path, pages: usize) -> Result<()> {
     with_task(Draft::from_bundle(&Bundle::open(path)?), pages).append(path)
 }
 
-/// What changes a bundle, in the order in which the tests go through them.
+/// What changes a bundle or the state beside it, in the order in which the tests go through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Create,
     Append,
     Rollback,
+    Apply,
+    ApplyOnTrial,
+    MarkGood,
+    Compact,
+    Recover,
 }
 
 impl Protocol {
-    pub(crate) const ALL: [Self; 3] = [Self::Create, Self::Append, Self::Rollback];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Create,
+        Self::Append,
+        Self::Rollback,
+        Self::Apply,
+        Self::ApplyOnTrial,
+        Self::MarkGood,
+        Self::Compact,
+        Self::Recover,
+    ];
 
-    /// What stands before it: nothing, or a bundle of two stages.
+    /// Makes a file that was not there.
+    pub(crate) fn creates(self) -> bool {
+        matches!(self, Self::Create | Self::Recover)
+    }
+
+    /// What stands before it: nothing, or a bundle of two stages; and in [`beside`] what else it needs.
     pub(crate) fn prepare(self, path: &Path, pages: usize) {
-        if self != Self::Create {
-            create(path, 1).unwrap();
-            append(path, pages).unwrap();
+        if self == Self::Create {
+            return;
+        }
+        let kit = beside(path);
+        std::fs::create_dir_all(&kit).unwrap();
+        create(path, 1).unwrap();
+        append(path, pages).unwrap();
+        match self {
+            Self::Apply | Self::ApplyOnTrial | Self::MarkGood => {
+                let new = kit.join("new.cpb");
+                std::fs::copy(path, &new).unwrap();
+                append(&new, pages).unwrap();
+                write_delta(path, &new, &kit.join("d.cpd")).unwrap();
+                if self == Self::MarkGood {
+                    Self::ApplyOnTrial.run(path, pages).unwrap();
+                }
+            }
+            Self::Recover => {
+                // Damaged, so that something is left out.
+                let at = Bundle::open(path).unwrap().section_records()[0].offset as usize;
+                let mut bytes = std::fs::read(path).unwrap();
+                bytes[at + 200] ^= 1;
+                std::fs::write(kit.join("damaged.cpb"), bytes).unwrap();
+                std::fs::remove_file(path).unwrap();
+            }
+            _ => {}
         }
     }
 
@@ -51,8 +94,23 @@ impl Protocol {
             Self::Create => create(path, pages),
             Self::Append => append(path, pages),
             Self::Rollback => rollback(path, 1),
+            Self::Apply => apply_delta(path, &beside(path), false),
+            Self::ApplyOnTrial => apply_delta(path, &beside(path), true),
+            Self::MarkGood => mark_good(path, true).map(drop),
+            Self::Compact => compact(path, CompactOptions::default()).map(drop),
+            Self::Recover => recover(&beside(path).join("damaged.cpb"), path, None).map(drop),
         }
     }
+}
+
+/// The folder of what a protocol needs beside the bundle: deltas, damaged files.
+pub(crate) fn beside(path: &Path) -> PathBuf {
+    path.with_extension("kit")
+}
+
+/// Applies the delta of `kit`.
+pub(crate) fn apply_delta(path: &Path, kit: &Path, trial: bool) -> Result<()> {
+    apply(path, &Delta::open(&kit.join("d.cpd"))?, ApplyOptions { trial, trust: None }).map(drop)
 }
 
 /// Which stage a file holds, told by its commit's digest.
@@ -90,6 +148,7 @@ pub(crate) fn assert_sound(path: &Path, context: &str) {
 /// An error must say which file, and what to do.
 pub(crate) fn assert_clear(e: &Error, path: &Path, context: &str) {
     let folder = path.parent().unwrap();
-    let named = e.file().is_some_and(|f| Path::new(f) == path || Path::new(f) == folder);
+    // The bundle, the state beside it, or the folder of both.
+    let named = e.file().is_some_and(|f| Path::new(f).starts_with(folder));
     assert!(named && e.exit_code() == 4 && !e.remedy().is_empty(), "{context}: {e}");
 }

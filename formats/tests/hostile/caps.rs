@@ -337,3 +337,29 @@ fn every_name_of_many_is_found() {
     }
     assert!(g.tensor("t").is_none() && g.tensor(&format!("t{n}")).is_none() && g.get("t0").is_none());
 }
+
+/// An update is mapped, not loaded: what applying it takes does not grow with it.
+#[test]
+fn an_update_takes_no_memory_of_its_size() {
+    use conpet_formats::bundle::update::{ApplyOptions, Delta, apply, write_delta};
+    use conpet_formats::bundle::{Bundle, Draft};
+    use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
+    use conpet_formats::tiny;
+    let peaks = [1, 40].map(|mib: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let [old, new, delta] = ["old.cpb", "new.cpb", "d"].map(|n| dir.path().join(n));
+        let feature = || FeatureSpec::single(1, Pool::Mean, StateNorm::Output);
+        let task =
+            |d, name, n: usize| tiny::with_task(d, name, &["a", "b"], feature(), &vec![0.5; n], &[0.0; 2]).unwrap();
+        task(Draft::new(tiny::no_base(), "dynamic", 1), "small", 64).create(&old).unwrap();
+        std::fs::copy(&old, &new).unwrap();
+        task(Draft::from_bundle(&Bundle::open(&new).unwrap()), "large", mib << 18).append(&new).unwrap();
+        write_delta(&old, &new, &delta).unwrap();
+        let trial = ApplyOptions { trial: true, trust: None };
+        let (applied, cost) = cost(|| apply(&old, &Delta::open(&delta).unwrap(), trial));
+        assert!(applied.unwrap().written > (mib as u64) << 20);
+        cost.peak
+    });
+    println!("heap of updates of 1 and 40 MiB: {peaks:?} bytes");
+    assert!(peaks[1] < 4 << 20 && peaks[1] < peaks[0] + (64 << 10), "{peaks:?} bytes");
+}

@@ -30,22 +30,39 @@ fn every_flipped_bit_is_noticed() {
             || i >= super::forge::commit_at(good) as u64 && i < good.len() as u64 - padding(good)
             || bundle().section_records().iter().any(|r| i >= r.offset && i < r.offset + r.len)
     };
-    let (mut flips, mut refused, mut warned, mut elsewhere) = (0, 0, 0, 0);
-    for bit in (0..good.len() * 8).step_by(step(61)) {
+    // Refused, read from the other superblock with a warning, or outside the stage.
+    let flip = |bit: usize| -> usize {
         let mut bytes = good.to_vec();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        flips += 1;
-        match seen(bytes.clone()) {
-            None => refused += 1,
+        let found = verify_bytes(bytes.clone(), Path::new("x.cpb"), true);
+        assert!(found.iter().any(|f| f.damage), "bit {bit}: the full check finds nothing");
+        match seen(bytes) {
+            None => 0,
             Some((generation, digest, warning)) => {
                 assert_eq!((generation, digest), stage, "bit {bit}: another stage");
                 assert!(warning || !live(bit as u64 / 8), "bit {bit} is part of the stage and was not noticed");
-                if warning { warned += 1 } else { elsewhere += 1 }
+                if warning { 1 } else { 2 }
             }
         }
-        let found = verify_bytes(bytes, Path::new("x.cpb"), true);
-        assert!(found.iter().any(|f| f.damage), "bit {bit}: the full check finds nothing");
-    }
+    };
+    // Each flip is a whole reading, so all of them are shared out among the processors.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let bits: Vec<usize> = (0..good.len() * 8).step_by(step(61)).collect();
+    let counts = std::thread::scope(|s| {
+        let share = |t: usize| {
+            let (bits, flip) = (&bits, &flip);
+            s.spawn(move || {
+                bits.iter().skip(t).step_by(threads).fold([0; 3], |mut n, bit| {
+                    n[flip(*bit)] += 1;
+                    n
+                })
+            })
+        };
+        let all: Vec<_> = (0..threads).map(share).collect();
+        all.into_iter().map(|t| t.join().expect("a flip that was not noticed")).collect::<Vec<_>>()
+    });
+    let [refused, warned, elsewhere] = std::array::from_fn(|i| counts.iter().map(|n| n[i]).sum::<usize>());
+    let flips = refused + warned + elsewhere;
     println!(
         "{flips} flips: {refused} refused, {warned} read from the other superblock, {elsewhere} outside the stage; the full check found all"
     );

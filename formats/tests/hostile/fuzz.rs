@@ -5,8 +5,7 @@
 //! inputs that libFuzzer begins with (`tests/fuzz`).
 
 use super::case::{Case, Kind};
-use crate::recipe;
-use crate::targets;
+use crate::{recipe, replay, targets};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
@@ -23,26 +22,14 @@ fn targets_survive_the_corpus_and_what_was_found() {
         let inputs = mine.iter().map(|c| recipe::of_file(&c.bytes)).chain(std::iter::once(vec![1])).collect::<Vec<_>>();
         inputs.iter().for_each(|i| run(i));
         seeds(name, &inputs);
-        for file in found(name) {
-            println!("{}", file.display());
-            run(&std::fs::read(file).unwrap());
-        }
+        replay::found(name, run);
     }
 }
 
 #[test]
 fn targets_survive_recipes() {
-    let n = std::env::var("CONPET_FUZZ").ok().map_or(FEW, |n| n.parse().expect("CONPET_FUZZ is a number"));
     for (name, run) in targets::ALL {
-        let mut rng = ChaCha8Rng::seed_from_u64(name.bytes().fold(7, |h, b| h * 31 + u64::from(b)));
-        for i in 0..n {
-            let mut data = vec![0; 8 + (rng.next_u32() % 120) as usize];
-            rng.fill_bytes(&mut data);
-            data[0] |= 1;
-            let ran = std::panic::catch_unwind(|| run(&data));
-            assert!(ran.is_ok(), "{name}: recipe {i} of {n} broke a promise; the input is {data:02x?}");
-        }
-        println!("{name}: {n} recipes");
+        replay::recipes(name, run, FEW);
     }
 }
 
@@ -71,17 +58,9 @@ fn kinds(target: &str) -> &'static [Kind] {
         "gguf" => &[Kind::Gguf, Kind::Base],
         "selector" => &[Kind::Selector],
         "template" => &[Kind::Template],
+        "import" => &[Kind::Module, Kind::Gguf],
         _ => &[],
     }
-}
-
-/// Inputs kept because they once broke a promise.
-fn found(target: &str) -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/found").join(target);
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let mut out: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
-    out.sort();
-    out
 }
 
 fn seeds(target: &str, inputs: &[Vec<u8>]) {

@@ -75,7 +75,7 @@ pub(crate) fn spoiled(data: &[u8]) -> Vec<u8> {
 }
 
 /// Where the numbers of a header lie: lengths, types, first values, sizes, offsets.
-fn fields(file: &[u8]) -> Vec<usize> {
+pub(crate) fn fields(file: &[u8]) -> Vec<usize> {
     let g = Gguf::parse(file).unwrap();
     let end = |name: &str| name.as_ptr() as usize - file.as_ptr() as usize + name.len();
     let keys =

@@ -6,13 +6,12 @@
 use crate::bundle::commit::Commit;
 use crate::bundle::reader::{check_payload, newest};
 use crate::bundle::superblock::Superblock;
-use crate::bundle::verify::first_stray;
+use crate::bundle::verify::{Sections, first_stray};
 use crate::bundle::{Bundle, COMMIT_CAP, FIRST, PAGE, SectionKind, canonical, validate};
 use crate::bytes::Cursor;
 use crate::mmap::Mapped;
 use crate::tensors::Tensors;
 use crate::{Code, Error, Result, fs};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Magic in the manner of the bundle's.
@@ -136,7 +135,7 @@ impl Delta {
         let before = newest(old, start)?;
         let mut ranges = Vec::new();
         let mut last = None;
-        let mut seen = BTreeSet::new();
+        let mut met = Sections::default();
         let (mut at, mut below) = (self.to.commit_off, u64::MAX);
         loop {
             let bytes = joined.commit(at)?;
@@ -165,11 +164,10 @@ impl Delta {
                 return Err(Error::new(Code::Value, "manifest and commit name different stages").at(at));
             }
             for (i, s) in commit.sections.iter().enumerate() {
-                // Each once, or many commits that name one large section would take for ever.
-                if !seen.insert((s.offset, s.len, s.hash)) {
+                let place = || format!("stage {}, section {i}", commit.generation);
+                if !met.is_new(s).map_err(|e| e.in_section(place()))? {
                     continue;
                 }
-                let place = || format!("stage {}, section {i}", commit.generation);
                 let payload = joined.get(s.offset, s.len).map_err(|e| e.in_section(place()))?;
                 check_payload(payload, i, s).map_err(|e| e.in_section(place()))?;
                 if !matches!(s.kind, SectionKind::Other(_)) {
