@@ -48,7 +48,7 @@ impl Head {
     /// Loads the head at `range` of `map`.
     ///
     /// # Errors
-    /// If the payload's shapes do not fit the manifest or the base.
+    /// If the payload's shapes do not fit the manifest or the base, or the head reads what it is never given.
     pub fn load(
         entry: &HeadEntry,
         manifest: &Manifest,
@@ -65,6 +65,12 @@ impl Head {
             .collect();
         let form = match entry.kind {
             HeadKind::Linear => {
+                if let Some(p) = entry.feature.parts.iter().find(|p| p.layer < manifest.trunk) {
+                    let what = format!("it reads layer {} of a trunk of {} layers", p.layer, manifest.trunk);
+                    return Err(
+                        Error::new(Code::Value, what).hint("a head reads the trunk's last layer, or one above it")
+                    );
+                }
                 Form::Linear(Linear::load(entry, payload, classes.len(), entry.feature.dim(spec.hidden))?)
             }
             kind => {

@@ -2,6 +2,7 @@
 //! not fit their base. The others are in `formats/tests/hostile`.
 
 use conpet_formats::bundle::{Bundle, Draft};
+use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::fingerprint::base_ref;
 use conpet_formats::gguf::{Gguf, Writer};
 use conpet_formats::mmap::Mapped;
@@ -150,15 +151,35 @@ fn m20_nothing_is_left_out_and_nothing_left_over() {
     refused(module(&[Q, Q], &both), Code::Duplicate, "a site twice");
 }
 
-#[test]
-fn a_trunk_deeper_than_the_base_is_refused() {
+/// A bundle on the base, made of an empty draft with this trunk, and asked for in the runtime.
+fn skills(trunk: u32, fill: impl FnOnce(Draft) -> Draft, ask: impl FnOnce(Result<Skills, Error>, &Base)) {
     let bytes = base();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("b.cpb");
     let reference = base_ref(&Gguf::parse(&bytes).unwrap(), &bytes).unwrap();
-    Draft::new(reference, "dynamic", 3).create(&path).unwrap();
+    fill(Draft::new(reference, "dynamic", trunk)).create(&path).unwrap();
     let base = Base::from_map(Mapped::from_vec(bytes), Path::new("base.gguf")).unwrap();
-    refused(Skills::new(Bundle::open(&path).unwrap(), &base), Code::Value, "a trunk of 3 of 2 layers");
+    ask(Skills::new(Bundle::open(&path).unwrap(), &base), &base);
+}
+
+#[test]
+fn a_trunk_deeper_than_the_base_is_refused() {
+    skills(3, |d| d, |s, _| refused(s, Code::Value, "a trunk of 3 of 2 layers"));
+}
+
+/// Its states are not computed for modules: they would be zeros.
+#[test]
+fn a_head_that_reads_below_the_trunk_is_refused() {
+    for (layer, good) in [(0, false), (1, true), (2, true)] {
+        let feature = FeatureSpec::single(layer, Pool::Mean, StateNorm::Output);
+        let (weights, biases) = ([0.5; 2 * HIDDEN], [0.0; 2]);
+        let task = |d| tiny::with_task(d, "one", &["no", "yes"], feature.clone(), &weights, &biases).unwrap();
+        skills(1, task, |s, base| {
+            let s = s.unwrap();
+            let head = s.head(0, base).map(drop);
+            if good { head.unwrap() } else { refused(head, Code::Value, "layer 0 of a trunk of 1") }
+        });
+    }
 }
 
 /// X02 for what a base brings along: a chat template is shown to a sandbox, and by its length at most.
