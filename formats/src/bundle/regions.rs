@@ -84,15 +84,8 @@ impl Survey {
         }
         heads.extend(ends.iter().filter_map(|end| newest(file, *end).ok()));
         // Commits that others name come before those that only look like it, such as a bundle within a section.
-        let (named, loose): (Vec<usize>, Vec<usize>) =
-            self.named(heads).into_iter().enumerate().fold(Default::default(), |(mut a, mut b), (i, named)| {
-                if named {
-                    a.push(i)
-                } else {
-                    b.push(i)
-                }
-                (a, b)
-            });
+        let is_named = self.named(heads);
+        let (named, loose): (Vec<usize>, Vec<usize>) = (0..is_named.len()).partition(|i| is_named[*i]);
         for stage in named.into_iter().chain(loose) {
             self.claim_stage(&mut map, stage);
         }

@@ -241,10 +241,10 @@ fn u08_a_sync_that_failed_is_not_believed_later() {
             disk.now(&path).unwrap().images(&mut dice, &mut |image| {
                 starts += 1;
                 let start = Folder::with(&path, image);
-                if let Err(e) = t.cut(&start, &events, &stages, figure(4, 60), 0) {
+                if let Err(e) = t.cut(&start, &events, &stages, figure(4, 12), 0) {
                     panic!("{p:?}, sync {refused} refused: {e}");
                 }
-                starts < figure(10, 1000)
+                starts < figure(10, 100)
             });
             images += t.seen.len();
         }

@@ -150,7 +150,8 @@ pub(crate) fn commit_at(file: &[u8]) -> usize {
 pub(crate) fn seal(file: &mut [u8]) {
     for slot in [0, PAGE] {
         let (at, len) = (get(file, slot + 40, 8) as usize, get(file, slot + 48, 4) as usize);
-        let Some(range) = at.checked_add(len).filter(|e| *e <= file.len() && len >= 144).map(|e| at..e) else {
+        let whole = |end: &usize| *end <= file.len() && len >= 144 && slot + 128 <= file.len();
+        let Some(range) = at.checked_add(len).filter(whole).map(|e| at..e) else {
             continue;
         };
         let (n, manifest) = (get(file, at + 56, 4) as usize, get(file, at + 60, 4) as usize);

@@ -46,7 +46,7 @@ pub(crate) fn spoiled(data: &[u8]) -> Vec<u8> {
 
 /// The rules, read off the bytes.
 fn naive(file: &[u8], b: &Bundle) {
-    let slot = [0, PAGE].into_iter().find(|slot| {
+    let slots = [0, PAGE].into_iter().filter(|slot| {
         let (at, len) = (get(file, slot + 40, 8) as usize, get(file, slot + 48, 4) as usize);
         let bytes = at.checked_add(len).and_then(|end| file.get(at..end));
         let crc = file.get(*slot..slot + 124).map(crc32c::crc32c);
@@ -61,7 +61,8 @@ fn naive(file: &[u8], b: &Bundle) {
                 file[slot + 64..slot + 96] == h && blake3::Hash::from(h).to_hex().as_str() == b.digest()
             })
     });
-    let slot = slot.expect("no superblock names this stage");
+    // Both may name the stage, and only the newer one's end counts.
+    let slot = slots.max_by_key(|slot| get(file, slot + 32, 8)).expect("no superblock names this stage");
     let at = get(file, slot + 40, 8);
     assert!(b.end() <= file.len() as u64 && b.end() == get(file, slot + 56, 8));
     assert!(at.is_multiple_of(4096) && at >= 8192 && at + get(file, slot + 48, 4) <= b.end());

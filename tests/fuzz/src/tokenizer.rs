@@ -136,7 +136,13 @@ fn edit(u: &mut Unstructured<'_>, t: &mut Tables) -> Result<()> {
     match u.int_in_range(0..=9)? {
         0 | 1 => t.tokens[i] = (*u.choose(&SPELLINGS)?).into(),
         2 => t.tokens[i] = t.tokens[u.choose_index(t.tokens.len())?].clone(),
-        3 => t.tokens[i] = t.tokens[i].repeat(*u.choose(&[0usize, 2, 100, 30_000])?),
+        3 => {
+            let n = *u.choose(&[0usize, 2, 100, 30_000])?;
+            // Beyond the cap of a token, but not by repeating what was repeated.
+            if t.tokens[i].len() * n <= 1 << 18 {
+                t.tokens[i] = t.tokens[i].repeat(n);
+            }
+        }
         4 => {
             let (a, b) = (*u.choose(&SPELLINGS)?, *u.choose(&SPELLINGS)?);
             t.merges.insert(u.choose_index(t.merges.len())?, format!("{a} {b}"));
