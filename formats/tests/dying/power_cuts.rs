@@ -173,6 +173,8 @@ fn cut_off(what: &str, p: Protocol, path: &Path, r: &Recorded) {
     let renamed = r.events.iter().any(|e| matches!(e, Event::Publish(..)));
     let least = match (renamed, tail) {
         (true, _) => 10,
+        // Sent again, an update comes to the same images once more.
+        (_, true) if p == Protocol::Apply => figure(100, 14_000),
         (_, true) => figure(100, 20_000),
         (_, false) => figure(100, 5000),
     };
