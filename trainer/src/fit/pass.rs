@@ -56,17 +56,19 @@ pub(super) struct Given {
     pub(super) notes: Vec<f32>,
 }
 
-/// Fewest tokens of a shard: below, a matrix product spends its time on arranging the weights.
-const SHARD_TOKENS: usize = 64;
+/// Tokens of a shard: of fewer, a matrix product spends a quarter of its time on arranging the weights.
+const SHARD_TOKENS: usize = 256;
+/// Fewest tokens of a shard where the batch would otherwise not be cut at all.
+const LEAST_TOKENS: usize = 64;
 
 /// Loss and gradients of one batch.
 ///
-/// The batch is cut into shards that are computed side by side, each on one thread: threads then
-/// meet once a step, not at every product. How it is cut depends on the batch alone, and sums are
-/// taken in order, so the result does not depend on the number of threads.
+/// The batch is cut into shards that are computed side by side, each on one thread if there are no more
+/// threads than shards: threads then meet once a step, not at every product. How it is cut depends on
+/// the batch alone, and sums are taken in order, so the result does not depend on the number of threads.
 pub(super) fn gradients(job: &Job<'_>, rows: &[usize], parts: &Parts<'_>) -> Result<Given> {
     let tokens: usize = rows.iter().map(|i| job.examples.tokens(*i)).sum();
-    let most = (tokens / SHARD_TOKENS).clamp(1, 64).min(rows.len());
+    let most = (tokens / SHARD_TOKENS).max((tokens / LEAST_TOKENS).min(2)).clamp(1, 64).min(rows.len());
     // A power of two divides evenly over the usual numbers of processors.
     let shards: Vec<&[usize]> = rows.chunks(rows.len().div_ceil(1 << most.ilog2())).collect();
     let all = weight(job, rows);
@@ -104,7 +106,7 @@ pub(super) fn shard(
 ) -> Result<Given> {
     let d = job.decoder;
     let how = Training {
-        threads: if n == 1 { d.threads } else { 1 },
+        threads: (d.threads / n).max(1),
         activation_bytes: Some(job.hyper.activation_bytes / n.min(d.threads)),
         dropout: (job.hyper.dropout > 0.0).then(|| Dropout {
             p: job.hyper.dropout,
