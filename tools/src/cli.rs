@@ -301,14 +301,17 @@ pub struct ExportArgs {
     pub stage: Option<u64>,
 }
 
-/// Inserts `show` where the first word is no command: `conpet-inspect FILE`.
+/// Inserts `show` where the first word is no command: `conpet-inspect FILE`. A bare word before another
+/// word is left alone: that is a command misspelt.
 pub fn with_default_command(mut args: Vec<OsString>) -> Vec<OsString> {
     let known = Cli::command();
     // The options before a command take no values, so the first other word is the command.
     let first = args.iter().skip(1).position(|a| !a.as_encoded_bytes().starts_with(b"-"));
     if let Some(i) = first.map(|i| i + 1) {
         let is_command = args[i] == "help" || known.get_subcommands().any(|c| args[i] == c.get_name());
-        if !is_command {
+        let bare = !args[i].as_encoded_bytes().iter().any(|b| b".\\/".contains(b));
+        let followed = args.get(i + 1).is_some_and(|a| !a.as_encoded_bytes().starts_with(b"-"));
+        if !is_command && !(bare && followed) {
             args.insert(i, "show".into());
         }
     }
@@ -326,12 +329,15 @@ mod tests {
 
     #[test]
     fn show_is_the_default() {
-        let cases: [(&[&str], &[&str]); 6] = [
+        let cases: [(&[&str], &[&str]); 9] = [
             (&["x", "a.cpb"], &["x", "show", "a.cpb"]),
             (&["x", "--json", "a.cpb", "--stage", "1"], &["x", "--json", "show", "a.cpb", "--stage", "1"]),
             (&["x", "log", "a.cpb"], &["x", "log", "a.cpb"]),
             (&["x", "help", "log"], &["x", "help", "log"]),
             (&["x", "--help"], &["x", "--help"]),
+            (&["x", "verfy", "a.cpb"], &["x", "verfy", "a.cpb"]),
+            (&["x", "a.cpb", "b.cpb"], &["x", "show", "a.cpb", "b.cpb"]),
+            (&["x", "skills", "--json"], &["x", "show", "skills", "--json"]),
             (&["x"], &["x"]),
         ];
         for (given, want) in cases {
