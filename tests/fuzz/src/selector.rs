@@ -25,7 +25,8 @@ pub(crate) fn run(data: &[u8]) {
 
 fn scores(s: &Scorer, data: &[u8]) {
     // The input decides about the feature too: from -127 to 128.
-    let feature: Vec<f32> = (0..s.dim).map(|i| f32::from(data[i % data.len()]) - 127.0).collect();
+    let byte = |i: usize| data.get(i % data.len().max(1)).copied().unwrap_or_default();
+    let feature: Vec<f32> = (0..s.dim).map(|i| f32::from(byte(i)) - 127.0).collect();
     let tokens: Vec<u32> = data.iter().map(|b| u32::from(*b) % 10).collect();
     let x = match &s.hidden {
         None => feature,
