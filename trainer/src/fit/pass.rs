@@ -67,10 +67,7 @@ const LEAST_TOKENS: usize = 64;
 /// threads than shards: threads then meet once a step, not at every product. How it is cut depends on
 /// the batch alone, and sums are taken in order, so the result does not depend on the number of threads.
 pub(super) fn gradients(job: &Job<'_>, rows: &[usize], parts: &Parts<'_>) -> Result<Given> {
-    let tokens: usize = rows.iter().map(|i| job.examples.tokens(*i)).sum();
-    let most = (tokens / SHARD_TOKENS).max((tokens / LEAST_TOKENS).min(2)).clamp(1, 64).min(rows.len());
-    // A power of two divides evenly over the usual numbers of processors.
-    let shards: Vec<&[usize]> = rows.chunks(rows.len().div_ceil(1 << most.ilog2())).collect();
+    let shards = cut(job, rows);
     let all = weight(job, rows);
     let one = |(i, rows): (usize, &&[usize])| shard(job, rows, weight(job, rows) / all, (i, shards.len()), parts);
     let done: Vec<_> = job.pool.install(|| shards.par_iter().enumerate().map(one).collect());
@@ -85,6 +82,14 @@ pub(super) fn gradients(job: &Job<'_>, rows: &[usize], parts: &Parts<'_>) -> Res
         }
     }
     Ok(sum)
+}
+
+/// The shards of a batch.
+pub(super) fn cut<'r>(job: &Job<'_>, rows: &'r [usize]) -> Vec<&'r [usize]> {
+    let tokens: usize = rows.iter().map(|i| job.examples.tokens(*i)).sum();
+    let most = (tokens / SHARD_TOKENS).max((tokens / LEAST_TOKENS).min(2)).clamp(1, 64).min(rows.len());
+    // A power of two divides evenly over the usual numbers of processors.
+    rows.chunks(rows.len().div_ceil(1 << most.ilog2())).collect()
 }
 
 /// How much rows count in a batch's mean: each class once, each answer token once.

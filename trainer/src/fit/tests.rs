@@ -1,4 +1,4 @@
-use super::pass::{Parts, gradients, shard};
+use super::pass::{Parts, cut, gradients, shard};
 use super::*;
 use crate::decoder::WeightMode;
 use conpet_formats::feature::{Pool, StateNorm};
@@ -159,6 +159,8 @@ fn shards_add_up_to_the_batch() {
             let parts = Parts::new(job, &frame, &params, &none, 0).unwrap();
             // A number of rows that shards cannot share evenly.
             let rows: Vec<usize> = (0..22).collect();
+            let lens: Vec<usize> = cut(job, &rows).iter().map(|s| s.len()).collect();
+            assert!(lens.len() > 1 && lens.iter().sum::<usize>() == 22, "{lens:?}");
             let sum = gradients(job, &rows, &parts).unwrap();
             let whole = shard(job, &rows, 1.0, (0, 1), &parts).unwrap();
             // The same terms in another order, in f32.
