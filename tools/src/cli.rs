@@ -311,7 +311,7 @@ pub fn with_default_command(mut args: Vec<OsString>) -> Vec<OsString> {
         let is_command = args[i] == "help" || known.get_subcommands().any(|c| args[i] == c.get_name());
         let bare = !args[i].as_encoded_bytes().iter().any(|b| b".\\/".contains(b));
         let followed = args.get(i + 1).is_some_and(|a| !a.as_encoded_bytes().starts_with(b"-"));
-        if !is_command && !(bare && followed) {
+        if !(is_command || bare && followed) {
             args.insert(i, "show".into());
         }
     }
