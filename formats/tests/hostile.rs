@@ -30,6 +30,7 @@ mod replay;
 #[path = "../../tests/fuzz/src/targets.rs"]
 mod targets;
 
+use conpet_formats::Code;
 use hostile::case::{Case, Want};
 use hostile::forge;
 use std::collections::BTreeSet;
@@ -46,6 +47,17 @@ const ELSEWHERE: [(&str, &str); 7] = [
     ("X06", include_str!("hostile/text.rs")),
     ("X07", include_str!("../../tools/tests/commands/damage.rs")),
     ("X08", include_str!("hostile/text.rs")),
+];
+
+/// Codes that no single file earns, and a source that has a test which expects it.
+const CODES_ELSEWHERE: [(Code, &str); 7] = [
+    (Code::Io, include_str!("../src/bundle/tests/signature.rs")),
+    (Code::Locked, include_str!("../src/bundle/tests.rs")),
+    (Code::Space, include_str!("dying/full_disk.rs")),
+    (Code::Changed, include_str!("../../runtime/tests/vanishing.rs")),
+    (Code::Parent, include_str!("../src/bundle/update/tests.rs")),
+    (Code::Signature, include_str!("../src/bundle/tests/signature.rs")),
+    (Code::Rollback, include_str!("../src/bundle/update/tests.rs")),
 ];
 
 /// Most heap that reading any of the files may take, in bytes.
@@ -93,6 +105,23 @@ fn every_id_is_there() {
         GROUPS.iter().flat_map(|(group, n)| (1..=*n).map(move |i| format!("{group}{i:02}"))).chain(["G12b".into()]);
     let missing: Vec<String> = ids.filter(|id| !found.contains(id.as_str())).collect();
     assert!(missing.is_empty(), "no case for {missing:?}");
+}
+
+#[test]
+fn every_code_is_expected_somewhere() {
+    let mut found: BTreeSet<&str> = BTreeSet::new();
+    for c in all() {
+        if let Want::Refused(code) = c.want {
+            found.insert(code.as_str());
+        }
+    }
+    for (code, source) in CODES_ELSEWHERE {
+        assert!(!found.contains(code.as_str()), "{code:?} has a file of its own");
+        assert!(source.contains(&format!("Code::{code:?}")) || source.contains(code.as_str()), "no test of {code:?}");
+        found.insert(code.as_str());
+    }
+    let missing: Vec<&Code> = Code::ALL.iter().filter(|c| !found.contains(c.as_str())).collect();
+    assert!(missing.is_empty(), "nothing expects {missing:?}");
 }
 
 /// Writes the corpus where it is asked for.
