@@ -2,7 +2,8 @@
 # The full figures of docs/gates.md, in one command: tests/gates.sh [FOLDER], an hour or two on two cores.
 #
 # Each part's output goes to FOLDER/PART.log (default build/gates); a part that has passed at this commit is
-# not run again. The campaign under libFuzzer is a command of its own, tests/fuzz/campaign.sh. Ends with one line for each part, also if one fails, and a summary in FOLDER/summary.txt.
+# not run again. Ends with a summary, also in FOLDER/summary.txt, and fails if a part has failed. The campaign
+# under libFuzzer is a command of its own, tests/fuzz/campaign.sh.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mkdir -p "${1:-build/gates}" && cd "${1:-build/gates}" && pwd)
@@ -10,6 +11,8 @@ commit=$(git rev-parse --short HEAD)
 git diff --quiet HEAD || commit=$commit-changed
 export CONPET_FULL=1 CARGO_TERM_COLOR=never
 failed=0
+# A million recipes that write files would wait for a disk; power cuts are modelled, not played.
+if [ -z "${TMPDIR:-}" ] && [ -w /dev/shm ]; then export TMPDIR=/dev/shm; fi
 
 part() {
   local name=$1 log=$folder/$1.log begin=$SECONDS
