@@ -33,7 +33,7 @@ fn killed_at_any_moment_it_resumes_to_the_same_bundle() {
         train(dir.path(), &base, "killed.cpb", "6", resume)
     };
     // K01. Kill -9 at any moment; a run that came to its end all the same is compared, and begun anew.
-    let kills: u32 = if std::env::var_os("CONPET_FULL").is_some() { 50 } else { 3 };
+    let kills: u32 = if std::env::var_os("CONPET_FULL").is_some() { 200 } else { 3 };
     for kill in 0..kills {
         let mut child = start().spawn().unwrap();
         std::thread::sleep(took * (3 + 4 * (kill % 3)) / 20 + took * (kill * 7 % 10) / 100);
