@@ -8,23 +8,21 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${1:?seconds of each target}
 shift
-targets=("$@")
-if [ ${#targets[@]} -eq 0 ]; then
-  targets=(bundle manifest module gguf selector template import inspector tokenizer)
-fi
 CONPET_SEEDS="$PWD/tests/fuzz/corpus" cargo test --quiet -p conpet-formats --test hostile corpus >&2
 cd tests/fuzz
+# Without names, every target that the package has.
+[ $# -gt 0 ] || set -- $(cargo +nightly fuzz list --fuzz-dir .)
 failed=0
-for target in "${targets[@]}"; do
+for target; do
   log=$(mktemp)
   mkdir -p "corpus/$target"
   # Longer than any recipe, shorter than what would make a run slow.
   if cargo +nightly fuzz run --fuzz-dir . "$target" "corpus/$target" -- \
     -max_total_time="$seconds" -max_len=65536 -rss_limit_mb=4096 -timeout=30 -print_final_stats=1 >"$log" 2>&1; then
-    done=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     peak=$(sed -n 's/^stat::peak_rss_mb: *//p' "$log")
     edges=$(sed -n 's/.*cov: \([0-9]*\).*/\1/p' "$log" | tail -1)
-    echo "$target: $done executions in $seconds s, $edges edges, peak $peak MB, nothing found"
+    echo "$target: $runs executions in $seconds s, $edges edges, peak $peak MB, nothing found"
     rm "$log"
   else
     echo "$target: FAILED, see $log"

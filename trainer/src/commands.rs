@@ -7,7 +7,7 @@ use crate::evaluate::{Evaluator, TestSet};
 use crate::metrics::{Metric, metrics};
 use crate::progress::Bar;
 use crate::report::sweep::Sweep;
-use crate::report::{MethodReport, Origin, Report, SCHEMA, page, without_folders};
+use crate::report::{self, MethodReport, Origin, Report, SCHEMA, page, without_folders};
 use crate::run::Run;
 use crate::selectors;
 use crate::stream;
@@ -122,13 +122,7 @@ fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
 }
 
 pub(crate) fn write_report(r: &Report, dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io("create", e).in_file(dir))?;
-    let json = serde_json::to_vec_pretty(r).map_err(|e| Error::new(Code::Value, e.to_string()))?;
-    let html = page(r);
-    for (name, bytes) in [("report.json", json.as_slice()), ("report.html", html.as_bytes())] {
-        fs::write_atomic(&dir.join(name), |w| w.write_all(bytes).map_err(|e| Error::io("write", e)))?;
-    }
-    Ok(())
+    report::write(dir, "report", r, &page(r))
 }
 
 fn join(a: &ReportArgs) -> Result<()> {

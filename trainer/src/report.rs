@@ -14,10 +14,23 @@ use summary::{Summary, summaries, table};
 use crate::config::Config;
 use crate::metrics::{Metrics, StageScores, metrics};
 use crate::stream::Task;
+use conpet_formats::{Code, Error, Result, fs};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
+
+/// Writes `NAME.json`, in one line, and `NAME.html`.
+pub(crate) fn write(dir: &Path, name: &str, numbers: &impl Serialize, page: &str) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("create", e).in_file(dir))?;
+    let json = serde_json::to_vec(numbers).map_err(|e| Error::new(Code::Value, e.to_string()))?;
+    for (ending, bytes) in [("json", json.as_slice()), ("html", page.as_bytes())] {
+        let file = dir.join(format!("{name}.{ending}"));
+        fs::write_atomic(&file, |w| w.write_all(bytes).map_err(|e| Error::io("write", e)))?;
+    }
+    Ok(())
+}
 
 /// What a run used.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

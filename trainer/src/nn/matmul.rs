@@ -1,8 +1,7 @@
 //! The matrix product of training: views into slices, multiplied by the `gemm` crate.
 //!
 //! candle's own product goes through the same crate, but copies what is not contiguous, asks the
-//! system for the number of processors on every call, and cannot add to what is there. The trainer's
-//! only unsafe calls stand here, behind checked bounds.
+//! system for the number of processors on every call, and cannot add to what is there. The one unsafe call of the trainer stands here, behind checked bounds.
 
 #![expect(unsafe_code, reason = "gemm takes pointers; every bound is checked right before")]
 
@@ -91,18 +90,9 @@ impl<'a, T: Number> View<'a, T> {
 /// # Panics
 /// If the shapes do not fit.
 pub fn matmul<T: Number>(a: View<'_, T>, b: View<'_, T>, threads: usize) -> Vec<T> {
-    let (len, width) = (a.rows * b.cols, b.cols.max(1));
-    if (a.cols, b.rows) == (0, 0) {
-        return vec![T::UNITS[0]; len];
-    }
-    let mut out = Vec::with_capacity(len);
-    // Not filled with zeros first: at this arithmetic's pace that would be some 4 % of a step.
-    // SAFETY: there is room for `len` numbers, and a product that does not add writes every one of them,
-    // unless there is nothing to sum up.
-    unsafe {
-        product((out.as_mut_ptr(), len), width, (a, b), T::UNITS[1], false, threads);
-        out.set_len(len);
-    }
+    let mut out = vec![T::UNITS[0]; a.rows * b.cols];
+    let width = b.cols.max(1);
+    run(&mut out, width, (a, b), T::UNITS[1], false, threads);
     out
 }
 
@@ -121,17 +111,11 @@ pub fn matmul_add<T: Number>(
 ) {
     assert!(columns.len() == b.cols && columns.end <= width, "columns {columns:?} of {width} for {}", b.cols);
     let skip = columns.start.min(out.len());
-    let out = &mut out[skip..];
-    // SAFETY: a borrowed slice.
-    unsafe { product((out.as_mut_ptr(), out.len()), width, (a, b), scale, true, threads) };
+    run(&mut out[skip..], width, (a, b), scale, true, threads);
 }
 
-/// `out = a · b`, or `out += scale · a · b`.
-///
-/// # Safety
-/// There must be room for as many numbers as are given with `out`, initialised if it adds, and nobody else's.
-unsafe fn product<T: Number>(
-    (out, room): (*mut T, usize),
+fn run<T: Number>(
+    out: &mut [T],
     width: usize,
     (a, b): (View<'_, T>, View<'_, T>),
     scale: T,
@@ -141,17 +125,17 @@ unsafe fn product<T: Number>(
     assert_eq!(a.cols, b.rows, "product of [{}, {}] and [{}, {}]", a.rows, a.cols, b.rows, b.cols);
     a.check();
     b.check();
-    assert!(extent(a.rows, b.cols, width, 1) <= room);
+    assert!(extent(a.rows, b.cols, width, 1) <= out.len());
     let parallelism = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
     let signed = |stride: usize| isize::try_from(stride).expect("a stride fits a slice");
-    // SAFETY: the largest index of each of the three matrices lies in its slice or room (checked above);
-    // `out` is nobody else's, so it overlaps neither operand.
+    // SAFETY: the largest index of each of the three matrices lies in its slice (checked above);
+    // `out` is borrowed mutably, so it overlaps neither operand.
     unsafe {
         gemm::gemm(
             a.rows,
             b.cols,
             a.cols,
-            out,
+            out.as_mut_ptr(),
             1,
             signed(width),
             add,

@@ -84,11 +84,7 @@ impl Sweep {
     /// # Errors
     /// If they cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let json = serde_json::to_vec_pretty(self).map_err(|e| Error::new(Code::Value, e.to_string()))?;
-        for (name, bytes) in [("sweep.json", json.as_slice()), ("sweep.html", self.page().as_bytes())] {
-            fs::write_atomic(&dir.join(name), |w| w.write_all(bytes).map_err(|e| Error::io("write", e)))?;
-        }
-        Ok(())
+        super::write(dir, "sweep", self, &self.page())
     }
 
     /// Kinds with a module, in order, each with its points by size.
