@@ -4,9 +4,9 @@
 
 use anyhow::Context;
 use clap::Parser;
+use conpet_runtime::blend::Blend;
 use conpet_runtime::cli::Common;
-use conpet_runtime::features::Prompt;
-use conpet_runtime::forward::Scratch;
+use conpet_runtime::prompt::Prompt;
 use std::io::Write;
 
 #[derive(Parser)]
@@ -24,17 +24,17 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let a = Args::parse();
     let (engine, skills) = a.common.open()?;
-    let module = match (&skills, &a.task) {
+    let blend = match (&skills, &a.task) {
         (Some(s), Some(name)) => {
             let index = s.manifest().tasks[s.task(name)?].module.context("the task has no module")?;
-            Some(s.module(index as usize, &engine.base)?)
+            Blend::from(s.module(index as usize)?)
         }
-        _ => None,
+        _ => Blend::none(),
     };
     let vocab = engine.base.spec.vocab;
     anyhow::ensure!(a.tokens.iter().all(|t| (*t as usize) < vocab), "a token is not below {vocab}");
     let prompt = Prompt { text: String::new(), offsets: vec![0..0; a.tokens.len()], tokens: a.tokens };
-    let logits = engine.logits(&prompt, module, &mut Scratch::default());
+    let logits = engine.logits(&prompt, &blend);
     let bytes: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
     std::io::stdout().write_all(&bytes)?;
     Ok(())

@@ -36,11 +36,6 @@ impl<T> Aligned<T> {
             self.lines.resize(lines, Line::new_zeroed());
         }
     }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        self.lines.capacity() * LINE
-    }
 }
 
 impl<T: FromBytes + IntoBytes + Immutable> Deref for Aligned<T> {
@@ -71,8 +66,8 @@ mod tests {
             a[len - 1] = len as f32;
         }
         assert_eq!((a[0], a[99], a[9_999]), (1.0, 100.0, 10_000.0));
-        let bytes = a.bytes();
+        let len = a.len();
         a.reserve(5);
-        assert_eq!(a.bytes(), bytes);
+        assert_eq!(a.len(), len);
     }
 }

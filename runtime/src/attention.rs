@@ -6,11 +6,11 @@
 //! that how queries are grouped never changes a result.
 
 use crate::aligned::Aligned;
-use crate::forward::Row;
+use crate::batch::Span;
+use crate::cpu::Cpu;
 use crate::kernels::{Gemm, Kernels};
 use crate::kv::Store;
 use crate::module::Learned;
-use crate::threads::Threads;
 use conpet_formats::model_spec::ModelSpec;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -52,14 +52,15 @@ enum Memory<'a> {
     Batch([&'a [f32]; 2]),
 }
 
-/// `out [n, q_dim]` from `q [n, q_dim]` and each row's keys and values: its cache of `layer`, which
-/// already holds the new tokens, or `k, v [n, kv_dim]`. What its module has learned every token sees
-/// before them.
+/// `out [n, q_dim]` from `q [n, q_dim]` and each span's keys and values: its cache of `layer`, which
+/// already holds the new tokens, or `k, v [n, kv_dim]` where the cache held nothing before them or there
+/// is none. So the states of a prompt do not depend on whether it is kept. What its module has learned
+/// every token sees before them.
 pub(crate) fn attention(
-    (kernels, threads): (Kernels, &Threads),
+    cpu: &Cpu,
     spec: &ModelSpec,
     layer: usize,
-    rows: &[Row<'_>],
+    spans: &[Span<'_>],
     (q, k, v): (&[f32], &[f32], &[f32]),
     out: &mut [f32],
 ) {
@@ -74,18 +75,18 @@ pub(crate) fn attention(
                 let tokens = |unit: usize| (unit + heads - 1 - head) / heads;
                 let mine = tokens(units.start)..tokens(units.end);
                 let mut start = 0;
-                for row in rows {
-                    let end = start + row.tokens;
-                    let (cache, learned) = (row.kv.as_deref(), row.module.and_then(|m| m.learned(layer)));
-                    let past = cache.map_or(0, |kv| kv.len() - row.tokens);
+                for span in spans {
+                    let end = start + span.tokens;
+                    let (cache, learned) = (span.kv.as_deref(), span.blend.learned(layer));
+                    let past = cache.map_or(0, |kv| kv.len_at(layer) - span.tokens);
                     let memory = match cache {
-                        Some(kv) => Memory::Cache(kv.layer(layer)),
-                        None => Memory::Batch([&k[start * kd..end * kd], &v[start * kd..end * kd]]),
+                        Some(kv) if past > 0 => Memory::Cache(kv.layer(layer)),
+                        _ => Memory::Batch([&k[start * kd..end * kd], &v[start * kd..end * kd]]),
                     };
                     let (from, to) = (mine.start.max(start), mine.end.min(end));
                     for t in (from..to).step_by(TOKENS) {
                         let tokens = t..to.min(t + TOKENS);
-                        let block = Block { kernels, spec, head, memory, learned, tokens, window, past, start };
+                        let block = Block { kernels: cpu.kernels, spec, head, memory, learned, tokens, window, past, start };
                         block.run(q, s, |t, values| {
                             let at = (t * heads + head - first) * width;
                             out[at..at + width].copy_from_slice(values);
@@ -97,8 +98,9 @@ pub(crate) fn attention(
         });
     };
     // Short work is not worth waking a thread for.
-    let scores: usize = rows.iter().map(|r| r.tokens * r.kv.as_deref().map_or(r.tokens, |kv| kv.len())).sum();
-    if scores * spec.q_dim() < 1 << 16 { work(0, out) } else { threads.split_mut(out, width, work) }
+    let keys = |s: &Span<'_>| s.kv.as_deref().map_or(s.tokens, |kv| kv.len_at(layer));
+    let scores: usize = spans.iter().map(|s| s.tokens * keys(s)).sum();
+    if scores * spec.q_dim() < 1 << 16 { work(0, out) } else { cpu.threads.split_mut(out, width, work) }
 }
 
 /// Some tokens of one sequence, and one key/value head.

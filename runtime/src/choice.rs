@@ -1,16 +1,12 @@
 //! Choice heads at work: the log-likelihood of each label's text after a prompt, see
 //! [`conpet_formats::choice`].
 
-use crate::engine::Engine;
-use crate::features::Prompt;
-use crate::forward::Scratch;
-use crate::generate::Sequence;
-use crate::module::Module;
+use crate::session::{Sequence, Session};
 use conpet_formats::head::log_softmax;
 
 /// The labels of a choice head.
 #[derive(Debug, Clone)]
-pub struct Choices {
+pub(crate) struct Choices {
     /// Each label's tokens; none is empty.
     labels: Vec<Vec<u32>>,
     /// Labels in the order of their tokens: neighbours share what they begin with.
@@ -24,42 +20,36 @@ impl Choices {
     ///
     /// # Panics
     /// If a label has no tokens.
-    pub fn new(labels: Vec<Vec<u32>>, mean: bool) -> Self {
+    pub(crate) fn new(labels: Vec<Vec<u32>>, mean: bool) -> Self {
         assert!(labels.iter().all(|l| !l.is_empty()));
         let mut order: Vec<usize> = (0..labels.len()).collect();
         order.sort_by(|a, b| labels[*a].cmp(&labels[*b]));
         Self { labels, order, mean }
     }
 
-    /// Scores `[labels]` after one prompt, whose first `depth` layers are the trunk.
+    /// Scores `[labels]` after a prompt, which `sequence` holds and may have run in part.
     ///
     /// The prompt is run once; then one token for each node of the tree of labels.
-    pub fn scores(
-        &self,
-        engine: &Engine,
-        depth: usize,
-        prompt: &Prompt,
-        module: Option<&Module>,
-        s: &mut Scratch,
-    ) -> Vec<f32> {
-        let mut run = Sequence::new(engine, depth);
-        let mut next = |run: &mut Sequence, tokens: &[u32]| {
-            let mut logits = vec![0.0; engine.base.spec.vocab];
-            run.extend(engine, tokens, module, s, Some(&mut logits));
+    pub(crate) fn scores(&self, session: &mut Session, mut sequence: Sequence) -> Vec<f32> {
+        let prompt = sequence.tokens().len();
+        let mut next = |sequence: &mut Sequence, tokens: &[u32]| {
+            sequence.push(tokens);
+            session.run(&mut [sequence]);
+            let mut logits = sequence.logits().to_vec();
             log_softmax(&mut logits, 1.0);
             logits
         };
         // What may follow the prompt, and each further token of the label before.
-        let mut after = vec![next(&mut run, &prompt.tokens)];
+        let mut after = vec![next(&mut sequence, &[])];
         let mut before: &[u32] = &[];
         let mut out = vec![0.0; self.labels.len()];
         for i in &self.order {
             let label = self.labels[*i].as_slice();
             let shared = label.iter().zip(before).take_while(|(a, b)| a == b).count();
             after.truncate(shared + 1);
-            run.truncate(prompt.tokens.len() + after.len() - 1);
+            sequence.truncate(prompt + after.len() - 1);
             for t in &label[after.len() - 1..label.len() - 1] {
-                after.push(next(&mut run, &[*t]));
+                after.push(next(&mut sequence, &[*t]));
             }
             let sum: f32 = label.iter().zip(&after).map(|(t, lp)| lp[*t as usize]).sum();
             out[*i] = if self.mean { sum / label.len() as f32 } else { sum };

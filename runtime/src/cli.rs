@@ -240,27 +240,29 @@ impl Common {
         }
         let mut e = Engine::new(Arc::new(base), self.threads);
         if let Some(name) = &self.kernels {
-            e.kernels = Kernels::by_name(name).ok_or_else(|| {
+            let kernels = Kernels::by_name(name).ok_or_else(|| {
                 let have: Vec<_> = Kernels::all().iter().map(|k| k.name()).collect();
                 Error::new(Code::Unsupported, format!("no kernels {name:?} on this processor"))
                     .hint(format!("it has {}", have.join(", ")))
             })?;
+            e = e.with_kernels(kernels);
         }
         if self.exact {
-            e.kernels = e.kernels.exact();
+            let exact = e.cpu().kernels.exact();
+            e = e.with_kernels(exact);
         }
-        e.kv_type = KvType::from_name(&self.cache_type).ok_or_else(|| {
+        let kv_type = KvType::from_name(&self.cache_type).ok_or_else(|| {
             Error::new(Code::Value, format!("--cache-type {:?} is not allowed", self.cache_type))
                 .hint("use f16, f32 or q8_0")
         })?;
-        if !e.kv_type.fits(e.base.spec.head_dim) {
+        if !kv_type.fits(e.base.spec.head_dim) {
             let text = format!("a KV cache of {} does not fit heads of {}", self.cache_type, e.base.spec.head_dim);
             return Err(Error::new(Code::Shape, text).in_file(&self.model).hint("use --cache-type f16"));
         }
         if self.batch_size == 0 {
             return Err(Error::new(Code::Value, "--batch-size 0 is not allowed").hint("use at least 1"));
         }
-        e.batch = self.batch_size;
+        e = e.with_kv_type(kv_type).with_batch(self.batch_size);
         if self.ctx_size > e.base.spec.context {
             return Err(Error::new(
                 Code::Value,
@@ -269,7 +271,7 @@ impl Common {
             .hint("give a smaller one, or 0 for the base's own"));
         }
         if self.ctx_size > 0 {
-            e.context = self.ctx_size;
+            e = e.with_context(self.ctx_size);
         }
         let Some(path) = &self.bundle else { return Ok((e, None)) };
         let trust = Trust::find(self.trust.as_deref())?;

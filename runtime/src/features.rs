@@ -2,19 +2,9 @@
 
 use crate::base::Base;
 use crate::kernels::Kernels;
+use crate::prompt::Prompt;
 use conpet_formats::feature::{FeatureSpec, Reduce, StateNorm};
 use std::ops::Range;
-
-/// A tokenized input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prompt {
-    /// The text as tokenized.
-    pub text: String,
-    /// Its tokens; never empty.
-    pub tokens: Vec<u32>,
-    /// Each token's byte range in `text`.
-    pub offsets: Vec<Range<usize>>,
-}
 
 /// Gathers one feature for each sequence of a batch while its layers run.
 ///

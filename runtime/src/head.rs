@@ -1,9 +1,9 @@
 //! Heads at work, and the joining of a head's posterior with the selector's.
 
 use crate::choice::Choices;
+use crate::cpu::Cpu;
 use crate::error::{Code, Error, Result};
-use crate::kernels::{Kernels, MatrixRef};
-use crate::threads::Threads;
+use crate::kernels::MatrixRef;
 use conpet_formats::bundle::manifest::{HeadEntry, Manifest};
 use conpet_formats::choice;
 use conpet_formats::feature::FeatureSpec;
@@ -99,9 +99,9 @@ impl Head {
     ///
     /// # Panics
     /// If it is a choice head.
-    pub(crate) fn logits(&self, device: (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+    pub(crate) fn logits(&self, cpu: &Cpu, features: &[f32]) -> Vec<f32> {
         match &self.form {
-            Form::Linear(l) => l.logits(device, features),
+            Form::Linear(l) => l.logits(cpu, features),
             Form::Choice(_) => unreachable!("a choice head reads no feature"),
         }
     }
@@ -152,11 +152,11 @@ impl Linear {
     }
 
     /// Raw logits `[n, classes]` for features `[n, dim]`.
-    fn logits(&self, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+    fn logits(&self, cpu: &Cpu, features: &[f32]) -> Vec<f32> {
         let (n, c) = (features.len() / self.dim, self.bias.len());
         let mut out = vec![0.0; n * c];
         let w = MatrixRef { ty: self.ty, rows: c, cols: self.dim, data: &self.map[self.weight.clone()] };
-        kernels.matmul(threads, w, features, &mut out, n);
+        cpu.matmul(w, features, &mut out, n);
         out.chunks_exact_mut(c).for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(x, b)| *x += b));
         out
     }
@@ -191,7 +191,7 @@ pub fn join(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Candidate, best_label};
+    use crate::engine::answer::{Candidate, best_label};
     use conpet_formats::selector::decide;
 
     #[test]

@@ -78,6 +78,11 @@ impl Kv {
         self.data.first().map_or(0, |[k, _]| k.numbers() / self.kv_dim)
     }
 
+    /// Tokens cached of one layer.
+    pub(crate) fn len_at(&self, layer: usize) -> usize {
+        self.data[layer - self.layers.start][0].numbers() / self.kv_dim
+    }
+
     /// True before the first token.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,31 +1,38 @@
 //! The ConPET engine: memory-mapped quantized inference with modules chosen from the input.
 //!
-//! A prompt goes `tokenizer -> trunk -> select -> branch (module) -> head | sampler`, led by
-//! [`engine`]; under it [`base`] (mapped weights), [`forward`] (layers), [`kv`], [`kernels`],
-//! [`threads`]. Everything a bundle adds is in [`skills`], [`module`], [`mod@head`], [`select`].
+//! A prompt goes `tokenizer -> trunk -> decide -> branch -> head | sampler`, written once in
+//! [`engine::answer`] and [`engine::text`]. Under it are [`session`] (many sequences, one step), [`skills`]
+//! (what a bundle says: modules, heads, selector), [`device`] (where layers run), [`blend`] (what is in
+//! force), [`kv`], [`base`] (mapped weights), [`kernels`] and [`threads`].
 //! What trains is elsewhere: the trainer stands on this crate, so that what is measured is what runs.
 
 mod aligned;
 mod attention;
 pub mod base;
+pub mod batch;
+pub mod blend;
 mod budget;
 pub mod chat;
-pub mod choice;
+mod choice;
 pub mod cli;
 pub mod commands;
+pub mod cpu;
+mod decoder;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod features;
-pub mod forward;
-pub mod generate;
 pub mod head;
 pub mod kernels;
 pub mod kv;
 pub mod memory;
 pub mod module;
 pub mod perplexity;
+pub mod prompt;
+pub mod rope;
 pub mod sampler;
 pub mod select;
+pub mod session;
 pub mod skills;
 pub mod threads;
 pub mod tokenizer;

@@ -4,10 +4,11 @@
 //! every declared site exists in the base, every part of the module has its tensors there, and every
 //! tensor of the payload belongs to a declared site.
 //!
-//! The forward pass asks a module at a few places: `Module::add` at a product (LoRA, which rides on it),
-//! `Module::act` at the `Point`s of a layer (all kinds that change what flows by), and
+//! The decoder asks a module at a few places: `Module::add` at a product (LoRA, which rides on it),
+//! `Module::parts_at` at the points of a layer (all kinds that change what flows by), and
 //! `Module::learned` in attention. A kind is one file here, and one line in [`Module::load`].
 
+mod act;
 mod adapter;
 mod bias;
 mod ia3;
@@ -17,110 +18,49 @@ mod prefix;
 mod prompt;
 mod sparse;
 
+pub(crate) use act::{Point, Weight};
 pub(crate) use prefix::Learned;
 
-use crate::base::{Base, Linear};
+use crate::base::Linear;
+use crate::cpu::Cpu;
 use crate::error::{Code, Error, Result};
 use crate::kernels::{Kernels, LowRank};
-use crate::threads::Threads;
+use crate::kv::Kv;
+use act::{Act, At};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::ModelSpec;
-use conpet_formats::pet::{Pet, PetSpec, Place, Places, Site};
-use payload::{Factor, Payload};
-use std::fmt::Debug;
+use conpet_formats::pet::{Pet, PetKind, PetSpec, Places, Site};
+use payload::Payload;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Tells modules of one process apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModuleId(u64);
+
+impl ModuleId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// A module in memory.
 #[derive(Debug, Clone)]
 pub struct Module {
+    id: ModuleId,
     map: Mapped,
     lora: lora::Lora,
     /// In the order in which they act.
     parts: Vec<Arc<dyn Act>>,
     prefix: Option<prefix::Prefix>,
-    prompt: Option<prompt::Prompt>,
-    /// Numbers of a head, and key/value heads.
+    prompt: Option<prompt::PromptRows>,
+    /// Head size, and key/value heads.
     heads: (usize, usize),
+    n_layer: usize,
+    hidden: usize,
     first_layer: usize,
-}
-
-/// A point of a layer, `m = x + attn(norm x)`, `y = m + ffn(norm m)`. Attention goes by its last linear
-/// [`Place::Output`], the feed-forward layer by [`Place::Down`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Point {
-    /// What a linear is about to read.
-    In(Place),
-    /// What a linear or a norm has given.
-    Out(Place),
-    /// Beside a sublayer: zeros, to which is added what joins its result.
-    Aside(Place),
-    /// What a sublayer is about to add.
-    Add(Place),
-    /// What leaves the layer.
-    Layer,
-}
-
-/// Where and with what a part acts.
-pub(crate) struct At<'a> {
-    kernels: Kernels,
-    threads: &'a Threads,
-    map: &'a Mapped,
-    layer: usize,
-}
-
-impl At<'_> {
-    /// A vector's numbers, decoded into `work`.
-    fn numbers<'w>(&self, f: &Factor, work: &'w mut [f32]) -> &'w [f32] {
-        let m = f.matrix(self.map);
-        let out = &mut work[..m.cols];
-        self.kernels.dequantize_row(m, 0, out);
-        out
-    }
-}
-
-/// A part of a module that changes what flows past a point.
-trait Act: Debug + Send + Sync {
-    /// Changes `y [n, ..]` where it acts at `point`; `x` is what the linear or the sublayer there has
-    /// read. `work [>= n * self.work()]`.
-    fn act(&self, at: &At<'_>, point: Point, x: &[f32], y: &mut [f32], work: &mut [f32]);
-
-    /// Numbers of work space for each token.
-    fn work(&self) -> usize {
-        0
-    }
-
-    /// Sublayers beside which it runs.
-    fn aside(&self) -> Places {
-        Places::default()
-    }
-}
-
-/// Something for each site of a base, found by layer and place.
-#[derive(Debug, Clone)]
-struct Table<T>(Vec<[Option<T>; 9]>);
-
-impl<T> Table<T> {
-    fn new(n_layer: usize) -> Self {
-        Self((0..n_layer).map(|_| [const { None }; 9]).collect())
-    }
-
-    fn set(&mut self, site: Site, value: T) {
-        self.0[site.layer][site.place as usize] = Some(value);
-    }
-
-    fn get(&self, layer: usize, place: Place) -> Option<&T> {
-        self.by_index(layer, place as usize)
-    }
-
-    fn by_index(&self, layer: usize, index: usize) -> Option<&T> {
-        self.0[layer][index].as_ref()
-    }
-}
-
-/// Runs `f` on each token's numbers, on several threads where that is worth it.
-fn tokens(threads: &Threads, data: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    crate::forward::by_token(threads, data, width, f);
 }
 
 impl Module {
@@ -141,11 +81,14 @@ impl Module {
         }
         let mut p = Payload::new(&map, bytes, spec)?;
         let mut out = Self {
+            id: ModuleId::next(),
             lora: lora::Lora::none(spec.n_layer),
             parts: Vec::new(),
             prefix: None,
             prompt: None,
             heads: (spec.head_dim, spec.n_kv_head),
+            n_layer: spec.n_layer,
+            hidden: spec.hidden,
             first_layer: at.iter().map(|s| s.layer).min().unwrap_or(spec.n_layer),
             map: map.clone(),
         };
@@ -158,7 +101,7 @@ impl Module {
                 Pet::Bias => out.parts.push(Arc::new(bias::Bias::load(&mut p, part, &at)?)),
                 Pet::Adapter(x) => out.parts.push(Arc::new(adapter::Adapter::load(&mut p, (part, x), &at)?)),
                 Pet::Prefix(x) => out.prefix = Some(prefix::Prefix::load(&mut p, (part, x.pairs), &at)?),
-                Pet::Prompt(_) => out.prompt = Some(prompt::Prompt::load(&mut p, part)?),
+                Pet::Prompt(_) => out.prompt = Some(prompt::PromptRows::load(&mut p, part)?),
             }
             if p.used() == before {
                 let name = part.pet.kind().name();
@@ -173,6 +116,11 @@ impl Module {
         Ok(out)
     }
 
+    /// Its identity: clones share it, a module loaded again has another.
+    pub fn id(&self) -> ModuleId {
+        self.id
+    }
+
     /// Largest rank of any LoRA site; 0 without a LoRA.
     pub fn rank(&self) -> usize {
         self.lora.rank
@@ -183,35 +131,40 @@ impl Module {
         self.first_layer
     }
 
-    /// Numbers that [`Module::add`] and that [`Module::act`] need for each token.
+    /// The kind of its learned keys and values, which take effect whole or not at all.
+    pub(crate) fn whole_only(&self) -> Option<&'static str> {
+        let prompt = self.prompt.as_ref().map(|_| PetKind::Prompt.name());
+        prompt.or_else(|| self.prefix.as_ref().map(|_| PetKind::Prefix.name()))
+    }
+
+    /// Work space that [`Module::add`] and its parts need for each token, in numbers.
     pub(crate) fn width(&self) -> [usize; 2] {
         [self.lora.width, self.parts.iter().map(|p| p.work()).max().unwrap_or(0)]
     }
 
-    /// What its LoRA adds to linears of one layer that share the input `x [n, in]`; nothing
-    /// where it has no site. `low [>= n * width]` is work space.
+    /// Whether its LoRA has a site at a linear.
+    pub(crate) fn adds(&self, layer: usize, which: Linear) -> bool {
+        self.lora.has(layer, which)
+    }
+
+    /// What its LoRA adds to linears of one layer that share the input `x [n, in]`, each with its
+    /// weight; nothing where it has no site. `low [>= n * width]` is work space.
     pub(crate) fn add<'m, const P: usize>(
         &'m self,
-        dev: (Kernels, &Threads),
-        at: (usize, [Linear; P]),
+        cpu: &Cpu,
+        at: (usize, [(Linear, Option<Weight<'_>>); P]),
         x: &[f32],
         n: usize,
         low: &'m mut [f32],
     ) -> [Option<LowRank<'m>>; P] {
-        self.lora.add(&self.map, dev, at, x, n, low)
+        self.lora.add(&self.map, cpu, at, x, n, low)
     }
 
-    /// Changes what flows past a point: `y [n, ..]`, where the linear or sublayer there has read `x`.
-    pub(crate) fn act(
-        &self,
-        (kernels, threads): (Kernels, &Threads),
-        (layer, point): (usize, Point),
-        x: &[f32],
-        y: &mut [f32],
-        work: &mut [f32],
-    ) {
-        let at = At { kernels, threads, map: &self.map, layer };
-        self.parts.iter().for_each(|p| p.act(&at, point, x, y, work));
+    /// Its parts that act at a point of a layer, in order: each changes `y [n, ..]`, where the linear or
+    /// sublayer there has read `x`.
+    pub(crate) fn parts_at(&self, layer: usize, point: Point) -> impl Iterator<Item = PartAt<'_>> {
+        let there = self.parts.iter().filter(move |p| p.acts(layer, point));
+        there.map(move |part| PartAt { part: &**part, map: &self.map, layer, point })
     }
 
     /// Sublayers beside which something runs.
@@ -222,18 +175,60 @@ impl Module {
     /// Learned keys and values of a layer.
     pub(crate) fn learned(&self, layer: usize) -> Option<Learned<'_>> {
         let prompt = self.prompt.as_ref().and_then(|p| p.learned(layer, self.heads));
-        prompt.or_else(|| self.prefix.as_ref().and_then(|p| p.learned(&self.map, layer, self.heads.1)))
+        prompt.or_else(|| self.prefix_pairs(layer))
+    }
+
+    fn prefix_pairs(&self, layer: usize) -> Option<Learned<'_>> {
+        self.prefix.as_ref().and_then(|p| p.learned(&self.map, layer, self.heads.1))
     }
 
     /// Positions before the sequence's first token.
     pub(crate) fn positions(&self) -> usize {
-        self.prompt.as_ref().map_or(0, prompt::Prompt::positions)
+        self.prompt.as_ref().map_or(0, prompt::PromptRows::positions)
     }
 
-    /// Computes, at its first use, what of the module does not depend on the input.
-    pub(crate) fn prepare(&self, dev: (Kernels, &Threads), base: &Base) {
-        if let Some(p) = &self.prompt {
-            p.prepare(dev, base, self);
-        }
+    /// Computes, at its first use, what of the module does not depend on the input: `run` takes learned
+    /// rows `[n, hidden]` through all layers with the given module in force.
+    pub(crate) fn prepare(&self, kernels: Kernels, run: impl FnOnce(Self, usize, &mut [f32]) -> Kv) {
+        let Some(rows) = &self.prompt else { return };
+        // The rows' own pairs do not exist before they have run.
+        let others = || Self { prompt: None, ..self.clone() };
+        let shape = (self.n_layer, self.hidden);
+        rows.prepare(&self.map, kernels, shape, |l| self.prefix_pairs(l), |n, states| run(others(), n, states));
+    }
+}
+
+/// A part of a module where it acts.
+#[derive(Clone, Copy)]
+pub(crate) struct PartAt<'m> {
+    part: &'m dyn Act,
+    map: &'m Mapped,
+    layer: usize,
+    point: Point,
+}
+
+impl PartAt<'_> {
+    pub(crate) fn kind(&self) -> PetKind {
+        self.part.kind()
+    }
+
+    /// What it changes depends on what flows there.
+    pub(crate) fn reads_flow(&self) -> bool {
+        self.part.reads_flow()
+    }
+
+    /// Changes `y [n, ..]`; `before` is what flowed there before any module of the blend acted, if that
+    /// may differ from `y`.
+    pub(crate) fn act(
+        &self,
+        cpu: &Cpu,
+        weight: Weight<'_>,
+        before: Option<&[f32]>,
+        x: &[f32],
+        y: &mut [f32],
+        work: &mut [f32],
+    ) {
+        let at = At { cpu, map: self.map, layer: self.layer, weight, before };
+        self.part.act(&at, self.point, x, y, work);
     }
 }

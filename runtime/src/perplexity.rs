@@ -1,9 +1,10 @@
 //! How well a base, alone or with a module, predicts a text: llama.cpp's measure, number by number.
 
+use crate::batch::Span;
+use crate::blend::Blend;
+use crate::decoder::normalise;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
-use crate::forward::{self, Row, Scratch};
-use crate::module::Module;
 
 /// Positions whose logits exist at a time.
 const ROWS: usize = 16;
@@ -30,8 +31,7 @@ pub fn perplexity(
     engine: &Engine,
     tokens: &[u32],
     context: usize,
-    module: Option<&Module>,
-    s: &mut Scratch,
+    blend: &Blend,
     each: &mut dyn FnMut(Perplexity) -> bool,
 ) -> Result<Perplexity> {
     let spec = &engine.base.spec;
@@ -52,15 +52,14 @@ pub fn perplexity(
     for chunk in tokens.chunks_exact(context) {
         let first = bos.unwrap_or(chunk[0]);
         engine.embed(std::iter::once(first).chain(chunk[1..].iter().copied()), &mut hidden);
-        let mut rows = [Row { tokens: context, kv: None, module }];
-        let all = 0..spec.n_layer;
-        forward::layers(engine.device(), &engine.base, all, &mut rows, &mut hidden, s, &mut |_, _| {});
+        let mut spans = [Span::once(context, blend)];
+        engine.device().layers(0..spec.n_layer, &mut spans, &mut hidden, &mut |_, _| {});
         // The last token's successor lies in the next chunk.
         let half: Vec<usize> = (context / 2..context - 1).collect();
         for part in half.chunks(ROWS) {
             let states = &hidden[part[0] * spec.hidden..(part[0] + part.len()) * spec.hidden];
             let normed = &mut normed[..states.len()];
-            forward::normalise(engine.device(), states, engine.base.output_norm(), spec, normed);
+            normalise(engine.cpu(), states, engine.base.output_norm(), spec, normed);
             let logits = &mut logits[..part.len() * spec.vocab];
             engine.output(normed, logits, part.len());
             for (i, row) in part.iter().zip(logits.chunks_exact(spec.vocab)) {

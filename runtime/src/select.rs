@@ -1,8 +1,8 @@
 //! Selection: from trunk features to weights over tasks.
 
+use crate::cpu::Cpu;
 use crate::error::{Code, Error, Result};
-use crate::kernels::{Kernels, MatrixRef};
-use crate::threads::Threads;
+use crate::kernels::MatrixRef;
 use conpet_formats::bundle::manifest::SelectorEntry;
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::hidden::Hidden;
@@ -99,7 +99,7 @@ impl Selector {
     /// choose ([`Selector::chooses`]).
     pub fn decide<'t>(
         &self,
-        device: (Kernels, &Threads),
+        cpu: &Cpu,
         features: &[f32],
         tokens: impl IntoIterator<Item = &'t [u32]>,
     ) -> Vec<Decision> {
@@ -107,7 +107,7 @@ impl Selector {
             let uniform = |_| Decision::uniform(self.n_tasks);
             return tokens.into_iter().filter(|_| self.chooses()).map(uniform).collect();
         };
-        states(s, device, features)
+        states(s, cpu, features)
             .chunks_exact(s.bias.len())
             .zip(tokens)
             .map(|(states, tokens)| {
@@ -136,13 +136,13 @@ impl Selector {
 }
 
 /// Scores `[n, classes]` of features `[n, dim]`, before the tokens have their say.
-fn states(s: &Scorer, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+fn states(s: &Scorer, cpu: &Cpu, features: &[f32]) -> Vec<f32> {
     let (n, classes) = (features.len() / s.dim, s.bias.len());
-    let layer = s.hidden.as_ref().map(|h| through(h, (kernels, threads), features));
+    let layer = s.hidden.as_ref().map(|h| through(h, cpu, features));
     let x = layer.as_deref().unwrap_or(features);
     let mut scores = vec![0.0; n * classes];
     let weight = MatrixRef { ty: s.ty, rows: classes, cols: x.len() / n.max(1), data: &s.map[s.weight.clone()] };
-    kernels.matmul(threads, weight, x, &mut scores, n);
+    cpu.matmul(weight, x, &mut scores, n);
     scores.chunks_exact_mut(classes).for_each(|row| row.iter_mut().zip(&s.bias).for_each(|(x, b)| *x += b));
     scores
 }
@@ -151,11 +151,11 @@ fn states(s: &Scorer, (kernels, threads): (Kernels, &Threads), features: &[f32])
 ///
 /// # Panics
 /// If the features are of another width.
-pub fn through(layer: &Hidden, (kernels, threads): (Kernels, &Threads), features: &[f32]) -> Vec<f32> {
+pub fn through(layer: &Hidden, cpu: &Cpu, features: &[f32]) -> Vec<f32> {
     let n = features.len() / layer.dim;
     let mut out = vec![0.0; n * layer.size()];
     let weight = MatrixRef { ty: QuantType::F32, rows: layer.size(), cols: layer.dim, data: &layer.weight };
-    kernels.matmul(threads, weight, features, &mut out, n);
+    cpu.matmul(weight, features, &mut out, n);
     layer.activate(&mut out);
     out
 }

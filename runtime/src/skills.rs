@@ -1,6 +1,7 @@
 //! A bundle at work: modules and heads by task, loaded on first use, and the selector.
 
 use crate::base::Base;
+use crate::blend::Blend;
 use crate::error::{Code, Error, Result};
 use crate::head::Head;
 use crate::module::Module;
@@ -9,17 +10,23 @@ use conpet_formats::bundle::Bundle;
 use conpet_formats::bundle::manifest::{Manifest, TaskEntry, TaskKind};
 use conpet_formats::fingerprint::{self, CheckDepth};
 use conpet_formats::mmap::Mapped;
+use conpet_formats::selector::SelectorKind;
 use conpet_formats::template;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-/// The skills of one stage of a bundle, on the base they were trained on.
+/// The skills of one stage of a bundle, on the base they were trained on. A handle: clones share what was
+/// loaded.
+#[derive(Debug, Clone)]
+pub struct Skills(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Skills {
+struct Inner {
+    base: Arc<Base>,
     bundle: Bundle,
-    modules: Vec<OnceLock<Module>>,
-    heads: Vec<OnceLock<Head>>,
+    modules: Vec<OnceLock<Arc<Module>>>,
+    heads: Vec<OnceLock<Arc<Head>>>,
     selector: Selector,
     /// First selector class of each task, if the selector scores classes.
     class_start: Vec<Option<usize>>,
@@ -30,12 +37,12 @@ impl Skills {
     ///
     /// # Errors
     /// If the bundle is damaged, or was trained on another base.
-    pub fn open(path: &Path, base: &Base) -> Result<Self> {
+    pub fn open(path: &Path, base: &Arc<Base>) -> Result<Self> {
         Self::new(Bundle::open(path)?, base).map_err(|e| e.in_file(path))
     }
 
     /// Takes an opened bundle; refuses a base with another fingerprint.
-    pub fn new(bundle: Bundle, base: &Base) -> Result<Self> {
+    pub fn new(bundle: Bundle, base: &Arc<Base>) -> Result<Self> {
         let m = bundle.manifest();
         fingerprint::check_base(&m.base, &base.gguf()?, base.map(), CheckDepth::Quick)
             .map_err(|e| e.in_file(base.path()).in_section(format!("bundle {}", bundle.path().display())))?;
@@ -66,28 +73,29 @@ impl Skills {
                 (per_class && width == m.tasks[t].labels.len()).then(|| scored.iter().position(|c| *c == t)).flatten()
             })
             .collect();
-        Ok(Self {
+        Ok(Self(Arc::new(Inner {
+            base: base.clone(),
             modules: m.modules.iter().map(|_| OnceLock::new()).collect(),
             heads: m.heads.iter().map(|_| OnceLock::new()).collect(),
             selector,
             class_start,
             bundle,
-        })
+        })))
     }
 
     /// The bundle.
     pub fn bundle(&self) -> &Bundle {
-        &self.bundle
+        &self.0.bundle
     }
 
     /// What the stage says about itself.
     pub fn manifest(&self) -> &Manifest {
-        self.bundle.manifest()
+        self.0.bundle.manifest()
     }
 
     /// The selector.
     pub fn selector(&self) -> &Selector {
-        &self.selector
+        &self.0.selector
     }
 
     /// Layers that every module shares.
@@ -104,60 +112,74 @@ impl Skills {
         tasks.iter().position(|t| t.name == name).ok_or_else(|| {
             let known: Vec<_> = tasks.iter().map(|t| t.name.as_str()).collect();
             Error::new(Code::Missing, format!("the bundle has no task {name:?}"))
-                .in_file(self.bundle.path())
+                .in_file(self.0.bundle.path())
                 .hint(format!("it knows: {}", known.join(", ")))
         })
     }
 
     /// A module, verified and hooked at first use.
-    pub fn module(&self, index: usize, base: &Base) -> Result<&Module> {
-        if let Some(m) = self.modules[index].get() {
-            return Ok(m);
+    ///
+    /// # Errors
+    /// If its payload is damaged, does not fit the base, or acts below the trunk.
+    pub fn module(&self, index: usize) -> Result<Arc<Module>> {
+        let slot = &self.0.modules[index];
+        if let Some(m) = slot.get() {
+            return Ok(m.clone());
         }
         let manifest = self.manifest();
         let entry = &manifest.modules[index];
-        let place = || format!("module {}", entry.id);
-        let sites = manifest.target_sets.get(&entry.targets).ok_or_else(|| {
-            Error::new(Code::Missing, format!("no target set {:?}", entry.targets)).in_section(place())
-        })?;
-        let (map, range) = self.bundle.section_map(entry.section)?;
-        let pet = entry.pet().map_err(|e| e.in_section(place()).in_file(self.bundle.path()))?;
-        let module = Module::load(map, range, sites, &pet, &base.spec)
-            .map_err(|e| e.in_section(place()).in_file(self.bundle.path()))?;
+        let placed = |e: Error| e.in_section(format!("module {}", entry.id)).in_file(self.0.bundle.path());
+        let sites = manifest
+            .target_sets
+            .get(&entry.targets)
+            .ok_or_else(|| placed(Error::new(Code::Missing, format!("no target set {:?}", entry.targets))))?;
+        let (map, range) = self.0.bundle.section_map(entry.section)?;
+        let pet = entry.pet().map_err(placed)?;
+        let module = Module::load(map, range, sites, &pet, &self.0.base.spec).map_err(placed)?;
         if module.first_layer() < self.trunk() {
-            return Err(Error::new(
-                Code::Value,
-                format!("acts on layer {}, below the bundle's trunk of {}", module.first_layer(), manifest.trunk),
-            )
-            .in_section(place())
-            .in_file(self.bundle.path()));
+            let what =
+                format!("acts on layer {}, below the bundle's trunk of {}", module.first_layer(), manifest.trunk);
+            return Err(placed(Error::new(Code::Value, what)));
         }
-        Ok(self.modules[index].get_or_init(|| module))
+        Ok(slot.get_or_init(|| Arc::new(module)).clone())
     }
 
-    /// The modules that are run for a task with labels: its own (`None` is the bare base), and those of
-    /// its ensemble.
-    pub fn experts(&self, task: &TaskEntry, base: &Base) -> Result<Vec<Option<&Module>>> {
-        let own = task.module.map(|m| self.module(m as usize, base)).transpose()?;
-        let others = task.ensemble.iter().map(|m| self.module(*m as usize, base).map(Some));
-        std::iter::once(Ok(own)).chain(others).collect()
+    /// What is in force for a task: its module alone, or the bare base if it has none.
+    ///
+    /// # Errors
+    /// See [`Skills::module`].
+    pub fn blend(&self, task: &TaskEntry) -> Result<Blend> {
+        task.module.map(|m| self.module(m as usize)).transpose().map(Blend::from)
+    }
+
+    /// What is run for a task with labels, one after another: its own module, and each of its ensemble.
+    ///
+    /// # Errors
+    /// See [`Skills::module`].
+    pub fn experts(&self, task: &TaskEntry) -> Result<Vec<Blend>> {
+        let others = task.ensemble.iter().map(|m| self.module(*m as usize).map(Blend::from));
+        std::iter::once(self.blend(task)).chain(others).collect()
     }
 
     /// A head, verified at first use.
-    pub fn head(&self, index: usize, base: &Base) -> Result<&Head> {
-        if let Some(h) = self.heads[index].get() {
-            return Ok(h);
+    ///
+    /// # Errors
+    /// If its payload is damaged, or does not fit its labels or the base.
+    pub fn head(&self, index: usize) -> Result<Arc<Head>> {
+        let slot = &self.0.heads[index];
+        if let Some(h) = slot.get() {
+            return Ok(h.clone());
         }
         let entry = &self.manifest().heads[index];
-        let payload: (Mapped, Range<usize>) = self.bundle.section_map(entry.section)?;
-        let head = Head::load(entry, self.manifest(), payload, &base.spec)
-            .map_err(|e| e.in_section(format!("head {}", entry.id)).in_file(self.bundle.path()))?;
-        Ok(self.heads[index].get_or_init(|| head))
+        let payload: (Mapped, Range<usize>) = self.0.bundle.section_map(entry.section)?;
+        let head = Head::load(entry, self.manifest(), payload, &self.0.base.spec)
+            .map_err(|e| e.in_section(format!("head {}", entry.id)).in_file(self.0.bundle.path()))?;
+        Ok(slot.get_or_init(|| Arc::new(head)).clone())
     }
 
     /// For each row of a head, the selector's class that is the same label, where it has one.
     pub fn selector_classes(&self, head: &Head) -> Vec<Option<usize>> {
-        head.classes.iter().map(|(task, label)| self.class_start[*task].map(|s| s + label)).collect()
+        head.classes.iter().map(|(task, label)| self.0.class_start[*task].map(|s| s + label)).collect()
     }
 
     /// The user's text inside the task's template.
@@ -165,8 +187,30 @@ impl Skills {
         template::render(&task.template, text).map_err(|e| e.in_section(format!("task {}", task.name)))
     }
 
-    /// True if any task is answered by text.
-    pub fn generates(&self) -> bool {
-        self.manifest().tasks.iter().any(|t| t.kind == TaskKind::Generation)
+    /// True if some answer continues the prompt token by token: a text, or the text of a label.
+    pub fn continues(&self) -> bool {
+        let m = self.manifest();
+        m.tasks.iter().any(|t| t.kind == TaskKind::Generation) || m.heads.iter().any(|h| !h.kind.is_linear())
+    }
+
+    /// True if the task is answered by text.
+    pub fn is_generation(&self, task: usize) -> bool {
+        self.manifest().tasks[task].kind == TaskKind::Generation
+    }
+
+    /// The task to use when nothing was selected and none was named.
+    ///
+    /// # Errors
+    /// If there are several that differ.
+    pub(crate) fn only_task(&self) -> Result<usize> {
+        let m = self.manifest();
+        let shared = m.selector.kind == SelectorKind::Single || m.tasks.len() == 1;
+        // One head over all tasks answers for each of them; any of its tasks leads to it.
+        let labelled = m.tasks.iter().position(|t| t.kind == TaskKind::Classification);
+        labelled.or(Some(0)).filter(|_| shared).ok_or_else(|| {
+            let names: Vec<_> = m.tasks.iter().map(|t| t.name.as_str()).collect();
+            Error::new(Code::Value, "this bundle has no selector that chooses from the input")
+                .hint(format!("name the task with --task: {}", names.join(", ")))
+        })
     }
 }

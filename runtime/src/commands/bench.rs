@@ -1,15 +1,15 @@
 //! `bench`: llama-bench's two tests, and what modules, selection and memory cost.
 
 use super::print;
+use crate::blend::Blend;
 use crate::cli::BenchArgs;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
-use crate::forward::Scratch;
-use crate::generate::Sequence;
 use crate::memory::Memory;
-use crate::module::Module;
+use crate::session::Session;
 use crate::skills::Skills;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Instant;
 
 pub(super) fn run(a: &BenchArgs) -> Result<()> {
@@ -20,22 +20,21 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
     let begin = Instant::now();
     let (engine, skills) = a.common.open()?;
     let open_ms = begin.elapsed().as_secs_f64() * 1e3;
-    if a.n_prompt.max(a.n_gen) > engine.context {
+    if a.n_prompt.max(a.n_gen) > engine.context() {
         return Err(Error::new(
             Code::Cap,
-            format!("{} tokens are more than the context of {}", a.n_prompt.max(a.n_gen), engine.context),
+            format!("{} tokens are more than the context of {}", a.n_prompt.max(a.n_gen), engine.context()),
         )
         .hint("lower --n-prompt or --n-gen"));
     }
-    let mut s = Scratch::default();
-    let first = first_answer(&engine, skills.as_ref(), &mut s)?;
+    let first = first_answer(&engine, skills.as_ref())?;
     let ready_ms = begin.elapsed().as_secs_f64() * 1e3;
     let module = match &skills {
-        Some(sk) if !sk.manifest().modules.is_empty() => Some(sk.module(0, &engine.base)?),
+        Some(sk) if !sk.manifest().modules.is_empty() => Some(sk.module(0)?),
         _ => None,
     };
-    let forms: Vec<(&str, Option<&Module>)> =
-        std::iter::once(("base", None)).chain(module.map(|m| ("module", Some(m)))).collect();
+    let in_force = module.clone().map(|m| ("module", Blend::from(m)));
+    let forms: Vec<(&str, Blend)> = std::iter::once(("base", Blend::none())).chain(in_force).collect();
     let mut rows: Vec<(&str, &str, usize, Vec<f64>)> = forms
         .iter()
         .flat_map(|(what, _)| [(*what, "pp", a.n_prompt, Vec::new()), (*what, "tg", a.n_gen, Vec::new())])
@@ -43,9 +42,9 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
     let (mut kv_bytes, mut memory) = (0, Memory::default());
     // Round by round, so that a machine that slows down slows all of them; the first is not counted.
     for round in 0..=a.repetitions {
-        for ((_, m), pair) in forms.iter().zip(rows.chunks_exact_mut(2)) {
-            let pp = prefill(&engine, *m, a.n_prompt, skills.as_ref(), &mut s, &mut kv_bytes, &mut memory);
-            let tg = decode(&engine, *m, a.n_gen, skills.as_ref(), &mut s);
+        for ((_, blend), pair) in forms.iter().zip(rows.chunks_exact_mut(2)) {
+            let pp = prefill(&engine, blend, a.n_prompt, skills.as_ref(), &mut kv_bytes, &mut memory);
+            let tg = decode(&engine, blend, a.n_gen, skills.as_ref());
             if round > 0 {
                 pair[0].3.push(pp);
                 pair[1].3.push(tg);
@@ -53,7 +52,7 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
         }
     }
     // Last, because it touches every module of the bundle.
-    let switch_ns = switching(&engine, skills.as_ref())?;
+    let switch_ns = switching(skills.as_ref())?;
     let touched = Memory::now();
     // What the module costs: the median over rounds of its time over the bare base's.
     let cost = |test: usize| {
@@ -71,13 +70,13 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
             json!({
                 "build_commit": option_env!("CONPET_COMMIT"), "model_filename": engine.base.path().file_name().map(|f| f.to_string_lossy()),
                 "model_type": format!("{} {}", engine.base.spec.arch, engine.base.quant_name()), "model_size": engine.base.map().len(),
-                "model_n_params": engine.base.spec.parameters(), "bytes_per_token": engine.base.bytes_per_token(), "n_batch": engine.batch, "n_threads": engine.threads.n(), "use_mmap": true,
+                "model_n_params": engine.base.spec.parameters(), "bytes_per_token": engine.base.bytes_per_token(), "n_batch": engine.batch(), "n_threads": engine.cpu().threads.n(), "use_mmap": true,
                 "type_k": a.common.cache_type, "type_v": a.common.cache_type,
                 "n_prompt": if *test == "pp" { *n } else { 0 }, "n_gen": if *test == "tg" { *n } else { 0 },
                 "avg_ns": mean, "stddev_ns": sd, "avg_ts": ts, "stddev_ts": ts_sd, "samples_ns": ns, "samples_ts": per_second,
-                "kernels": engine.kernels.name(), "in_force": what,
+                "kernels": engine.cpu().kernels.name(), "in_force": what,
                 "n_modules": skills.as_ref().map_or(0, |x| x.manifest().modules.len()),
-                "module_rank": module.map(Module::rank), "module_cost": module_cost[usize::from(*test == "tg")], "switch_ns": switch_ns, "selector_ns": first.selector_ns, "open_ms": open_ms, "first_answer_ms": ready_ms,
+                "module_rank": module.as_ref().map(|m| m.rank()), "module_cost": module_cost[usize::from(*test == "tg")], "switch_ns": switch_ns, "selector_ns": first.selector_ns, "open_ms": open_ms, "first_answer_ms": ready_ms,
                 "rss_anon_kb": memory.anonymous / 1024, "rss_file_kb": memory.file / 1024, "rss_peak_kb": memory.peak / 1024, "rss_anon_all_modules_kb": touched.anonymous / 1024, "kv_kb": kv_bytes / 1024,
             })
         })
@@ -118,18 +117,19 @@ struct First {
 }
 
 /// What a fresh process does first: selects (or not) and computes one token.
-fn first_answer(engine: &Engine, skills: Option<&Skills>, s: &mut Scratch) -> Result<First> {
-    let prompt = engine.prompt("where is my order", None)?;
+fn first_answer(engine: &Engine, skills: Option<&Skills>) -> Result<First> {
+    let prompt = Arc::new(engine.prompt("where is my order", None)?);
     let mut selector_ns = 0;
     if let Some(skills) = skills {
-        let t = engine.trunk(&[&prompt], skills.trunk(), Engine::trunk_feature(skills), s);
+        let t = engine.trunk(vec![prompt.clone()], skills.trunk(), Engine::trunk_feature(skills), false);
         let begin = Instant::now();
-        engine.decide(skills, &[&prompt], &t, s)?;
+        engine.decide(skills, &t)?;
         selector_ns = begin.elapsed().as_nanos();
     }
-    let mut run = Sequence::new(engine, skills.map_or(0, Skills::trunk));
-    let mut logits = vec![0.0; engine.base.spec.vocab];
-    run.extend(engine, &prompt.tokens, None, s, Some(&mut logits));
+    let mut session = Session::new(engine, skills.map_or(0, Skills::trunk));
+    let mut sequence = session.sequence(Blend::none());
+    sequence.push(&prompt.tokens);
+    session.run(&mut [&mut sequence]);
     Ok(First { selector_ns })
 }
 
@@ -140,19 +140,19 @@ fn tokens(engine: &Engine, n: usize) -> Vec<u32> {
 
 fn prefill(
     engine: &Engine,
-    module: Option<&Module>,
+    blend: &Blend,
     n: usize,
     skills: Option<&Skills>,
-    s: &mut Scratch,
     kv: &mut usize,
     most: &mut Memory,
 ) -> f64 {
-    let mut run = Sequence::new(engine, skills.map_or(0, Skills::trunk));
-    let mut logits = vec![0.0; engine.base.spec.vocab];
+    let mut session = Session::new(engine, skills.map_or(0, Skills::trunk));
+    let mut sequence = session.sequence(blend.clone());
     let begin = Instant::now();
-    run.extend(engine, &tokens(engine, n), module, s, Some(&mut logits));
+    sequence.push(&tokens(engine, n));
+    session.run(&mut [&mut sequence]);
     let ns = begin.elapsed().as_nanos() as f64;
-    *kv = run.kv_bytes();
+    *kv = sequence.kv_bytes();
     // While the cache is alive: what serving a prompt of this length really holds.
     let now = Memory::now();
     if now.anonymous > most.anonymous {
@@ -161,25 +161,26 @@ fn prefill(
     ns
 }
 
-fn decode(engine: &Engine, module: Option<&Module>, n: usize, skills: Option<&Skills>, s: &mut Scratch) -> f64 {
-    let mut run = Sequence::new(engine, skills.map_or(0, Skills::trunk));
-    let mut logits = vec![0.0; engine.base.spec.vocab];
+fn decode(engine: &Engine, blend: &Blend, n: usize, skills: Option<&Skills>) -> f64 {
+    let mut session = Session::new(engine, skills.map_or(0, Skills::trunk));
+    let mut sequence = session.sequence(blend.clone());
     let begin = Instant::now();
     for t in tokens(engine, n) {
-        run.extend(engine, &[t], module, s, Some(&mut logits));
+        sequence.push(&[t]);
+        session.run(&mut [&mut sequence]);
     }
     begin.elapsed().as_nanos() as f64
 }
 
 /// Nanoseconds to put a module in force: the median over all of the first time, which finds its
 /// factors in the map, and of every later time.
-fn switching(engine: &Engine, skills: Option<&Skills>) -> Result<Option<[u64; 2]>> {
+fn switching(skills: Option<&Skills>) -> Result<Option<[u64; 2]>> {
     let Some(skills) = skills.filter(|s| !s.manifest().modules.is_empty()) else { return Ok(None) };
     let pass = || -> Result<u64> {
         let mut times = Vec::new();
         for i in 0..skills.manifest().modules.len() {
             let begin = Instant::now();
-            std::hint::black_box(skills.module(i, &engine.base)?);
+            std::hint::black_box(skills.module(i)?);
             times.push(begin.elapsed().as_nanos() as f64);
         }
         Ok(median(times) as u64)

@@ -3,9 +3,8 @@
 use super::task_of;
 use crate::chat::Message;
 use crate::cli::ChatArgs;
+use crate::engine::text::{Dialogue, Request};
 use crate::error::{Code, Error, Result};
-use crate::forward::Scratch;
-use crate::generate::Request;
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,7 +17,7 @@ pub(super) fn run(a: &ChatArgs, stop: &AtomicBool) -> Result<()> {
     })?;
     let mut messages: Vec<Message> =
         a.system.iter().map(|s| Message { role: "system".into(), content: s.clone() }).collect();
-    let mut s = Scratch::default();
+    let mut dialogue = Dialogue::new(&engine, skills.as_ref());
     let mut out = std::io::stdout();
     let prompt = |text: &str| {
         if std::io::stdin().is_terminal() {
@@ -42,11 +41,11 @@ pub(super) fn run(a: &ChatArgs, stop: &AtomicBool) -> Result<()> {
             words: Some(words),
             select_on: Some(line),
             raw: true,
-            task,
+            choice: task.into(),
             max_tokens: Some(a.predict),
             sampler: sampler.clone(),
         };
-        let g = engine.generate(skills.as_ref(), &request, &mut s, &mut |piece| {
+        let g = dialogue.answer(&request, &mut |piece| {
             let _ = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
             !stop.load(Ordering::Relaxed)
         })?;

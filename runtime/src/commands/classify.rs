@@ -2,10 +2,9 @@
 
 use super::{inputs, named, need, print};
 use crate::cli::InputArgs;
-use crate::engine::{Answer, Engine};
+use crate::engine::answer::Answer;
+use crate::engine::text::{Choice, Request};
 use crate::error::Result;
-use crate::forward::Scratch;
-use crate::generate::Request;
 use crate::skills::Skills;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,22 +14,25 @@ pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
     let (engine, skills) = a.common.open()?;
     let skills = need(skills)?;
     let task = named(&skills, a.task.as_ref())?;
-    let mut s = Scratch::default();
     inputs(a, |texts| {
         if stop.load(Ordering::Relaxed) {
             return Ok(());
         }
         let begin = Instant::now();
         let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let answers = engine.classify(&skills, &refs, task, &mut s)?;
+        let batches = engine.answer_texts(&skills, &refs, task)?;
+        let answers = batches.iter().flat_map(|(trunked, answers)| {
+            answers.iter().enumerate().map(move |(i, a)| ((trunked, i), a.clone()))
+        });
         let each = begin.elapsed().as_secs_f64() * 1e3 / texts.len() as f64;
-        for (text, mut answer) in texts.iter().zip(answers) {
+        for (text, (from, mut answer)) in texts.iter().zip(answers) {
             let mut ms = each;
-            if Engine::is_generation(&skills, answer.task) && !answer.abstain {
+            if skills.is_generation(answer.task) && !answer.abstain {
                 // The chosen task answers by text.
-                let request = Request { text: text.clone(), task: Some(answer.task), ..Request::default() };
+                let choice = Choice::Task(answer.task);
+                let request = Request { text: text.clone(), choice, ..Request::default() };
                 let go = &mut |_: &str| !stop.load(Ordering::Relaxed);
-                let g = engine.generate(Some(&skills), &request, &mut s, go)?;
+                let g = engine.write(&skills, from, &request, go)?;
                 ms += (g.prompt_time + g.answer_time).as_secs_f64() * 1e3;
                 answer.label = Some(g.text.trim().to_owned());
                 answer.probability = answer.candidates.first().map_or(1.0, |c| c.weight);

@@ -2,9 +2,8 @@
 
 use super::{inputs, print, task_of};
 use crate::cli::GenerateArgs;
+use crate::engine::text::Request;
 use crate::error::Result;
-use crate::forward::Scratch;
-use crate::generate::Request;
 use crate::memory::Memory;
 use serde_json::json;
 use std::io::Write;
@@ -16,7 +15,6 @@ pub(super) fn run(a: &GenerateArgs, stop: &AtomicBool) -> Result<()> {
     let task = task_of(skills.as_ref(), a.input.task.as_ref())?;
     let mut input = a.input.clone();
     input.texts.extend(a.prompt.clone());
-    let mut s = Scratch::default();
     inputs(&input, |texts| {
         for text in texts {
             if stop.load(Ordering::Relaxed) {
@@ -24,14 +22,14 @@ pub(super) fn run(a: &GenerateArgs, stop: &AtomicBool) -> Result<()> {
             }
             let request = Request {
                 text: text.clone(),
-                task,
+                choice: task.into(),
                 raw: a.raw,
                 max_tokens: a.predict,
                 sampler: sampler.clone(),
                 ..Request::default()
             };
             let mut out = std::io::stdout();
-            let g = engine.generate(skills.as_ref(), &request, &mut s, &mut |piece| {
+            let g = engine.generate(skills.as_ref(), &request, &mut |piece| {
                 if !a.input.json {
                     let _ = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
                 }

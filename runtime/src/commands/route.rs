@@ -4,8 +4,8 @@ use super::{inputs, need, print};
 use crate::cli::InputArgs;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
-use crate::forward::Scratch;
 use serde_json::json;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -23,18 +23,17 @@ pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
     if selector.ngrams() > 0 {
         reads.push(format!("{} token n-grams", selector.ngrams()));
     }
-    let mut s = Scratch::default();
     inputs(a, |texts| {
         for text in texts {
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let begin = Instant::now();
-            let prompt = engine.prompt(&text, None)?;
-            let trunk = engine.trunk(&[&prompt], skills.trunk(), Engine::trunk_feature(&skills), &mut s);
+            let prompt = Arc::new(engine.prompt(&text, None)?);
+            let trunked = engine.trunk(vec![prompt.clone()], skills.trunk(), Engine::trunk_feature(&skills), false);
             let trunk_ms = begin.elapsed().as_secs_f64() * 1e3;
             let begin = Instant::now();
-            let Some(d) = engine.decide(&skills, &[&prompt], &trunk, &mut s)?.pop() else { continue };
+            let Some(d) = engine.decide(&skills, &trunked)?.pop() else { continue };
             let select_ms = begin.elapsed().as_secs_f64() * 1e3;
             let run: Vec<&str> = selector.candidates(&d).iter().map(|t| tasks[*t].name.as_str()).collect();
             let weights: Vec<(&str, f32)> =

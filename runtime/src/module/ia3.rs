@@ -1,9 +1,9 @@
-//! (IA)³ in force.
+//! (IA)³ in force: `y += w · l ⊙ y`, where `l` is the stored difference from one.
 
+use super::act::{Act, At, Point, Table};
 use super::payload::{Factor, Payload};
-use super::{Act, At, Point, Table, tokens};
 use crate::error::Result;
-use conpet_formats::pet::{Part, Site, ia3};
+use conpet_formats::pet::{Part, PetKind, Site, ia3};
 
 #[derive(Debug)]
 pub(super) struct Ia3 {
@@ -21,21 +21,45 @@ impl Ia3 {
         }
         Ok(out)
     }
+
+    fn at(&self, layer: usize, point: Point) -> Option<&Factor> {
+        match point {
+            Point::In(p) if ia3::scales_input(p) => self.sites.get(layer, p),
+            Point::Out(p) if !ia3::scales_input(p) => self.sites.get(layer, p),
+            _ => None,
+        }
+    }
 }
 
 impl Act for Ia3 {
+    fn kind(&self) -> PetKind {
+        PetKind::Ia3
+    }
+
+    fn acts(&self, layer: usize, point: Point) -> bool {
+        self.at(layer, point).is_some()
+    }
+
+    fn reads_flow(&self) -> bool {
+        true
+    }
+
     fn work(&self) -> usize {
         self.widest
     }
 
     fn act(&self, at: &At<'_>, point: Point, _x: &[f32], y: &mut [f32], work: &mut [f32]) {
-        let place = match point {
-            Point::In(p) if ia3::scales_input(p) => p,
-            Point::Out(p) if !ia3::scales_input(p) => p,
-            _ => return,
-        };
-        let Some(l) = self.sites.get(at.layer, place) else { return };
-        let l = at.numbers(l, work);
-        tokens(at.threads, y, l.len(), |_, y| y.iter_mut().zip(l).for_each(|(y, l)| *y *= 1.0 + l));
+        let Some(l) = self.at(at.layer, point) else { return };
+        let l = at.vector(l, work);
+        at.cpu.by_row(y, l.len(), |t, y| {
+            let w = at.weight.of(t);
+            match at.before {
+                None => y.iter_mut().zip(l).for_each(|(y, l)| *y *= 1.0 + w * l),
+                Some(all) => {
+                    let before = &all[t * l.len()..(t + 1) * l.len()];
+                    y.iter_mut().zip(l.iter().zip(before)).for_each(|(y, (l, b))| *y += w * l * b);
+                }
+            }
+        });
     }
 }

@@ -1,11 +1,11 @@
 //! LoRA in force: its factors ride on the base's own products.
 
-use super::Table;
+use super::act::{Table, Weight};
 use super::payload::{Factor, Payload};
 use crate::base::Linear;
+use crate::cpu::Cpu;
 use crate::error::Result;
-use crate::kernels::{Kernels, LowRank, low_rank_width};
-use crate::threads::Threads;
+use crate::kernels::{LowRank, low_rank_width};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::{Lora as Spec, Part, Site, lora::NAMES};
 
@@ -47,31 +47,48 @@ impl Lora {
         self.sites.by_index(layer, which as usize)
     }
 
-    /// What it adds to linears of one layer that share the input `x [n, in]`; nothing where it has no
-    /// site. `low [>= n * width]` is work space.
+    /// Whether it has a site at a linear.
+    pub(super) fn has(&self, layer: usize, which: Linear) -> bool {
+        self.at(layer, which).is_some()
+    }
+
+    /// What it adds to linears of one layer that share the input `x [n, in]`, each with its weight;
+    /// nothing where it has no site or no weight. `low [>= n * width]` is work space.
     pub(super) fn add<'m, const P: usize>(
         &'m self,
         map: &'m Mapped,
-        (kernels, threads): (Kernels, &Threads),
-        (layer, which): (usize, [Linear; P]),
+        cpu: &Cpu,
+        (layer, which): (usize, [(Linear, Option<Weight<'_>>); P]),
         x: &[f32],
         n: usize,
         low: &'m mut [f32],
     ) -> [Option<LowRank<'m>>; P] {
-        let pairs = which.map(|w| self.at(layer, w));
-        let there = pairs.iter().flatten();
+        let pairs = which.map(|(w, weight)| self.at(layer, w).zip(weight));
+        let there = pairs.iter().flatten().map(|(l, _)| *l);
         let pitch = low_rank_width(there.clone().map(|l| l.a.rows()));
         let low = &mut low[..n * pitch];
         if pitch > 0 {
-            kernels.project(threads, there.map(|l| l.a.matrix(map)), x, low, n);
+            cpu.kernels.project(&cpu.threads, there.map(|l| l.a.matrix(map)), x, low, n);
         }
-        let (low, mut at) = (&*low, 0);
-        pairs.map(|l| {
-            let l = l?;
-            let rank = l.a.rows();
+        let mut at = 0;
+        let scaled = pairs.map(|pair| {
+            let (l, weight) = pair?;
+            let (from, rank) = (at, l.a.rows());
             at += rank;
-            Some(LowRank { low, pitch, at: at - rank, b: l.b.matrix(map), scale: self.scale })
-        })
+            let scale = match weight {
+                Weight::Same(w) => self.scale * w,
+                // What differs by token multiplies `Ax`, token by token.
+                each @ Weight::Each(..) => {
+                    low.chunks_exact_mut(pitch).enumerate().for_each(|(t, low)| {
+                        low[from..from + rank].iter_mut().for_each(|v| *v *= each.of(t));
+                    });
+                    self.scale
+                }
+            };
+            Some((l, from, scale))
+        });
+        let low = &*low;
+        scaled.map(|x| x.map(|(l, at, scale)| LowRank { low, pitch, at, b: l.b.matrix(map), scale }))
     }
 
     /// The most that the linears of a layer which share an input need side by side.

@@ -1,6 +1,6 @@
 //! Learned keys and values in force: attention reads them before the sequence's own.
 
-use super::Table;
+use super::act::Table;
 use super::payload::{Factor, Payload};
 use crate::error::{Code, Error, Result};
 use crate::kernels::MatrixRef;

@@ -1,10 +1,10 @@
 //! A sparse delta in force: its positions are walked once for all tokens of a batch.
 
+use super::act::{Act, At, Point, Table};
 use super::payload::{Factor, Payload};
-use super::{Act, At, Point, Table};
 use crate::error::{Code, Error, Result};
 use conpet_formats::mmap::Mapped;
-use conpet_formats::pet::{Part, Site, Sparse as Spec, sparse};
+use conpet_formats::pet::{Part, PetKind, Site, Sparse as Spec, sparse};
 use std::ops::Range;
 
 /// Positions taken apart at a time.
@@ -57,10 +57,26 @@ impl Sparse {
     }
 }
 
+impl Sparse {
+    fn at(&self, layer: usize, point: Point) -> Option<&Delta> {
+        match point {
+            Point::Out(place) => self.sites.get(layer, place),
+            _ => None,
+        }
+    }
+}
+
 impl Act for Sparse {
+    fn kind(&self) -> PetKind {
+        PetKind::Sparse
+    }
+
+    fn acts(&self, layer: usize, point: Point) -> bool {
+        self.at(layer, point).is_some()
+    }
+
     fn act(&self, at: &At<'_>, point: Point, x: &[f32], y: &mut [f32], _work: &mut [f32]) {
-        let Point::Out(place) = point else { return };
-        let Some(d) = self.sites.get(at.layer, place) else { return };
+        let Some(d) = self.at(at.layer, point) else { return };
         let (out, input) = d.shape;
         let index = &at.map[d.index.clone()];
         let k = index.len() / 4;
@@ -72,12 +88,13 @@ impl Act for Sparse {
                     let at = position(bytes) as usize;
                     *p = (at / input, at % input);
                 }
-                at.kernels.dequantize_row(d.values.part(at.map, start..start + len), 0, &mut values[..len]);
-                for (y, x) in y.chunks_exact_mut(out).zip(x[first * input..].chunks_exact(input)) {
-                    places[..len].iter().zip(&values).for_each(|((row, col), v)| y[*row] += v * x[*col]);
+                at.kernels().dequantize_row(d.values.part(at.map, start..start + len), 0, &mut values[..len]);
+                for (t, (y, x)) in y.chunks_exact_mut(out).zip(x[first * input..].chunks_exact(input)).enumerate() {
+                    let w = at.weight.of(first + t);
+                    places[..len].iter().zip(&values).for_each(|((row, col), v)| y[*row] += w * v * x[*col]);
                 }
             }
         };
-        if y.len() / out * k < 1 << 14 { part(0, y) } else { at.threads.split_mut(y, out, part) }
+        if y.len() / out * k < 1 << 14 { part(0, y) } else { at.cpu.threads.split_mut(y, out, part) }
     }
 }

@@ -1,0 +1,27 @@
+//! A batch: spans of several sequences, one after another, without padding.
+
+use crate::blend::Blend;
+use crate::kv::Kv;
+
+/// The tokens of one sequence in a batch.
+#[derive(Debug)]
+pub struct Span<'a> {
+    /// New tokens of the sequence.
+    pub tokens: usize,
+    /// Its cache, if it continues one; it grows by `tokens`. Without one, the tokens attend to each other only.
+    pub kv: Option<&'a mut Kv>,
+    /// What is in force for it.
+    pub blend: &'a Blend,
+}
+
+impl<'a> Span<'a> {
+    /// Tokens that are not kept: for classification and features.
+    pub fn once(tokens: usize, blend: &'a Blend) -> Self {
+        Self { tokens, kv: None, blend }
+    }
+
+    /// Tokens of the sequence before this span.
+    pub(crate) fn past(&self) -> usize {
+        self.kv.as_ref().map_or(0, |kv| kv.len())
+    }
+}

@@ -1,0 +1,198 @@
+//! The decoder: its layers over a batch.
+//!
+//! A batch is the tokens of several sequences one after another, `hidden [tokens, hidden]`,
+//! without padding. Weights are read once per batch. A sequence either has a cache and continues it, or
+//! has none and attends to itself only (one-shot: classification, features).
+
+mod in_force;
+
+use crate::aligned::Aligned;
+use crate::attention::attention;
+use crate::base::{Base, Linear};
+use crate::batch::Span;
+use crate::blend::Blend;
+use crate::cpu::Cpu;
+use crate::kv::{Kv, KvType};
+use crate::module::{Module, Point};
+use crate::rope::rope_table;
+use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::pet::Place;
+use in_force::{InForce, Work};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Work space of a pass, kept between passes so that decoding allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    norm: Aligned<f32>,
+    q: Aligned<f32>,
+    k: Aligned<f32>,
+    v: Aligned<f32>,
+    attn: Aligned<f32>,
+    gate: Aligned<f32>,
+    up: Aligned<f32>,
+    /// What runs beside a sublayer.
+    aside: Aligned<f32>,
+    /// Rotary tables of the batch's tokens: of layers that see all, and of local ones.
+    rope: [Aligned<f32>; 2],
+    in_force: Work,
+}
+
+impl Scratch {
+    fn reserve(&mut self, spec: &ModelSpec, n: usize) {
+        self.norm.reserve(n * spec.hidden);
+        self.q.reserve(n * spec.q_dim());
+        self.k.reserve(n * spec.kv_dim());
+        self.v.reserve(n * spec.kv_dim());
+        self.attn.reserve(n * spec.q_dim());
+        self.gate.reserve(n * spec.ffn);
+        self.up.reserve(n * spec.ffn);
+        self.rope.iter_mut().for_each(|r| r.reserve(n * spec.rope_dim));
+    }
+}
+
+/// Runs `layers` over the batch in place: see [`crate::device::Device::layers`].
+///
+/// # Panics
+/// If `hidden` does not hold the spans' tokens.
+pub(crate) fn layers(
+    cpu: &Cpu,
+    base: &Base,
+    layers: Range<usize>,
+    spans: &mut [Span<'_>],
+    hidden: &mut [f32],
+    s: &mut Scratch,
+    observe: &mut dyn FnMut(usize, &[f32]),
+) {
+    let (spec, kernels) = (&base.spec, cpu.kernels);
+    let n: usize = spans.iter().map(|s| s.tokens).sum();
+    assert_eq!(hidden.len(), n * spec.hidden, "hidden must hold every token of the batch");
+    if n == 0 {
+        return;
+    }
+    let in_force = InForce::new(spans);
+    in_force.modules().for_each(|m| prepare(cpu, base, m));
+    s.reserve(spec, n);
+    in_force.reserve(spec.q_dim().max(spec.ffn).max(spec.hidden), &mut s.in_force);
+    turns(cpu, spec.rope_base, spec, spans, &mut s.rope[0][..n * spec.rope_dim]);
+    if let Some(local) = &spec.variant.local {
+        turns(cpu, local.rope_base, spec, spans, &mut s.rope[1][..n * spec.rope_dim]);
+    }
+    let (qd, kd) = (spec.q_dim(), spec.kv_dim());
+    let [beside_attn, beside_ffn] = [Place::Output, Place::Down].map(|place| in_force.aside(place));
+    if beside_attn || beside_ffn {
+        s.aside.reserve(n * spec.hidden);
+    }
+    for l in layers {
+        let act = |point: Point, x: &[f32], y: &mut [f32], work: &mut Work| in_force.act(cpu, (l, point), x, y, work);
+        let w = base.layer(l);
+        let x = &mut s.norm[..n * spec.hidden];
+        let (q, k, v) = (&mut s.q[..n * qd], &mut s.k[..n * kd], &mut s.v[..n * kd]);
+        normalise(cpu, hidden, w.attn_norm, spec, x);
+        act(Point::Out(Place::AttnNorm), hidden, x, &mut s.in_force);
+        let which = [Linear::Q, Linear::K, Linear::V];
+        in_force.linears(cpu, (l, &w), which, x, [&mut *q, &mut *k, &mut *v], &mut s.in_force);
+        for (place, y) in [(Place::Q, &mut *q), (Place::K, &mut *k), (Place::V, &mut *v)] {
+            act(Point::Out(place), x, y, &mut s.in_force);
+        }
+        if beside_attn {
+            s.aside[..x.len()].fill(0.0);
+            act(Point::Aside(Place::Output), x, &mut s.aside[..x.len()], &mut s.in_force);
+        }
+        if let Some(norms) = w.qk_norm {
+            for (x, norm) in [&mut *q, &mut *k].into_iter().zip(norms) {
+                cpu.by_row(x, spec.head_dim, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
+            }
+        }
+        let tables = &s.rope[usize::from(spec.local(l).is_some())];
+        for (x, width) in [(&mut *q, qd), (&mut *k, kd)] {
+            cpu.by_row(x, width, |t, x| {
+                let table = &tables[t * spec.rope_dim..(t + 1) * spec.rope_dim];
+                kernels.rope(x, spec.head_dim, table, spec.rope);
+            });
+        }
+        let mut at = 0;
+        for span in spans.iter_mut() {
+            if let Some(kv) = &mut span.kv {
+                let own = at * kd..(at + span.tokens) * kd;
+                kv.push(l, &k[own.clone()], &v[own]);
+            }
+            at += span.tokens;
+        }
+        let attn = &mut s.attn[..n * qd];
+        attention(cpu, spec, l, spans, (q, k, v), attn);
+        // The norm buffer is free again: it takes the output projection.
+        in_force.linears(cpu, (l, &w), [Linear::Output], attn, [&mut *x], &mut s.in_force);
+        act(Point::Out(Place::Output), attn, x, &mut s.in_force);
+        if let Some([norm, _]) = w.post_norm {
+            cpu.by_row(x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
+        }
+        act(Point::Add(Place::Output), &[], x, &mut s.in_force);
+        if beside_attn {
+            cpu.by_row(x, spec.hidden, |t, x| kernels.add(x, &s.aside[t * spec.hidden..][..spec.hidden]));
+        }
+        cpu.by_row(hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
+
+        normalise(cpu, hidden, w.ffn_norm, spec, x);
+        act(Point::Out(Place::FfnNorm), hidden, x, &mut s.in_force);
+        let (gate, up) = (&mut s.gate[..n * spec.ffn], &mut s.up[..n * spec.ffn]);
+        in_force.linears(cpu, (l, &w), [Linear::Gate, Linear::Up], x, [&mut *gate, &mut *up], &mut s.in_force);
+        for (place, y) in [(Place::Gate, &mut *gate), (Place::Up, &mut *up)] {
+            act(Point::Out(place), x, y, &mut s.in_force);
+        }
+        if beside_ffn {
+            s.aside[..x.len()].fill(0.0);
+            act(Point::Aside(Place::Down), x, &mut s.aside[..x.len()], &mut s.in_force);
+        }
+        cpu.by_row(gate, spec.ffn, |t, gate| {
+            kernels.gate_mul(spec.variant.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
+        });
+        act(Point::In(Place::Down), &[], gate, &mut s.in_force);
+        in_force.linears(cpu, (l, &w), [Linear::Down], gate, [&mut *x], &mut s.in_force);
+        act(Point::Out(Place::Down), gate, x, &mut s.in_force);
+        if let Some([_, norm]) = w.post_norm {
+            cpu.by_row(x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
+        }
+        act(Point::Add(Place::Down), &[], x, &mut s.in_force);
+        if beside_ffn {
+            cpu.by_row(x, spec.hidden, |t, x| kernels.add(x, &s.aside[t * spec.hidden..][..spec.hidden]));
+        }
+        cpu.by_row(hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
+        act(Point::Layer, &[], hidden, &mut s.in_force);
+        base.used(l);
+        observe(l + 1, hidden);
+    }
+}
+
+/// RMSNorm of each token: `[n, hidden]` to `[n, hidden]`.
+pub(crate) fn normalise(cpu: &Cpu, hidden: &[f32], weight: &[f32], spec: &ModelSpec, out: &mut [f32]) {
+    cpu.by_row(out, spec.hidden, |t, y| {
+        cpu.kernels.rms_norm(&hidden[t * spec.hidden..][..spec.hidden], weight, spec.norm_eps, y);
+    });
+}
+
+/// Computes, at a module's first use, what of it does not depend on the input; its sums are those of
+/// the kernels that ran first.
+fn prepare(cpu: &Cpu, base: &Base, module: &Module) {
+    module.prepare(cpu.kernels, |module, tokens, states| {
+        let spec = &base.spec;
+        let mut kv = Kv::new(0..spec.n_layer, spec.kv_dim(), KvType::F32);
+        let blend = Blend::from(Arc::new(module));
+        let mut spans = [Span { tokens, kv: Some(&mut kv), blend: &blend }];
+        layers(cpu, base, 0..spec.n_layer, &mut spans, states, &mut Scratch::default(), &mut |_, _| {});
+        kv
+    });
+}
+
+/// Rotary tables of every token of the batch, `[tokens, rope_dim]`.
+fn turns(cpu: &Cpu, base: f32, spec: &ModelSpec, spans: &[Span<'_>], tables: &mut [f32]) {
+    cpu.by_row(tables, spec.rope_dim, |t, table| {
+        let mut first = 0;
+        for s in spans {
+            if t < first + s.tokens {
+                return rope_table(base, s.past() + s.blend.positions() + t - first, table);
+            }
+            first += s.tokens;
+        }
+    });
+}

@@ -1,0 +1,383 @@
+//! The way of a prompt through a bundle: trunk, decision, branches, answer.
+//!
+//! Each step's result is a value that a caller may keep and hand to the next: [`Trunked`], [`Decision`],
+//! [`Candidate`], [`Answer`]. `classify`, `route`, the trainer's evaluation and its calibration are all
+//! this path, so what is measured is what runs.
+
+use super::{Engine, Trunked};
+use crate::blend::Blend;
+use crate::error::Result;
+use crate::head::Head;
+use crate::prompt::{Prompt, batches};
+use crate::session::{Sequence, Session};
+use crate::skills::Skills;
+use conpet_formats::bundle::manifest::TaskEntry;
+use conpet_formats::feature::FeatureSpec;
+use conpet_formats::selector::Decision;
+use conpet_formats::template;
+use std::sync::Arc;
+
+/// What one input is answered with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The best label, if the chosen task has labels.
+    pub label: Option<String>,
+    /// Its probability within the candidates that were run.
+    pub probability: f32,
+    /// The task it came from (an index into the manifest's tasks).
+    pub task: usize,
+    /// Every candidate that was run, best task first.
+    pub candidates: Vec<Candidate>,
+    /// What the selector said; `None` if the task was named or there is only one module.
+    pub decision: Option<Decision>,
+    /// The input looks like none of the tasks.
+    pub abstain: bool,
+}
+
+/// One task that was run for an input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// Index into the manifest's tasks.
+    pub task: usize,
+    /// The selector's weight for it.
+    pub weight: f32,
+    /// Log score of each label of the module's head (see [`Head::log_scores`]): (task, label index,
+    /// score). Empty for a task that is answered by text.
+    pub labels: Vec<(usize, usize, f32)>,
+}
+
+/// Scores of heads that were computed before, or are to be kept for later.
+pub trait Memo {
+    /// The scores of a task's head for an input (by its place in the batch), `[experts, classes]`.
+    fn scores(&self, input: usize, task: usize) -> Option<Vec<f32>>;
+
+    /// Keeps them.
+    fn keep(&mut self, input: usize, task: usize, scores: &[f32]);
+}
+
+/// Keeps nothing.
+impl Memo for () {
+    fn scores(&self, _input: usize, _task: usize) -> Option<Vec<f32>> {
+        None
+    }
+
+    fn keep(&mut self, _input: usize, _task: usize, _scores: &[f32]) {}
+}
+
+/// A head asked about an input that has passed the trunk.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// The inputs it is among.
+    pub trunked: &'a Trunked,
+    /// Which of them.
+    pub input: usize,
+    /// What is in force.
+    pub blend: &'a Blend,
+    /// The head.
+    pub head: &'a Head,
+}
+
+impl Ask<'_> {
+    fn prompt(&self) -> &Prompt {
+        &self.trunked.prompts[self.input]
+    }
+}
+
+/// The template of a task that puts no words around its input.
+const PLAIN: &str = "{input}";
+
+/// One task that is run for one input.
+struct Run {
+    input: usize,
+    task: usize,
+    weight: f32,
+}
+
+impl Engine {
+    /// Answers a batch of texts with labels.
+    ///
+    /// `task` names the task for all of them; otherwise the selector chooses for each. An input whose
+    /// task is answered by text has no label: [`Engine::write`] goes on from there.
+    ///
+    /// # Errors
+    /// If a text is empty or too long, a payload is damaged, or the selector needs a task name.
+    pub fn classify(&self, skills: &Skills, texts: &[&str], task: Option<usize>) -> Result<Vec<Answer>> {
+        Ok(self.answer_texts(skills, texts, task)?.into_iter().flat_map(|(_, answers)| answers).collect())
+    }
+
+    /// As [`Engine::classify`], batch by batch with what has passed the trunk.
+    ///
+    /// # Errors
+    /// See [`Engine::classify`].
+    pub fn answer_texts(
+        &self,
+        skills: &Skills,
+        texts: &[&str],
+        task: Option<usize>,
+    ) -> Result<Vec<(Trunked, Vec<Answer>)>> {
+        let prompts = texts.iter().map(|t| self.prompt(t, None).map(Arc::new)).collect::<Result<Vec<_>>>()?;
+        let feature = if task.is_none() { Self::trunk_feature(skills) } else { None };
+        batches(&prompts, self.batch())
+            .map(|batch| {
+                let trunked = self.trunk(batch.to_vec(), skills.trunk(), feature, skills.continues());
+                let answers = self.answer(skills, &trunked, task, &mut ())?;
+                Ok((trunked, answers))
+            })
+            .collect()
+    }
+
+    /// Answers prompts that have passed the trunk.
+    ///
+    /// # Errors
+    /// See [`Engine::classify`].
+    pub fn answer(
+        &self,
+        skills: &Skills,
+        trunked: &Trunked,
+        named: Option<usize>,
+        memo: &mut dyn Memo,
+    ) -> Result<Vec<Answer>> {
+        let decisions = if named.is_some() { Vec::new() } else { self.decide(skills, trunked)? };
+        let candidates = self.candidates(skills, trunked, &decisions, named, memo)?;
+        let mut decisions = decisions.into_iter();
+        let answers = candidates.into_iter().map(|c| Answer::new(skills, c, decisions.next())).collect();
+        self.check(Some(skills))?;
+        Ok(answers)
+    }
+
+    /// The trunk feature the selector wants to have read (none for `conpet`, which runs its own pass).
+    pub fn trunk_feature(skills: &Skills) -> Option<&FeatureSpec> {
+        skills.selector().feature().filter(|_| skills.selector().module().is_none())
+    }
+
+    /// Decisions of the bundle's selector for prompts that have passed the trunk.
+    ///
+    /// Empty if the selector does not choose (`task`, `single`).
+    ///
+    /// # Errors
+    /// If the selector's module is damaged, or a file changed while it was in use.
+    pub fn decide(&self, skills: &Skills, trunked: &Trunked) -> Result<Vec<Decision>> {
+        let selector = skills.selector();
+        let tokens = trunked.prompts.iter().map(|p| p.tokens.as_slice());
+        let decisions = match selector.module().zip(selector.feature()) {
+            None => selector.decide(self.cpu(), &trunked.features, tokens),
+            Some((m, feature)) => {
+                let blend = Blend::from(skills.module(m)?);
+                let prompts = trunked.prompts.iter().map(|p| (&**p, &blend));
+                let features = self.branch(trunked.depth, prompts, &mut trunked.hidden.clone(), feature);
+                selector.decide(self.cpu(), &features, tokens)
+            }
+        };
+        self.check(Some(skills))?;
+        Ok(decisions)
+    }
+
+    /// Runs, for each prompt, the tasks worth running: the named one, those the selector's decision leaves
+    /// open, or the only one.
+    ///
+    /// # Errors
+    /// If a payload is damaged, or a task must be named.
+    pub fn candidates(
+        &self,
+        skills: &Skills,
+        trunked: &Trunked,
+        decisions: &[Decision],
+        named: Option<usize>,
+        memo: &mut dyn Memo,
+    ) -> Result<Vec<Vec<Candidate>>> {
+        let mut runs = Vec::new();
+        for input in 0..trunked.prompts.len() {
+            match (named, decisions.get(input)) {
+                (Some(task), _) => runs.push(Run { input, task, weight: 1.0 }),
+                (None, Some(d)) => {
+                    let chosen = skills.selector().candidates(d).iter();
+                    runs.extend(chosen.map(|t| Run { input, task: *t, weight: d.task_weight[*t] }));
+                }
+                (None, None) => runs.push(Run { input, task: skills.only_task()?, weight: 1.0 }),
+            }
+        }
+        let scores = self.run_heads(skills, trunked, &runs, memo)?;
+        let mut out = vec![Vec::new(); trunked.prompts.len()];
+        for (r, scores) in runs.into_iter().zip(scores) {
+            let labels = match scores {
+                None => Vec::new(),
+                Some((head, scores)) => {
+                    let lp = head.log_scores(&scores, decisions.get(r.input), &skills.selector_classes(&head));
+                    head.classes.iter().zip(lp).map(|((t, l), lp)| (*t, *l, lp)).collect()
+                }
+            };
+            out[r.input].push(Candidate { task: r.task, weight: r.weight, labels });
+        }
+        out.iter_mut().for_each(|c| c.sort_by(|a, b| b.weight.total_cmp(&a.weight)));
+        Ok(out)
+    }
+
+    /// The head of each run and its scores `[experts, classes]`; `None` where a task has no head.
+    fn run_heads(
+        &self,
+        skills: &Skills,
+        trunked: &Trunked,
+        runs: &[Run],
+        memo: &mut dyn Memo,
+    ) -> Result<Vec<Option<(Arc<Head>, Vec<f32>)>>> {
+        let tasks = &skills.manifest().tasks;
+        let mut out = Vec::with_capacity(runs.len());
+        for r in runs {
+            let head = tasks[r.task].head.map(|h| skills.head(h as usize)).transpose()?;
+            out.push(head.map(|h| (h, memo.scores(r.input, r.task).unwrap_or_default())));
+        }
+        let missing: Vec<usize> = (0..runs.len()).filter(|i| out[*i].as_ref().is_some_and(|x| x.1.is_empty())).collect();
+        // A task that puts words around its input has a trunk of its own.
+        let (plain, worded): (Vec<usize>, Vec<usize>) =
+            missing.into_iter().partition(|i| tasks[runs[*i].task].template == PLAIN);
+        let rendered = self.rendered(skills, trunked, &worded.iter().map(|i| &runs[*i]).collect::<Vec<_>>())?;
+        let there = plain.iter().map(|i| (*i, trunked, runs[*i].input));
+        let batches = rendered.iter().flat_map(|t| (0..t.prompts.len()).map(move |i| (t, i)));
+        let places: Vec<(usize, &Trunked, usize)> =
+            there.chain(worded.iter().zip(batches).map(|(i, (t, input))| (*i, t, input))).collect();
+        let experts = places.iter().map(|(i, ..)| skills.experts(&tasks[runs[*i].task])).collect::<Result<Vec<_>>>()?;
+        let asks: Vec<Ask<'_>> = places
+            .iter()
+            .zip(&experts)
+            .flat_map(|((i, trunked, input), blends)| {
+                let head = out[*i].as_ref().map(|x| &*x.0);
+                blends.iter().filter_map(move |blend| Some(Ask { trunked, input: *input, blend, head: head? }))
+            })
+            .collect();
+        let mut scores = self.ask(&asks).into_iter();
+        let scored: Vec<Vec<f32>> = experts.iter().map(|e| scores.by_ref().take(e.len()).flatten().collect()).collect();
+        for ((i, ..), scores) in places.iter().zip(scored) {
+            memo.keep(runs[*i].input, runs[*i].task, &scores);
+            if let Some(x) = &mut out[*i] {
+                x.1 = scores;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Inputs in their tasks' words, after the trunk.
+    fn rendered(&self, skills: &Skills, trunked: &Trunked, runs: &[&Run]) -> Result<Vec<Trunked>> {
+        let prompts = runs
+            .iter()
+            .map(|r| self.task_prompt(&skills.manifest().tasks[r.task], &trunked.prompts[r.input].text).map(Arc::new))
+            .collect::<Result<Vec<_>>>()?;
+        let keep = !trunked.caches.is_empty();
+        Ok(batches(&prompts, self.batch()).map(|b| self.trunk(b.to_vec(), trunked.depth, None, keep)).collect())
+    }
+
+    /// A text in a task's words.
+    pub(super) fn task_prompt(&self, task: &TaskEntry, text: &str) -> Result<Prompt> {
+        let text = template::render(&task.template, text).map_err(|e| e.in_section(format!("task {}", task.name)))?;
+        self.prompt(&text, None)
+    }
+
+    /// Scores `[classes]` of each head for its input. Whatever modules are in force, the base is read
+    /// once for a batch of those whose heads read the same feature.
+    pub fn ask(&self, asks: &[Ask<'_>]) -> Vec<Vec<f32>> {
+        let mut out = vec![Vec::new(); asks.len()];
+        let mut left = Vec::new();
+        for (i, a) in asks.iter().enumerate() {
+            match a.head.choices() {
+                Some(c) => {
+                    let mut session = Session::new(self, a.trunked.depth);
+                    let sequence = continued(&session, a.blend.clone(), &a.prompt().tokens, Some((a.trunked, a.input)));
+                    out[i] = c.scores(&mut session, sequence);
+                }
+                None => left.push(i),
+            }
+        }
+        // Inputs of one module side by side: it is then put in force once.
+        left.sort_by_key(|i| asks[*i].blend.modules().first().map(|m| m.id()));
+        while let Some(first) = left.first() {
+            let feature = &asks[*first].head.feature;
+            let (mine, others): (Vec<usize>, Vec<usize>) =
+                left.iter().partition(|i| asks[**i].head.feature == *feature);
+            let mut mine = mine.as_slice();
+            while !mine.is_empty() {
+                let mut tokens = 0;
+                let fit = mine.iter().take_while(|i| {
+                    tokens += asks[**i].prompt().tokens.len();
+                    tokens <= self.batch()
+                });
+                let (now, later) = mine.split_at(fit.count().max(1));
+                let depth = asks[*first].trunked.depth;
+                let mut hidden: Vec<f32> =
+                    now.iter().flat_map(|i| asks[*i].trunked.states(asks[*i].input)).copied().collect();
+                let prompts = now.iter().map(|i| (asks[*i].prompt(), asks[*i].blend));
+                let features = self.branch(depth, prompts, &mut hidden, feature);
+                for (i, x) in now.iter().zip(features.chunks_exact(feature.dim(self.base.spec.hidden))) {
+                    out[*i] = asks[*i].head.logits(self.cpu(), x);
+                }
+                mine = later;
+            }
+            left = others;
+        }
+        out
+    }
+
+    /// Fails if the base or the bundle is no longer what the last passes read: its file was cut short,
+    /// rewritten, or could not be read. Ask before an answer leaves; [`Engine::classify`],
+    /// [`Engine::generate`] and [`Engine::decide`] do.
+    ///
+    /// # Errors
+    /// `E_CHANGED`, or `E_DIGEST` for a bundle that was rewritten in place.
+    pub fn check(&self, skills: Option<&Skills>) -> Result<()> {
+        self.base.check()?;
+        skills.map_or(Ok(()), |s| s.bundle().check())
+    }
+}
+
+/// A sequence of these tokens, which goes on from what an input of the same beginning has passed.
+pub(super) fn continued(
+    session: &Session,
+    blend: Blend,
+    tokens: &[u32],
+    from: Option<(&Trunked, usize)>,
+) -> Sequence {
+    let mut sequence = match from.and_then(|(t, i)| Some((t, i, t.caches.get(i)?))) {
+        None => session.sequence(blend),
+        Some((t, i, cache)) => {
+            let shared = shared(&t.prompts[i].tokens, tokens);
+            let states = t.states(i);
+            let width = states.len() / t.prompts[i].tokens.len();
+            let mut cache = cache.clone();
+            cache.truncate(shared);
+            session.after_trunk(blend, tokens[..shared].to_vec(), cache, states[..shared * width].to_vec())
+        }
+    };
+    let done = sequence.tokens().len();
+    sequence.push(&tokens[done..]);
+    sequence
+}
+
+/// Tokens that two sequences begin with alike.
+pub(super) fn shared(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+impl Answer {
+    /// The best label of the candidates, which are sorted by falling weight.
+    fn new(skills: &Skills, candidates: Vec<Candidate>, decision: Option<Decision>) -> Self {
+        let best = best_label(&candidates);
+        let (probability, task, label) = match best {
+            Some((p, t, l)) => (p, t, skills.manifest().tasks[t].labels.get(l).cloned()),
+            None => (0.0, candidates.first().map_or(0, |c| c.task), None),
+        };
+        Self { label, probability, task, candidates, abstain: decision.as_ref().is_some_and(|d| d.abstain), decision }
+    }
+}
+
+/// The label with the highest `log weight(task) + log p(label | task)`: (probability among all
+/// labels that were run, task, label).
+///
+/// `None` if the heaviest candidate (the first) is answered by text.
+pub fn best_label(candidates: &[Candidate]) -> Option<(f32, usize, usize)> {
+    if candidates.first()?.labels.is_empty() {
+        return None;
+    }
+    let scored =
+        || candidates.iter().flat_map(|c| c.labels.iter().map(|(t, l, p)| (c.weight.max(1e-30).ln() + p, *t, *l)));
+    let best = scored().reduce(|a, b| if b.0 > a.0 { b } else { a })?;
+    let total: f32 = scored().map(|(s, _, _)| (s - best.0).exp()).sum();
+    Some((1.0 / total, best.1, best.2))
+}

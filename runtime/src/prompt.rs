@@ -1,0 +1,36 @@
+//! A tokenized input.
+
+use std::borrow::Borrow;
+use std::ops::Range;
+
+/// A text and its tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// The text as tokenized.
+    pub text: String,
+    /// Its tokens; never empty.
+    pub tokens: Vec<u32>,
+    /// Each token's byte range in `text`.
+    pub offsets: Vec<Range<usize>>,
+}
+
+/// Cuts prompts into runs of at most `tokens` tokens (a longer prompt stands alone).
+pub fn batches<P: Borrow<Prompt>>(prompts: &[P], tokens: usize) -> impl Iterator<Item = &[P]> {
+    let mut rest = prompts;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fit = rest
+            .iter()
+            .take_while(|p| {
+                sum += (*p).borrow().tokens.len();
+                sum <= tokens
+            })
+            .count();
+        if rest.is_empty() {
+            return None;
+        }
+        let (head, tail) = rest.split_at(fit.max(1));
+        rest = tail;
+        Some(head)
+    })
+}
