@@ -62,9 +62,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
 
 /// An engine whose batches suit throughput rather than memory.
 fn engine(model: &Path, threads: usize) -> Result<Engine> {
-    let mut e = Engine::open(model, threads)?;
-    e.batch = 512;
-    Ok(e)
+    Ok(Engine::open(model, threads)?.with_batch(512))
 }
 
 fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
@@ -92,8 +90,8 @@ fn learn(a: StreamArgs, stop: &AtomicBool) -> Result<Done> {
         e.base.spec.name,
         e.base.spec.n_layer,
         config.trunk(&e.base.spec),
-        e.threads.n(),
-        e.kernels.name()
+        e.cpu().threads.n(),
+        e.cpu().kernels.name()
     ));
     let fixed = crate::method::by_name(&config.method).is_some_and(|m| m.fixed);
     if fixed {
@@ -241,7 +239,7 @@ fn eval(a: &EvalArgs) -> Result<()> {
         trunk: skills.trunk(),
         selector: Engine::trunk_feature(&skills),
         head: None,
-        max_len: e.context.min(4096),
+        max_len: e.context().min(4096),
         says_labels: false,
         keep: QuantType::F32,
     };

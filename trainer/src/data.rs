@@ -10,18 +10,18 @@ use conpet_formats::mmap::Mapped;
 use conpet_formats::quant::{self, QuantType};
 use conpet_formats::{Code, Error, Result};
 use conpet_runtime::chat::Message;
-use conpet_runtime::engine::{Engine, batches};
-use conpet_runtime::features::Prompt;
-use conpet_runtime::forward::Scratch;
+use conpet_runtime::engine::{Engine, Trunked};
+use conpet_runtime::prompt::{Prompt, batches};
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Rows of one split, ready to train on or to be selected for.
 #[derive(Debug)]
 pub struct Prepared {
     /// What is trained on: the input in its template, and for generation the answer after it.
-    pub prompts: Vec<Prompt>,
+    pub prompts: Vec<Arc<Prompt>>,
     /// First answer token of each row; the number of tokens if it has no answer to learn.
     answers: Vec<usize>,
     /// Class of each row within the head; 0 for generation.
@@ -74,7 +74,6 @@ impl Prepared {
         file: Option<&Path>,
         tick: &mut dyn FnMut(usize),
     ) -> Result<Self> {
-        let mut s = Scratch::default();
         let mut prompts = Vec::with_capacity(rows.len());
         let mut answers = Vec::with_capacity(rows.len());
         let mut inputs = Vec::with_capacity(rows.len());
@@ -101,8 +100,8 @@ impl Prepared {
                 p.offsets.extend(answer.iter().map(|_| p.text.len()..p.text.len()));
                 p.tokens.extend(answer);
             }
-            prompts.push(p);
-            inputs.push(input);
+            prompts.push(Arc::new(p));
+            inputs.push(Arc::new(input));
         }
         let classes = rows.iter().map(|r| task.label(r).unwrap_or(0)).collect();
         let ranges = prompts
@@ -116,7 +115,7 @@ impl Prepared {
             answers,
             classes,
             features: Vec::new(),
-            inputs: inputs.iter().map(|p: &Prompt| p.tokens.clone()).collect(),
+            inputs: inputs.iter().map(|p: &Arc<Prompt>| p.tokens.clone()).collect(),
             hidden: engine.base.spec.hidden,
             states: None,
             ranges,
@@ -124,9 +123,8 @@ impl Prepared {
         // Where the input is what is trained on, one pass gives both.
         let same = task.template == "{input}" && out.prompts.iter().zip(&inputs).all(|(a, b)| a.tokens == b.tokens);
         if plan.selector.is_some() && !same {
-            for chunk in batches(&inputs, engine.batch) {
-                let all: Vec<&Prompt> = chunk.iter().collect();
-                out.features.extend(engine.trunk(&all, 0, plan.selector, &mut s).features);
+            for chunk in batches(&inputs, engine.batch()) {
+                out.features.extend(engine.trunk(chunk.to_vec(), 0, plan.selector, false).features);
                 tick(0);
             }
         }
@@ -145,10 +143,9 @@ impl Prepared {
             }
         };
         let (mut starts, mut at) = (Vec::new(), 0);
-        for chunk in batches(&out.prompts, engine.batch) {
-            let all: Vec<&Prompt> = chunk.iter().collect();
+        for chunk in batches(&out.prompts, engine.batch()) {
             let depth = if w.is_some() { plan.trunk } else { 0 };
-            let t = engine.trunk(&all, depth, feature, &mut s);
+            let t = engine.trunk(chunk.to_vec(), depth, feature, false);
             out.features.extend(t.features);
             for p in chunk {
                 starts.push(at);
@@ -168,6 +165,21 @@ impl Prepared {
             out.states = Some(States { map: Mapped::open(path)?, ty: plan.keep, starts });
         }
         Ok(out)
+    }
+}
+
+impl Prepared {
+    /// Some rows as they are after a trunk of `depth` layers, as the engine takes them.
+    pub fn trunked(&self, rows: &[usize], depth: usize) -> Trunked {
+        let (mut hidden, width) = (Vec::new(), self.features.len() / self.len().max(1));
+        rows.iter().for_each(|i| self.states(*i, &mut hidden));
+        Trunked {
+            prompts: rows.iter().map(|i| self.prompts[*i].clone()).collect(),
+            depth,
+            hidden,
+            features: rows.iter().flat_map(|i| &self.features[i * width..(i + 1) * width]).copied().collect(),
+            caches: Vec::new(),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The differentiable decoder: the branch layers of a llama-family base with a module in force.
 //!
-//! It computes what [`conpet_runtime::forward`] computes (a test holds them together), from the
+//! It computes what the runtime's decoder computes (a test holds them together), from the
 //! same quantized weights, with gradients for the module's factors and nothing else. Each layer is one
 //! operator (`decoder/layer.rs`). Layers whose activations do not fit the budget compute them again in the
 //! backward pass, from their input alone.
@@ -108,7 +108,7 @@ impl Decoder {
             WeightMode::Quant => false,
             WeightMode::Auto(most) => numbers * 4 <= most,
         };
-        let kernels = engine.kernels;
+        let kernels = engine.cpu().kernels;
         let frozen = |parts: &[MatrixRef<'_>], dense: bool| {
             let located = parts.iter().map(|m| located(base, *m)).collect();
             let w = FrozenWeight::quantized(parts[0].cols, located, kernels);
@@ -136,7 +136,7 @@ impl Decoder {
             output: Arc::new(frozen(&[base.output()], false)),
             spec,
             kernels,
-            threads: engine.threads.n(),
+            threads: engine.cpu().threads.n(),
         }
     }
 

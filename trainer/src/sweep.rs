@@ -17,11 +17,12 @@ use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::{PetKind, PetSpec};
 use conpet_formats::{Code, Error, Result};
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::Scratch;
 use conpet_runtime::module::Module;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What is swept where nothing is named.
@@ -187,9 +188,9 @@ fn point(
                 let outcome = run.fit(&Lesson::new(&name, &r.train, Some((&feature, r.classes))))?;
                 let Outcome::Done(trained) = outcome else { return Ok(None) };
                 let _ = std::fs::remove_file(run.checkpoint(&name));
-                let module = pet.map(|p| hooked(run, p, &trained)).transpose()?;
-                add(&mut on_valid, score(run, &r.valid, module.as_ref(), &trained));
-                add(&mut on_test, score(run, &r.test, module.as_ref(), &trained));
+                let blend = Blend::from(pet.map(|p| hooked(run, p, &trained).map(Arc::new)).transpose()?);
+                add(&mut on_valid, score(run, &r.valid, &blend, &trained));
+                add(&mut on_test, score(run, &r.test, &blend, &trained));
             }
             valid.push(share(on_valid));
             test.push(share(on_test));
@@ -225,19 +226,19 @@ fn hooked(run: &Run<'_>, pet: &PetSpec, trained: &Trained) -> Result<Module> {
 }
 
 /// Rows that the runtime and the head answer right.
-fn score(run: &Run<'_>, data: &Prepared, module: Option<&Module>, trained: &Trained) -> Score {
+fn score(run: &Run<'_>, data: &Prepared, blend: &Blend, trained: &Trained) -> Score {
     let (engine, feature) = (run.engine, &run.head_feature);
     let (weight, bias) = (&trained.tensors["head.weight"].1, &trained.tensors["head.bias"].1);
     let dim = feature.dim(engine.base.spec.hidden);
-    let (mut s, mut right) = (Scratch::default(), 0);
+    let mut right = 0;
     let all: Vec<usize> = (0..data.len()).collect();
     for rows in all.chunks(16) {
         let mut hidden = Vec::new();
         rows.iter().for_each(|i| data.states(*i, &mut hidden));
-        let prompts: Vec<_> = rows.iter().map(|i| &data.prompts[*i]).collect();
-        let f = engine.branch(&prompts, run.config.trunk(&engine.base.spec), &mut hidden, module, feature, &mut s);
+        let prompts = rows.iter().map(|i| (&*data.prompts[*i], blend));
+        let f = engine.branch(run.config.trunk(&engine.base.spec), prompts, &mut hidden, feature);
         for (x, i) in f.chunks_exact(dim).zip(rows) {
-            let scores = weight.chunks_exact(dim).zip(bias).map(|(w, b)| engine.kernels.dot_f32(w, x) + b);
+            let scores = weight.chunks_exact(dim).zip(bias).map(|(w, b)| engine.cpu().kernels.dot_f32(w, x) + b);
             let best = scores.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |x| x.0);
             right += usize::from(best == data.classes[*i]);
         }

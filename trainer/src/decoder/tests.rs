@@ -9,7 +9,7 @@ use conpet_formats::pet::lora::Scaling;
 use conpet_formats::pet::{Lora, PetKind, Places};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::tiny::{self, TinyConfig};
-use conpet_runtime::forward::Scratch;
+use conpet_runtime::blend::Blend;
 use conpet_runtime::module::Module;
 use reference::Numbers;
 use std::path::Path;
@@ -18,9 +18,9 @@ mod reference;
 
 pub(crate) fn engine() -> Engine {
     let map = Mapped::from_vec(tiny::base(&TinyConfig::default()).unwrap());
-    let mut e = Engine::new(Arc::new(Base::from_map(map, Path::new("tiny.gguf")).unwrap()), 2);
-    e.kernels = e.kernels.exact();
-    e
+    let e = Engine::new(Arc::new(Base::from_map(map, Path::new("tiny.gguf")).unwrap()), 2);
+    let exact = e.cpu().kernels.exact();
+    e.with_kernels(exact)
 }
 
 /// Every kind and form, and some together.

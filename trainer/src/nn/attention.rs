@@ -10,7 +10,7 @@
 
 use super::matmul::{View, matmul};
 use conpet_formats::model_spec::{ModelSpec, RopeKind};
-use conpet_runtime::forward::rope_table;
+use conpet_runtime::rope::rope_table;
 use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
 use std::ops::Range;

@@ -181,7 +181,7 @@ mod tests {
         for s in sites() {
             let w = e.base.layer(s.layer).linear(Linear::ALL[s.place as usize]);
             let mut v = vec![0.0; w.rows * w.cols];
-            v.chunks_exact_mut(w.cols).enumerate().for_each(|(i, r)| e.kernels.dequantize_row(w, i, r));
+            v.chunks_exact_mut(w.cols).enumerate().for_each(|(i, r)| e.cpu().kernels.dequantize_row(w, i, r));
             all.extend(v.iter().enumerate().map(|(i, v)| (v.abs(), s, i as i32)));
         }
         all.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));

@@ -30,7 +30,7 @@ impl Origin {
             version: env!("CARGO_PKG_VERSION").into(),
             commit: std::env::var("CONPET_COMMIT").ok(),
             command: own_command(),
-            machine: Machine::here(e.threads.n(), e.kernels.name()),
+            machine: Machine::here(e.cpu().threads.n(), e.cpu().kernels.name()),
             base: format!("{} {}", e.base.spec.name, e.base.quant_name()),
         }
     }

@@ -9,9 +9,8 @@ use conpet_formats::decimal::Decimal;
 use conpet_formats::head::log_softmax;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::{Code, Error, Result};
-use conpet_runtime::forward::Scratch;
+use conpet_runtime::engine::answer::Ask;
 use conpet_runtime::head::join;
-use conpet_runtime::module::Module;
 use conpet_runtime::skills::Skills;
 
 impl Run<'_> {
@@ -28,17 +27,15 @@ impl Run<'_> {
         copy.create(&trial)?;
         let skills = Skills::new(Bundle::open(&trial)?, &self.engine.base)?;
         let entry = &skills.manifest().tasks[0];
-        let head = skills.head(entry.head.unwrap_or(0) as usize, &self.engine.base)?;
-        let module: Option<&Module> = entry.module.map(|m| skills.module(m as usize, &self.engine.base)).transpose()?;
-        let mut s = Scratch::default();
+        let head = skills.head(entry.head.unwrap_or(0) as usize)?;
+        let blend = skills.blend(entry)?;
         let mut logits = Vec::new();
-        let device = (self.engine.kernels, &self.engine.threads);
+        let device = self.engine.cpu();
         let all: Vec<usize> = (0..valid.len()).collect();
         for rows in all.chunks(16) {
-            let mut hidden = Vec::new();
-            rows.iter().for_each(|i| valid.states(*i, &mut hidden));
-            let prompts: Vec<_> = rows.iter().map(|i| &valid.prompts[*i]).collect();
-            logits.extend(self.engine.expert_scores(&prompts, self.decoder.first, &hidden, &[module], head, &mut s));
+            let trunked = valid.trunked(rows, self.decoder.first);
+            let ask = |input| Ask { trunked: &trunked, input, blend: &blend, head: &head };
+            logits.extend(self.engine.ask(&(0..rows.len()).map(ask).collect::<Vec<_>>()));
         }
         let temperature = best_temperature(&logits, &valid.classes);
         let mut blend = 0.0;

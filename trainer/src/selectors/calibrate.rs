@@ -30,7 +30,7 @@ pub(super) fn calibrate(
     entry.threshold = Decimal::from_f64(0.0);
     let n_tasks = class_task.last().map_or(0, |t| *t as usize + 1);
     let selector = Selector::load(entry, Some(mapped(trial.finish()?)), n_tasks, run.engine.base.spec.hidden)?;
-    let device = (run.engine.kernels, &run.engine.threads);
+    let device = run.engine.cpu();
     let decisions = selector.decide(device, &new.valid.features, new.valid.inputs.iter().map(Vec::as_slice));
     let first = class_task.iter().position(|t| *t as usize + 1 == n_tasks).unwrap_or(0);
     let truth: Vec<usize> = new.valid.classes.iter().map(|c| first + c).collect();

@@ -36,7 +36,7 @@ pub(super) fn fit(run: &mut Run<'_>, draft: &mut Draft, new: &New<'_>) -> Result
         (None, Some((shift, scale))) => Some(Hidden::random(run.config.seed, size, shift, scale)),
         (None, None) => None,
     };
-    let features = layer.as_ref().map(|h| through(h, (run.engine.kernels, &run.engine.threads), &new.train.features));
+    let features = layer.as_ref().map(|h| through(h, run.engine.cpu(), &new.train.features));
     let (x, width) = (features.as_deref().unwrap_or(&new.train.features), layer.as_ref().map_or(dim, Hidden::size));
     let stats = extended(run, new, before.map(|x| x.1), x, width)?;
     let mut payload = solve(&stats, run.config.shrinkage)?.payload()?;
@@ -113,8 +113,8 @@ mod tests {
         };
         let (shift, scale) = standard(&x, 2);
         let layer = Hidden::random(1, 64, &shift, &scale);
-        let threads = conpet_runtime::threads::Threads::new(1);
-        let wide = through(&layer, (conpet_runtime::kernels::Kernels::naive(), &threads), &x);
+        let cpu = conpet_runtime::cpu::Cpu { kernels: conpet_runtime::kernels::Kernels::naive(), ..conpet_runtime::cpu::Cpu::new(1) };
+        let wide = through(&layer, &cpu, &x);
         assert!(right(&x) < 60, "{} without", right(&x));
         assert_eq!(right(&wide), 80);
     }

@@ -5,7 +5,7 @@ use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::pet::adapter::{self, Form};
 use conpet_formats::pet::{Pet, PetSpec, Place, Site, bias, ia3, lora, prefix, prompt, sparse};
 use conpet_runtime::base::{Base, Linear};
-use conpet_runtime::forward::rope_table;
+use conpet_runtime::rope::rope_table;
 use conpet_runtime::kernels::{Kernels, MatrixRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
