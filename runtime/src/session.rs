@@ -87,7 +87,8 @@ impl Sequence {
         self.passed = self.passed.map(|n| n.min(len));
         self.trunk.truncate(len);
         self.branch.truncate(len);
-        self.states.truncate(len.saturating_sub(self.states_from) * self.last.len());
+        self.states_from = self.states_from.min(len);
+        self.states.truncate((self.passed[0] - self.states_from) * self.last.len());
     }
 
     /// Puts another blend in force for all tokens: the branch is run again, and the trunk too unless its

@@ -17,6 +17,7 @@ use conpet_runtime::module::Module;
 use conpet_runtime::skills::Skills;
 use conpet_runtime::tokenizer::Tokenizer;
 use std::path::Path;
+use std::sync::Arc;
 
 const HIDDEN: usize = 32;
 const Q: &str = "blk.1.attn_q.weight";
@@ -152,19 +153,19 @@ fn m20_nothing_is_left_out_and_nothing_left_over() {
 }
 
 /// A bundle on the base, made of an empty draft with this trunk, and asked for in the runtime.
-fn skills(trunk: u32, fill: impl FnOnce(Draft) -> Draft, ask: impl FnOnce(Result<Skills, Error>, &Base)) {
+fn skills(trunk: u32, fill: impl FnOnce(Draft) -> Draft, ask: impl FnOnce(Result<Skills, Error>)) {
     let bytes = base();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("b.cpb");
     let reference = base_ref(&Gguf::parse(&bytes).unwrap(), &bytes).unwrap();
     fill(Draft::new(reference, "dynamic", trunk)).create(&path).unwrap();
-    let base = Base::from_map(Mapped::from_vec(bytes), Path::new("base.gguf")).unwrap();
-    ask(Skills::new(Bundle::open(&path).unwrap(), &base), &base);
+    let base = Arc::new(Base::from_map(Mapped::from_vec(bytes), Path::new("base.gguf")).unwrap());
+    ask(Skills::new(Bundle::open(&path).unwrap(), &base));
 }
 
 #[test]
 fn a_trunk_deeper_than_the_base_is_refused() {
-    skills(3, |d| d, |s, _| refused(s, Code::Value, "a trunk of 3 of 2 layers"));
+    skills(3, |d| d, |s| refused(s, Code::Value, "a trunk of 3 of 2 layers"));
 }
 
 /// Its states are not computed for modules: they would be zeros.
@@ -174,9 +175,9 @@ fn a_head_that_reads_below_the_trunk_is_refused() {
         let feature = FeatureSpec::single(layer, Pool::Mean, StateNorm::Output);
         let (weights, biases) = ([0.5; 2 * HIDDEN], [0.0; 2]);
         let task = |d| tiny::with_task(d, "one", &["no", "yes"], feature.clone(), &weights, &biases).unwrap();
-        skills(1, task, |s, base| {
+        skills(1, task, |s| {
             let s = s.unwrap();
-            let head = s.head(0, base).map(drop);
+            let head = s.head(0).map(drop);
             if good { head.unwrap() } else { refused(head, Code::Value, "layer 0 of a trunk of 1") }
         });
     }

@@ -9,8 +9,7 @@ use conpet_formats::gguf::Gguf;
 use conpet_formats::tiny::{self, TinyConfig};
 use conpet_formats::{Code, fingerprint};
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::Scratch;
-use conpet_runtime::generate::Request;
+use conpet_runtime::engine::text::Request;
 use conpet_runtime::skills::Skills;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -79,7 +78,7 @@ impl Place {
 fn generate(engine: &Engine, skills: &Skills, mut at: impl FnMut(usize)) -> (Vec<String>, Result<(), Code>) {
     let request = Request { text: "the water is".into(), max_tokens: Some(24), ..Request::default() };
     let mut pieces = Vec::new();
-    let done = engine.generate(Some(skills), &request, &mut Scratch::default(), &mut |piece| {
+    let done = engine.generate(Some(skills), &request, &mut |piece| {
         pieces.push(piece.to_owned());
         at(pieces.len());
         true
@@ -116,7 +115,7 @@ fn u20_no_token_leaves_after_a_file_is_cut() {
 fn u20_u27_no_label_leaves_after_a_file_is_cut_or_rewritten() {
     let place = Place::new();
     let classify = |(engine, skills): &(Engine, Skills)| {
-        engine.classify(skills, &["the water is cold"], None, &mut Scratch::default()).map_err(|e| e.code())
+        engine.classify(skills, &["the water is cold"], None).map_err(|e| e.code())
     };
     let whole = classify(&place.open()).unwrap();
     for which in [0, 1] {

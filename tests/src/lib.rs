@@ -1,8 +1,14 @@
 //! What the whole-product tests share: a tiny base, a tiny stream, the built programs.
 
 use conpet_formats::tiny::{self, TinyConfig};
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
+use conpet_runtime::prompt::Prompt;
+use conpet_runtime::session::Session;
 use conpet_trainer::config::Config;
+use conpet_trainer::run::Run;
+use conpet_trainer::stream;
+use std::sync::atomic::AtomicBool;
 use std::path::{Path, PathBuf};
 
 /// Writes the tiny base of a seed; returns its path.
@@ -77,6 +83,14 @@ pub fn tiny_config() -> Config {
     }
 }
 
+/// Learns the tiny stream into a bundle of this name.
+pub fn learn_tiny(engine: &Engine, dir: &Path, out: &str) {
+    let tasks = stream::open(&tiny_stream(dir)).expect("the tiny stream can be read");
+    let stop = AtomicBool::new(false);
+    let mut run = Run::new(tiny_config(), engine, tasks, &dir.join(out), &stop, |_| {}).expect("a run can begin");
+    run.stream(false).expect("the tiny stream can be learned");
+}
+
 /// The SmolLM2 base, where the first run or `CONPET_BASE` has put it. Tests that use it say so when
 /// it is not there.
 pub fn real_base() -> Option<PathBuf> {
@@ -108,4 +122,17 @@ pub fn program(name: &str) -> PathBuf {
         assert!(cargo.status().expect("cargo runs").success(), "the programs can be built");
     });
     dir.join(name)
+}
+
+/// The engine with activations kept in `f32`, which what computes in `f32` can be compared with.
+pub fn exact(engine: Engine) -> Engine {
+    let kernels = engine.cpu().kernels.exact();
+    engine.with_kernels(kernels)
+}
+
+/// Logits `[tokens, vocab]` after each token of a prompt, run one at a time after a trunk of `depth` layers.
+pub fn token_by_token(engine: &Engine, depth: usize, blend: Blend, prompt: &Prompt) -> Vec<f32> {
+    let mut session = Session::new(engine, depth);
+    let mut sequence = session.sequence(blend);
+    session.all_logits(&mut sequence, prompt)
 }

@@ -1,13 +1,20 @@
 //! Choice heads: labels scored as texts, by the trainer's decoder and by the runtime alike.
 
 use candle_core::{Device, Tensor};
-use conpet_formats::bundle::Bundle;
+use conpet_formats::bundle::manifest::{HeadEntry, TaskEntry, TaskKind};
+use conpet_formats::bundle::{Bundle, Draft};
+use conpet_formats::choice;
+use conpet_formats::decimal::Decimal;
+use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
+use conpet_formats::fingerprint::base_ref;
 use conpet_formats::head::HeadKind;
-use conpet_runtime::choice::Choices;
+use conpet_formats::mmap::Mapped;
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::features::Prompt;
-use conpet_runtime::forward::Scratch;
+use conpet_runtime::engine::answer::Ask;
+use conpet_runtime::head::Head;
 use conpet_runtime::kv::KvType;
+use conpet_runtime::prompt::Prompt;
 use conpet_runtime::skills::Skills;
 use conpet_tests::{tiny_config, tiny_engine, tiny_stream};
 use conpet_trainer::config::Config;
@@ -15,6 +22,7 @@ use conpet_trainer::decoder::{Adapters, Decoder, Training, WeightMode};
 use conpet_trainer::nn::attention::Ragged;
 use conpet_trainer::run::Run;
 use conpet_trainer::stream;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// `Σ log p` of a label's tokens after a prompt, from the trainer's logits of both together.
@@ -23,7 +31,7 @@ fn likelihood(engine: &Engine, decoder: &Decoder, prompt: &Prompt, label: &[u32]
     whole.tokens.extend(label);
     whole.offsets.extend(label.iter().map(|_| prompt.text.len()..prompt.text.len()));
     let (n, vocab) = (whole.tokens.len(), engine.base.spec.vocab);
-    let states = engine.trunk(&[&whole], decoder.first, None, &mut Scratch::default()).hidden;
+    let states = engine.trunk(vec![Arc::new(whole.clone())], decoder.first, None, false).hidden;
     let x = Tensor::from_vec(states, (n, engine.base.spec.hidden), &Device::Cpu).unwrap();
     let bare = Adapters::none(tiny_config().pet(&engine.base.spec).unwrap());
     let y = decoder.forward(&x, &Ragged::new(&engine.base.spec, &[n]), &bare, &Training::default()).unwrap();
@@ -37,26 +45,61 @@ fn likelihood(engine: &Engine, decoder: &Decoder, prompt: &Prompt, label: &[u32]
     label.iter().enumerate().map(|(j, t)| at(prompt.tokens.len() - 1 + j, *t)).sum()
 }
 
+/// A choice head over labels of these tokens.
+fn choice_head(engine: &Engine, labels: &[Vec<u32>], mean: bool) -> Head {
+    let payload = choice::write(labels).unwrap();
+    let range = 0..payload.len();
+    let base = base_ref(&engine.base.gguf().unwrap(), engine.base.map()).unwrap();
+    let mut draft = Draft::new(base, "dynamic", 1);
+    draft.manifest.tasks.push(TaskEntry {
+        ensemble: Vec::new(),
+        head: Some(0),
+        id: 0,
+        kind: TaskKind::Classification,
+        labels: (0..labels.len()).map(|i| i.to_string()).collect(),
+        max_answer: 0,
+        module: None,
+        name: "t".into(),
+        stage: 1,
+        template: "{input}".into(),
+    });
+    let entry = HeadEntry {
+        blend: Decimal::from_f64(0.0),
+        classes: labels.len() as u32,
+        feature: FeatureSpec::single(engine.base.spec.n_layer as u32, Pool::Last, StateNorm::Output),
+        id: "h0000".into(),
+        kind: if mean { HeadKind::ChoiceMean } else { HeadKind::Choice },
+        section: 0,
+        tasks: vec![0],
+        temperature: Decimal::from_f64(1.0),
+    };
+    Head::load(&entry, &draft.manifest, (Mapped::from_vec(payload), range), &engine.base.spec).unwrap()
+}
+
 #[test]
 fn trainer_and_runtime_give_a_label_the_same_likelihood() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = tiny_engine(dir.path());
-    engine.kernels = engine.kernels.exact();
-    engine.kv_type = KvType::F32;
+    engine = conpet_tests::exact(engine);
+    engine = engine.with_kv_type(KvType::F32);
     let decoder = Decoder::new(&engine, 1, WeightMode::Dense);
     // Labels that begin alike, one that begins another, one alone; not in the order of their tokens.
     let texts = [" the number", " water", " the", " the list of words", " the list of water"];
     let labels: Vec<Vec<u32>> = texts.iter().map(|t| engine.base.tokenizer.encode(t, false).unwrap()).collect();
     assert!(labels[3].len() > 2 && labels[3][0] == labels[2][0]);
     let prompt = engine.prompt("what did you find in the house", None).unwrap();
-    let mut s = Scratch::default();
-    let got = Choices::new(labels.clone(), false).scores(&engine, 1, &prompt, None, &mut s);
+    let score = |mean: bool| {
+        let head = choice_head(&engine, &labels, mean);
+        let trunked = engine.trunk(vec![Arc::new(prompt.clone())], 1, None, false);
+        engine.ask(&[Ask { trunked: &trunked, input: 0, blend: &Blend::none(), head: &head }]).remove(0)
+    };
+    let got = score(false);
     for (i, label) in labels.iter().enumerate() {
         let want = likelihood(&engine, &decoder, &prompt, label);
         // The same f32 sums in another order, through at most four layers, for each token.
         assert!((got[i] - want).abs() < 2e-3 * label.len() as f32, "{}: {} for {want}", texts[i], got[i]);
     }
-    let mean = Choices::new(labels.clone(), true).scores(&engine, 1, &prompt, None, &mut s);
+    let mean = score(true);
     mean.iter().zip(&got).zip(&labels).for_each(|((m, g), l)| assert!((m * l.len() as f32 - g).abs() < 1e-4));
 }
 
@@ -77,10 +120,9 @@ fn a_choice_head_learns_to_say_the_label_and_has_nothing_linear() {
         assert!(m.heads.iter().all(|h| h.kind == kind) && m.requires.contains(&format!("head:{head}")));
         // Scored as it answers.
         let skills = Skills::open(&path, &engine.base).unwrap();
-        let mut s = Scratch::default();
         for (t, task) in tasks.iter().enumerate() {
             let texts: Vec<&str> = task.test.iter().map(|r| r.text.as_str()).collect();
-            let answers = engine.classify(&skills, &texts, Some(t), &mut s).unwrap();
+            let answers = engine.classify(&skills, &texts, Some(t)).unwrap();
             let right = answers.iter().zip(&task.test).filter(|(a, r)| a.task == t && a.label.as_deref() == r.label());
             assert_eq!(right.count(), r.stages[1].right[t], "{head}, task {}", task.name);
         }

@@ -7,9 +7,9 @@ use conpet_formats::gguf::TensorType::Known;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::quant::{self, QuantType};
 use conpet_formats::tiny::{self, TinyArch, TinyConfig};
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::Scratch;
-use conpet_runtime::generate::Sequence;
+use conpet_runtime::session::Session;
 use conpet_runtime::kernels::Kernels;
 use conpet_runtime::kv::KvType;
 
@@ -113,11 +113,10 @@ fn logits_agree_with_plain_loops_beyond_the_window() {
         let d = want.iter().zip(got).fold(0.0f64, |m, (a, b)| m.max((a - f64::from(*b)).abs())) / size;
         assert!(got.len() == want.len() && d < tolerance, "{what}: logits differ by {d} of the largest");
     };
-    let mut s = Scratch::default();
     for k in Kernels::all() {
-        engine.kernels = k;
-        close(&engine.logits(&p, None, &mut s), k.name(), 1e-5);
+        engine = engine.with_kernels(k);
+        close(&engine.logits(&p, &Blend::none()), k.name(), 1e-5);
     }
-    engine.kv_type = KvType::F32;
-    close(&Sequence::new(&engine, 2).all_logits(&engine, &p, None, &mut s), "token by token", 1e-5);
+    engine = engine.with_kv_type(KvType::F32);
+    close(&conpet_tests::token_by_token(&engine, 2, Blend::none(), &p), "token by token", 1e-5);
 }

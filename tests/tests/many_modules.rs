@@ -9,9 +9,10 @@ use conpet_formats::fingerprint::base_ref;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::{Pet, PetKind, PetSpec, Site, sparse};
 use conpet_formats::tensors::TensorsWriter;
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::{self, Row, Scratch};
-use conpet_runtime::generate::Sequence;
+use conpet_runtime::batch::Span;
+use conpet_runtime::session::{Sequence, Session};
 use conpet_runtime::kv::KvType;
 use conpet_runtime::module::Module;
 use conpet_runtime::skills::Skills;
@@ -132,7 +133,7 @@ fn modules_mixed_in_one_batch_act_as_each_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = conpet_tests::tiny_engine(dir.path());
     // Sums are the same, their order is not where a sequence of one token is computed alone.
-    engine.kernels = engine.kernels.exact();
+    engine = conpet_tests::exact(engine);
     let n_layer = engine.base.spec.n_layer;
     for (trunk, pets) in [(TRUNK, &KINDS[..]), (0, &WITHOUT_TRUNK)] {
         let path = dir.path().join(format!("{trunk}.cpb"));
@@ -140,22 +141,21 @@ fn modules_mixed_in_one_batch_act_as_each_alone() {
         let skills = Skills::open(&path, &engine.base).unwrap();
         // The bare base first, in the middle and last; a module twice side by side and again apart.
         let order = [None, Some(0), Some(0)].into_iter().chain((0..pets.len()).map(Some)).chain([None, Some(0), None]);
-        let modules: Vec<Option<&Module>> = order.map(|m| m.map(|m| skills.module(m, &engine.base).unwrap())).collect();
+        let blends: Vec<Blend> = order.map(|m| Blend::from(m.map(|m| skills.module(m).unwrap()))).collect();
         let words = "the list of two words and the number of the day in the long light";
         let tokens = engine.prompt(words, None).unwrap().tokens;
-        let sequences: Vec<&[u32]> = (0..modules.len()).map(|i| &tokens[i % 3..][..1 + i * 5 % 9]).collect();
+        let sequences: Vec<&[u32]> = (0..blends.len()).map(|i| &tokens[i % 3..][..1 + i * 5 % 9]).collect();
         let run = |which: std::ops::Range<usize>| {
-            let mut rows: Vec<Row<'_>> =
-                which.clone().map(|i| Row { tokens: sequences[i].len(), kv: None, module: modules[i] }).collect();
+            let mut spans: Vec<Span<'_>> =
+                which.clone().map(|i| Span::once(sequences[i].len(), &blends[i])).collect();
             let mut hidden = Vec::new();
             engine.embed(sequences[which].iter().flat_map(|t| t.iter().copied()), &mut hidden);
             let dev = (engine.kernels, &engine.threads);
-            let s = &mut Scratch::default();
             forward::layers(dev, &engine.base, 0..n_layer, &mut rows, &mut hidden, s, &mut |_, _| {});
             hidden
         };
-        let together = run(0..modules.len());
-        let apart: Vec<f32> = (0..modules.len()).flat_map(|i| run(i..i + 1)).collect();
+        let together = run(0..blends.len());
+        let apart: Vec<f32> = (0..blends.len()).flat_map(|i| run(i..i + 1)).collect();
         let most = together.iter().zip(&apart).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f32::max);
         assert!(most < 1e-4, "trunk {trunk}: states differ by {most}");
     }
@@ -169,18 +169,22 @@ fn going_back_to_a_module_equals_never_having_left_it() {
     for (trunk, pets) in [(TRUNK, &KINDS[..]), (0, &WITHOUT_TRUNK)] {
         let path = dir.path().join(format!("{trunk}.cpb"));
         bundle(&engine, &path, trunk, pets);
-        let mut s = Scratch::default();
         let tokens = engine.prompt("the list of two words and the number", None).unwrap().tokens;
         let (start, rest) = tokens.split_at(tokens.len() / 2);
-        let mut answer = |skills: &Skills, run: &mut Sequence, module: Option<usize>| {
-            let module = module.map(|m| skills.module(m, &engine.base).unwrap());
-            let mut logits = vec![0.0; engine.base.spec.vocab];
-            run.truncate(0);
-            run.extend(&engine, start, module, &mut s, None);
-            run.extend(&engine, rest, module, &mut s, Some(&mut logits));
-            logits
+        let answer = |skills: &Skills, (session, sequence): &mut (Session, Sequence), module: Option<usize>| {
+            sequence.truncate(0);
+            sequence.set_blend(Blend::from(module.map(|m| skills.module(m).unwrap())));
+            for part in [start, rest] {
+                sequence.push(part);
+                session.run(&mut [sequence]);
+            }
+            sequence.logits().to_vec()
         };
-        let fresh = || Sequence::new(&engine, trunk as usize);
+        let fresh = || {
+            let session = Session::new(&engine, trunk as usize);
+            let sequence = session.sequence(Blend::none());
+            (session, sequence)
+        };
         let open = || Skills::new(Bundle::open(&path).unwrap(), &engine.base).unwrap();
         let cold: Vec<Vec<f32>> = (0..=pets.len()).map(|m| answer(&open(), &mut fresh(), m.checked_sub(1))).collect();
         for (i, a) in cold.iter().enumerate() {
@@ -200,11 +204,10 @@ fn going_back_to_a_module_equals_never_having_left_it() {
 fn every_module_runs_token_by_token_as_in_a_batch() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = conpet_tests::tiny_engine(dir.path());
-    engine.kernels = engine.kernels.exact();
-    engine.kv_type = KvType::F32;
+    engine = conpet_tests::exact(engine);
+    engine = engine.with_kv_type(KvType::F32);
     let p = engine.prompt("the list of two words and the number", None).unwrap();
-    let mut s = Scratch::default();
-    let bare = engine.logits(&p, None, &mut s);
+    let bare = engine.logits(&p, &Blend::none());
     let some_linears = ["attn_q/attn_v", "ffn_gate", "attn_k", "ffn_up/ffn_down", "attn_output"];
     let some_linears = some_linears.map(|at| format!("{LORA},at={at}"));
     let above = KINDS[2..].iter().copied().chain(some_linears.iter().map(String::as_str)).map(|k| (TRUNK, k));
@@ -212,9 +215,9 @@ fn every_module_runs_token_by_token_as_in_a_batch() {
         let path = dir.path().join(format!("{i}.cpb"));
         bundle(&engine, &path, trunk, &[pet]);
         let skills = Skills::new(Bundle::open(&path).unwrap(), &engine.base).unwrap();
-        let module = skills.module(0, &engine.base).unwrap();
-        let batch = engine.logits(&p, Some(module), &mut s);
-        let single = Sequence::new(&engine, trunk as usize).all_logits(&engine, &p, Some(module), &mut s);
+        let blend = Blend::from(skills.module(0).unwrap());
+        let batch = engine.logits(&p, &blend);
+        let single = conpet_tests::token_by_token(&engine, trunk as usize, blend.clone(), &p);
         let far = |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
         assert!(far(&batch, &bare) > 0.05, "{pet}: the module does nothing");
         assert!(far(&batch, &single) < 5e-3, "{pet}: {} apart", far(&batch, &single));

@@ -5,8 +5,8 @@
 use conpet_formats::quant::QuantType;
 use conpet_formats::tiny::{self, TinyConfig};
 use conpet_runtime::base::Base;
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::Scratch;
 use conpet_runtime::memory::Memory;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ fn a_base_larger_than_its_budget_gives_the_same_logits_in_less_memory() {
         }
         let engine = Engine::new(Arc::new(base), 2);
         let prompt = engine.prompt("the cat sat on the mat and looked at the rain", None).unwrap();
-        let logits = engine.logits(&prompt, None, &mut Scratch::default());
+        let logits = engine.logits(&prompt, &Blend::none());
         (logits, Memory::now().file.saturating_sub(before))
     };
     let (all, held) = logits(None);

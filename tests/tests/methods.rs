@@ -5,7 +5,6 @@ use conpet_formats::bundle::Bundle;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::tensors::Tensors;
 use conpet_runtime::engine::{Answer, Engine};
-use conpet_runtime::forward::Scratch;
 use conpet_runtime::skills::Skills;
 use conpet_tests::{tiny_config, tiny_engine, tiny_stream};
 use conpet_trainer::config::Config;
@@ -133,11 +132,10 @@ fn per_task_keeps_a_module_for_each_task_and_asks_for_the_task() {
     let r = p.learn(with("per-task"), "p.cpb");
     assert!(r.metrics.average_accuracy >= 0.8 && r.metrics.forgetting == Some(0.0), "{:?}", r.metrics.matrix);
     let skills = Skills::open(&p.bundle("p.cpb"), &p.engine.base).unwrap();
-    let mut s = Scratch::default();
     let text = ["how large is our tower"];
-    let named = p.engine.classify(&skills, &text, Some(1), &mut s).unwrap();
+    let named = p.engine.classify(&skills, &text, Some(1)).unwrap();
     assert_eq!(named[0].label.as_deref(), Some("big"));
-    let e = p.engine.classify(&skills, &text, None, &mut s).unwrap_err();
+    let e = p.engine.classify(&skills, &text, None).unwrap_err();
     assert!(e.to_string().contains("--task: colour, size"), "{e}");
 }
 
@@ -159,13 +157,12 @@ fn ewc_holds_what_mattered() {
 #[test]
 fn lwf_goes_on_saying_of_old_labels_what_was_said() {
     let p = Place::new();
-    let mut s = Scratch::default();
     let texts: Vec<String> = ["house", "whale", "mouse", "coin"].map(|w| format!("how large is the {w}")).into();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     // Log odds of the first of the two old labels against the second.
     let mut old = |path: &Path, stage: u64| -> Vec<f32> {
         let skills = Skills::new(Bundle::open_generation(path, stage).unwrap(), &p.engine.base).unwrap();
-        let answers = p.engine.classify(&skills, &texts, None, &mut s).unwrap();
+        let answers = p.engine.classify(&skills, &texts, None).unwrap();
         let odds = |a: &Answer| a.candidates[0].labels[0].2 - a.candidates[0].labels[1].2;
         answers.iter().map(odds).collect()
     };
@@ -234,13 +231,12 @@ fn lae_learns_accumulates_and_joins_two_modules() {
 
     of(0.5, 0.3, "online", "on.cpb");
     of(0.5, 0.3, "offline", "off.cpb");
-    let mut s = Scratch::default();
     let tasks = stream::open(&tiny_stream(p.dir.path())).unwrap();
     let (mut right, mut others) = (vec![0; 2], 0);
     for (t, row) in tasks[..2].iter().enumerate().flat_map(|(t, task)| task.test.iter().map(move |r| (t, r))) {
         let mut ask = |out: &str| {
             let skills = Skills::open(&p.bundle(out), &p.engine.base).unwrap();
-            p.engine.classify(&skills, &[&row.text], None, &mut s).unwrap().remove(0)
+            p.engine.classify(&skills, &[&row.text], None).unwrap().remove(0)
         };
         let [both, on, off] = ["l.cpb", "on.cpb", "off.cpb"].map(&mut ask);
         right[t] += usize::from(both.task == t && both.label.as_deref() == row.label());

@@ -7,12 +7,13 @@ use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama::ModelWeights;
 use conpet_formats::quant::QuantType;
 use conpet_formats::tiny::{self, TinyConfig};
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::Scratch;
-use conpet_runtime::generate::Sequence;
+use conpet_runtime::session::Session;
 use conpet_runtime::kernels::Kernels;
 use conpet_runtime::kv::KvType;
 use conpet_runtime::sampler::argmax;
+use conpet_tests::token_by_token;
 use std::path::Path;
 
 const TEXT: &str = "It is a truth that the number of people who find the time to write a long letter has gone down each day. \
@@ -38,7 +39,7 @@ fn oracle(path: &Path, tokens: &[u32]) -> Vec<Vec<f32>> {
 fn compare(engine: &Engine, path: &Path, text: &str) -> (f32, f32, usize) {
     let p = engine.prompt(text, None).unwrap();
     let want = oracle(path, &p.tokens);
-    let got = engine.logits(&p, None, &mut Scratch::default());
+    let got = engine.logits(&p, &Blend::none());
     let (mut diff, mut size, mut same) = (0.0f32, 0.0f32, 0);
     for (g, w) in got.chunks_exact(engine.base.spec.vocab).zip(&want) {
         g.iter().zip(w).for_each(|(a, b)| diff = diff.max((a - b).abs()));
@@ -71,37 +72,37 @@ fn batch_cache_and_kernels_agree_with_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = conpet_tests::tiny_engine(dir.path());
     let p = engine.prompt(TEXT, None).unwrap();
-    let mut s = Scratch::default();
-    engine.kernels = engine.kernels.exact();
+    engine = conpet_tests::exact(engine);
     let vocab = engine.base.spec.vocab;
-    let whole = engine.logits(&p, None, &mut s);
+    let whole = engine.logits(&p, &Blend::none());
     let close = |a: &[f32], b: &[f32], tolerance: f32, what: &str| {
         let d = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
         assert!(d < tolerance, "{what}: logits differ by {d}");
     };
     // The same sums in another order: logits of this base are about 10 in size.
     for (kv, tolerance) in [(KvType::F32, 2e-3), (KvType::F16, 5e-2)] {
-        engine.kv_type = kv;
-        let mut one_by_one = Sequence::new(&engine, 2);
-        close(&one_by_one.all_logits(&engine, &p, None, &mut s), &whole, tolerance, &format!("token by token, {kv:?}"));
-        let mut last = vec![0.0; vocab];
-        engine.batch = 7;
-        Sequence::new(&engine, 1).extend(&engine, &p.tokens, None, &mut s, Some(&mut last));
-        close(&last, &whole[whole.len() - vocab..], tolerance, &format!("in batches of 7, {kv:?}"));
+        engine = engine.with_kv_type(kv);
+        close(&token_by_token(&engine, 2, Blend::none(), &p), &whole, tolerance, &format!("token by token, {kv:?}"));
+        engine = engine.with_batch(7);
+        let mut session = Session::new(&engine, 1);
+        let mut sequence = session.sequence(Blend::none());
+        sequence.push(&p.tokens);
+        session.run(&mut [&mut sequence]);
+        close(sequence.logits(), &whole[whole.len() - vocab..], tolerance, &format!("in batches of 7, {kv:?}"));
     }
     for k in Kernels::all() {
-        engine.kernels = k.exact();
-        close(&engine.logits(&p, None, &mut s), &whole, 2e-3, k.name());
+        engine = engine.with_kernels(k.exact());
+        close(&engine.logits(&p, &Blend::none()), &whole, 2e-3, k.name());
     }
     // Rounded activations: a difference in the last place of a sum can move a number to the next of
     // 127 steps, so forms differ by more than rounding of sums; less than the rounding itself does.
-    engine.kernels = Kernels::detect();
-    let rounded = engine.logits(&p, None, &mut s);
+    engine = engine.with_kernels(Kernels::detect());
+    let rounded = engine.logits(&p, &Blend::none());
     assert!(rounded != whole, "activations were not rounded");
     close(&rounded, &whole, 0.5, "rounded and not");
     for k in Kernels::all() {
-        engine.kernels = k;
-        close(&engine.logits(&p, None, &mut s), &rounded, 0.5, k.name());
+        engine = engine.with_kernels(k);
+        close(&engine.logits(&p, &Blend::none()), &rounded, 0.5, k.name());
     }
 }
 
@@ -112,14 +113,15 @@ fn a_cache_of_bytes_is_half_as_large_and_close() {
     let config = TinyConfig { heads: 2, kv_heads: 1, ..TinyConfig::default() };
     std::fs::write(&path, tiny::base(&config).unwrap()).unwrap();
     let mut engine = Engine::open(&path, 2).unwrap();
-    engine.kernels = engine.kernels.exact();
+    engine = conpet_tests::exact(engine);
     let p = engine.prompt(TEXT, None).unwrap();
-    let (mut s, mut bytes, mut logits) = (Scratch::default(), Vec::new(), Vec::new());
+    let (mut bytes, mut logits) = (Vec::new(), Vec::new());
     for ty in [KvType::F32, KvType::Q8_0] {
         assert!(ty.fits(engine.base.spec.head_dim));
-        engine.kv_type = ty;
-        let mut sequence = Sequence::new(&engine, 2);
-        logits.push(sequence.all_logits(&engine, &p, None, &mut s));
+        engine = engine.with_kv_type(ty);
+        let mut session = Session::new(&engine, 2);
+        let mut sequence = session.sequence(Blend::none());
+        logits.push(session.all_logits(&mut sequence, &p));
         bytes.push(sequence.kv_bytes());
     }
     let d = logits[0].iter().zip(&logits[1]).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
@@ -142,9 +144,9 @@ fn smollm2_agrees_with_candle_transformers_on_500_tokens() {
     );
     assert!(n >= 500 && diff < 0.15 && same > 0.95, "{n} tokens, difference {diff}, same first choice {same}");
     let p = engine.prompt(&TEXT.repeat(6), None).unwrap();
-    let rounded = engine.logits(&p, None, &mut Scratch::default());
-    engine.kernels = engine.kernels.exact();
-    let exact = engine.logits(&p, None, &mut Scratch::default());
+    let rounded = engine.logits(&p, &Blend::none());
+    engine = conpet_tests::exact(engine);
+    let exact = engine.logits(&p, &Blend::none());
     let size = exact.iter().fold(0f32, |m, v| m.max(v.abs()));
     let diff = exact.iter().zip(&rounded).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / size;
     let rows = exact.chunks_exact(engine.base.spec.vocab).zip(rounded.chunks_exact(engine.base.spec.vocab));

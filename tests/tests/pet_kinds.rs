@@ -2,7 +2,6 @@
 
 use conpet_formats::bundle::verify;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::Scratch;
 use conpet_runtime::skills::Skills;
 use conpet_tests::{program, tiny_base, tiny_config, tiny_engine, tiny_stream};
 use conpet_trainer::config::Config;
@@ -23,7 +22,7 @@ fn learn(engine: &Engine, dir: &Path, config: Config) -> (f64, Vec<Option<String
     assert_eq!(verify(&out, true).unwrap(), []);
     let skills = Skills::open(&out, &engine.base).unwrap();
     let texts = ["how large is our tower", "the colour of that sea"];
-    let answers = engine.classify(&skills, &texts, None, &mut Scratch::default()).unwrap();
+    let answers = engine.classify(&skills, &texts, None).unwrap();
     (report.metrics.average_accuracy, answers.into_iter().map(|a| a.label).collect())
 }
 

@@ -203,8 +203,7 @@ fn uniform_runs_all_modules_and_the_surest_label_wins() {
     let r = Run::new(config, &engine, tasks.clone(), &path, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
     let skills = Skills::open(&path, &engine.base).unwrap();
     let texts: Vec<&str> = tasks.iter().flat_map(|t| &t.test).map(|r| r.text.as_str()).collect();
-    let mut s = conpet_runtime::forward::Scratch::default();
-    let answers = engine.classify(&skills, &texts, None, &mut s).unwrap();
+    let answers = engine.classify(&skills, &texts, None).unwrap();
     assert!(answers.iter().all(|a| a.candidates.len() == 2 && a.candidates[0].weight == 0.5 && !a.abstain));
     let labels = tasks.iter().enumerate().flat_map(|(t, x)| x.test.iter().map(move |r| (t, r.label())));
     let right = answers.iter().zip(labels).filter(|(a, (t, l))| a.task == *t && a.label.as_deref() == *l).count();

@@ -8,13 +8,14 @@ use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::lora::{self, Scaling};
 use conpet_formats::pet::{Lora, PetSpec};
 use conpet_formats::tensors::TensorsWriter;
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::features::Prompt;
-use conpet_runtime::forward::Scratch;
+use conpet_runtime::prompt::Prompt;
 use conpet_runtime::module::Module;
 use conpet_runtime::sampler::argmax;
 use conpet_trainer::decoder::{Adapters, Decoder, Training, WeightMode};
 use conpet_trainer::nn::attention::Ragged;
+use std::sync::Arc;
 
 const TEXT: &str = "The number of people who write long letters has gone down each day, and 42 of them say that water, oil \
 and words will be what we use when the list of files is full. What did you find in the house of the two men? ";
@@ -55,24 +56,22 @@ fn module(a: &Adapters, engine: &Engine) -> Module {
 /// (largest difference, largest logit, first choices that differ by more than rounding, tokens).
 fn compare(engine: &Engine, trunk: usize, a: &Adapters, mode: WeightMode) -> (f32, f32, usize, usize) {
     let spec = &engine.base.spec;
-    let module = (!a.tensors.is_empty()).then(|| module(a, engine));
-    let mut s = Scratch::default();
-    let mut prompts: Vec<Prompt> = Vec::new();
+    let blend = Blend::from((!a.tensors.is_empty()).then(|| Arc::new(module(a, engine))));
+    let mut prompts: Vec<Arc<Prompt>> = Vec::new();
     let mut tokens = 0;
     while tokens < 500 {
         let p = engine.prompt(&format!("{}. {TEXT}", prompts.len() + 1), None).unwrap();
         tokens += p.tokens.len();
-        prompts.push(p);
+        prompts.push(Arc::new(p));
     }
-    if module.is_some() {
-        let mut choices =
-            |m| -> Vec<u32> { engine.logits(&prompts[0], m, &mut s).chunks_exact(spec.vocab).map(argmax).collect() };
-        assert_ne!(choices(module.as_ref()), choices(None), "the module says nothing");
+    if !blend.is_none() {
+        let choices =
+            |b: &Blend| -> Vec<u32> { engine.logits(&prompts[0], b).chunks_exact(spec.vocab).map(argmax).collect() };
+        assert_ne!(choices(&blend), choices(&Blend::none()), "the module says nothing");
     }
-    let all: Vec<&Prompt> = prompts.iter().collect();
     let lens: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
     let decoder = Decoder::new(engine, trunk, mode);
-    let states = engine.trunk(&all, trunk, None, &mut s).hidden;
+    let states = engine.trunk(prompts.clone(), trunk, None, false).hidden;
     let x = Tensor::from_vec(states, (tokens, spec.hidden), &Device::Cpu).unwrap();
     let y = decoder.forward(&x, &Ragged::new(spec, &lens), a, &Training::default()).unwrap();
     let got =
@@ -80,7 +79,7 @@ fn compare(engine: &Engine, trunk: usize, a: &Adapters, mode: WeightMode) -> (f3
     let mut got = got.chunks_exact(spec.vocab);
     let (mut diff, mut size, mut other) = (0f32, 0f32, 0);
     for p in &prompts {
-        for want in engine.logits(p, module.as_ref(), &mut s).chunks_exact(spec.vocab) {
+        for want in engine.logits(p, &blend).chunks_exact(spec.vocab) {
             let got = got.next().unwrap();
             let d = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             (diff, size) = (diff.max(d), want.iter().fold(size, |m, v| m.max(v.abs())));
@@ -94,7 +93,7 @@ fn compare(engine: &Engine, trunk: usize, a: &Adapters, mode: WeightMode) -> (f3
 
 fn check(mut engine: Engine, name: &str, trunk: usize, size: f32, tolerance: f32) {
     // The trainer computes in f32; serving rounds activations, which `tests/parity.rs` measures.
-    engine.kernels = engine.kernels.exact();
+    engine = conpet_tests::exact(engine);
     let module = adapters(&engine, trunk, size);
     for (what, a) in [("bare", Adapters::none(module.pet.clone())), ("module", module)] {
         for mode in [WeightMode::Dense, WeightMode::Quant] {

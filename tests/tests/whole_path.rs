@@ -3,8 +3,7 @@
 use conpet_formats::Code;
 use conpet_formats::bundle::{Bundle, verify};
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::Scratch;
-use conpet_runtime::generate::Request;
+use conpet_runtime::engine::text::Request;
 use conpet_runtime::skills::Skills;
 use conpet_tests::{tiny_base, tiny_config, tiny_engine, tiny_stream};
 use conpet_trainer::config::Config;
@@ -50,14 +49,13 @@ fn dynamic_learns_three_tasks_keeps_them_and_answers() {
     assert_eq!(verify(&path, true).unwrap(), []);
     let skills = Skills::open(&path, &engine.base).unwrap();
     assert_eq!(skills.bundle().history().unwrap().len(), 3);
-    let mut s = Scratch::default();
-    let a = engine.classify(&skills, &["how large is our tower", "the colour of that sea"], None, &mut s).unwrap();
+    let a = engine.classify(&skills, &["how large is our tower", "the colour of that sea"], None).unwrap();
     assert_eq!([a[0].label.as_deref(), a[1].label.as_deref()], [Some("big"), Some("blue")]);
     let ask = Request { text: "please open a day".into(), ..Request::default() };
-    let g = engine.generate(Some(&skills), &ask, &mut s, &mut |_| true).unwrap();
+    let g = engine.generate(Some(&skills), &ask, &mut |_| true).unwrap();
     assert_eq!((g.task, g.text.trim()), (Some(2), "open"));
     // One at a time or together, the answer is the same.
-    let alone = engine.classify(&skills, &["the colour of that sea"], None, &mut s).unwrap();
+    let alone = engine.classify(&skills, &["the colour of that sea"], None).unwrap();
     assert_eq!(alone[0].label, a[1].label);
     assert!((alone[0].probability - a[1].probability).abs() < 1e-4);
 }
@@ -69,10 +67,9 @@ fn scores_are_what_the_engine_answers() {
     let r = learn(tiny_config(), &engine, dir.path(), "d.cpb", None, false).unwrap();
     let skills = Skills::open(&dir.path().join("d.cpb"), &engine.base).unwrap();
     let last = r.stages.last().unwrap();
-    let mut s = Scratch::default();
     for (t, task) in stream::open(&tiny_stream(dir.path())).unwrap().iter().enumerate().take(2) {
         let texts: Vec<&str> = task.test.iter().map(|r| r.text.as_str()).collect();
-        let answers = engine.classify(&skills, &texts, None, &mut s).unwrap();
+        let answers = engine.classify(&skills, &texts, None).unwrap();
         let right =
             answers.iter().zip(&task.test).filter(|(a, r)| a.task == t && a.label.as_deref() == r.label()).count();
         assert_eq!(right, last.right[t], "task {}", task.name);
@@ -158,9 +155,8 @@ fn an_input_unlike_any_task_is_noticed_more_often_than_one_of_them() {
     let engine = tiny_engine(dir.path());
     learn(Config { abstain: 0.1, ..tiny_config() }, &engine, dir.path(), "d.cpb", None, false).unwrap();
     let skills = Skills::open(&dir.path().join("d.cpb"), &engine.base).unwrap();
-    let mut s = Scratch::default();
     let mut abstained =
-        |texts: &[&str]| engine.classify(&skills, texts, None, &mut s).unwrap().iter().filter(|a| a.abstain).count();
+        |texts: &[&str]| engine.classify(&skills, texts, None).unwrap().iter().filter(|a| a.abstain).count();
     let known = abstained(&[
         "the colour of our rose",
         "the colour of that ink",

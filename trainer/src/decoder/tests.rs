@@ -89,19 +89,17 @@ fn far(a: &[f32], b: &[f32]) -> f32 {
 fn scalar_reference_trainer_and_runtime_compute_the_same_for_every_kind() {
     let e = engine();
     let spec = &e.base.spec;
-    let mut s = Scratch::default();
-    let prompts: Vec<_> =
-        ["the list of files", " open", "water and oil, 42"].iter().map(|t| e.prompt(t, None).unwrap()).collect();
+    let texts = ["the list of files", " open", "water and oil, 42"];
+    let prompts: Vec<_> = texts.iter().map(|t| Arc::new(e.prompt(t, None).unwrap())).collect();
     let lens: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
-    let all: Vec<_> = prompts.iter().collect();
-    let bare: Vec<Vec<f32>> = prompts.iter().map(|p| e.logits(p, None, &mut s)).collect();
+    let bare: Vec<Vec<f32>> = prompts.iter().map(|p| e.logits(p, &Blend::none())).collect();
     for text in KINDS {
         let pet = parse(text);
         let (a, sites) = adapters(&e, &pet);
-        let m = module(&e, &a, &sites);
+        let blend = Blend::from(Arc::new(module(&e, &a, &sites)));
         let values = a.tensors.iter().map(|(n, t)| (n.clone(), numbers_of(t))).collect();
         let plain = Numbers { pet: &pet, values, indices: &a.indices };
-        let trunk = e.trunk(&all, first(&pet), None, &mut s).hidden;
+        let trunk = e.trunk(prompts.clone(), first(&pet), None, false).hidden;
         let x = Tensor::from_slice(&trunk, (lens.iter().sum::<usize>(), spec.hidden), &Device::Cpu).unwrap();
         for mode in [WeightMode::Dense, WeightMode::Quant] {
             let d = Decoder::new(&e, first(&pet), mode);
@@ -111,7 +109,7 @@ fn scalar_reference_trainer_and_runtime_compute_the_same_for_every_kind() {
             for (p, bare) in prompts.iter().zip(&bare) {
                 let n = p.tokens.len();
                 let trained = numbers_of(&logits.i(at..at + n).unwrap());
-                let run = e.logits(p, Some(&m), &mut s);
+                let run = e.logits(p, &blend);
                 let want = reference::logits(&e.base, &p.tokens, &plain);
                 // The same sums in another order, through four layers, on logits of size about 30.
                 assert!(far(&run, &want) < 4e-3, "{text}: the runtime is {} from the reference", far(&run, &want));
@@ -127,16 +125,15 @@ fn scalar_reference_trainer_and_runtime_compute_the_same_for_every_kind() {
 fn without_a_module_trainer_and_runtime_compute_the_same() {
     let e = engine();
     let spec = &e.base.spec;
-    let mut s = Scratch::default();
-    let p = e.prompt("water and oil, 42", None).unwrap();
-    let trunk = e.trunk(&[&p], 2, None, &mut s).hidden;
+    let p = Arc::new(e.prompt("water and oil, 42", None).unwrap());
+    let trunk = e.trunk(vec![p.clone()], 2, None, false).hidden;
     let x = Tensor::from_slice(&trunk, (p.tokens.len(), spec.hidden), &Device::Cpu).unwrap();
     let d = Decoder::new(&e, 2, WeightMode::Dense);
     let none = Adapters::none(parse("lora"));
     let y = d.forward(&x, &Ragged::new(spec, &[p.tokens.len()]), &none, &Training::default()).unwrap();
     let got = numbers_of(&d.logits(&d.final_norm(&y).unwrap()).unwrap());
     // The same f32 sums in another order.
-    assert!(far(&got, &e.logits(&p, None, &mut s)) < 2e-3);
+    assert!(far(&got, &e.logits(&p, &Blend::none())) < 2e-3);
 }
 
 #[test]

@@ -5,7 +5,6 @@ use conpet_formats::feature::{Pool, StateNorm};
 use conpet_formats::pet::lora::Scaling;
 use conpet_formats::pet::{Lora, Places};
 use conpet_runtime::engine::Engine;
-use conpet_runtime::forward::Scratch;
 
 /// Three classes of short texts that differ by one word.
 pub(crate) struct Toy {
@@ -16,7 +15,6 @@ pub(crate) struct Toy {
 
 impl Toy {
     fn new(e: &Engine, depth: usize, completion: bool) -> Self {
-        let mut s = Scratch::default();
         let states = (0..48)
             .map(|i| {
                 let text = format!(
@@ -24,7 +22,7 @@ impl Toy {
                     ["show", "water", "oil"][i % 3],
                     ["list", "day", "number", "part"][i / 3 % 4]
                 );
-                e.trunk(&[&e.prompt(&text, None).unwrap()], depth, None, &mut s).hidden
+                e.trunk(vec![std::sync::Arc::new(e.prompt(&text, None).unwrap())], depth, None, false).hidden
             })
             .collect();
         Self { states, hidden: e.base.spec.hidden, completion }
