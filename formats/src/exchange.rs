@@ -188,7 +188,7 @@ impl Parcel {
             )
             .hint("import it into a bundle of its own (a new file), whose trunk is 0"));
         }
-        let stage = draft.generation();
+        let stage = draft.stage();
         let section = draft.add_section(SectionKind::Module, self.payload);
         let m = &mut draft.manifest;
         let (index, targets) = (m.modules.len() as u32, m.intern_targets(&self.sites));

@@ -67,7 +67,7 @@ impl Part {
         let record = &view.sections()[index as usize];
         Self {
             file: file.display().to_string(),
-            stage: view.generation(),
+            stage: view.stage(),
             damage: view.damage(),
             part: names(view.manifest(), view.sections()).swap_remove(index as usize),
             section: index,

@@ -28,8 +28,9 @@ pub struct Manifest {
     pub ext: BTreeMap<String, String>,
     /// [`FORMAT`].
     pub format: String,
-    /// Stage number; equals the commit's generation.
-    pub generation: u64,
+    /// The stage's number, which its commit repeats. Written as `generation`, and sorted by that name.
+    #[serde(rename = "generation")]
+    pub stage: u64,
     /// Heads, in order of creation.
     pub heads: Vec<HeadEntry>,
     /// How the stream was learned: `dynamic`, `sequential`, `joint`, ...

@@ -31,7 +31,7 @@ pub struct Bundle {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageInfo {
     /// Its number.
-    pub generation: u64,
+    pub stage: u64,
     /// The stage it was made from; 0 for the first.
     pub parent: u64,
     /// Where its commit lies, in bytes.
@@ -63,17 +63,17 @@ impl Bundle {
     /// Opens any stage of the file: of the current chain, or left behind by a rollback.
     ///
     /// # Errors
-    /// If the file has no such generation.
-    pub fn open_generation(path: &Path, generation: u64) -> Result<Self> {
-        settled(path, |map| Self::generation_of(map, path, generation))
+    /// If the file has no such stage.
+    pub fn open_stage(path: &Path, stage: u64) -> Result<Self> {
+        settled(path, |map| Self::stage_of(map, path, stage))
     }
 
-    pub(super) fn generation_of(map: Mapped, path: &Path, generation: u64) -> Result<Self> {
+    pub(super) fn stage_of(map: Mapped, path: &Path, stage: u64) -> Result<Self> {
         let (slot, warnings) = current(&map)?;
         let stages = commits(&map, slot.end)?;
-        let Some((at, _)) = stages.iter().find(|(_, c)| c.generation == generation) else {
-            let known: Vec<_> = stages.iter().rev().map(|(_, c)| c.generation.to_string()).collect();
-            return Err(Error::new(Code::Missing, format!("no stage {generation}"))
+        let Some((at, _)) = stages.iter().find(|(_, c)| c.stage == stage) else {
+            let known: Vec<_> = stages.iter().rev().map(|(_, c)| c.stage.to_string()).collect();
+            return Err(Error::new(Code::Missing, format!("no stage {stage}"))
                 .hint(format!("this bundle has the stages {}", known.join(", "))));
         };
         let slot = Superblock { commit_off: *at, commit_len: commit_len(&map, *at)?, ..slot };
@@ -93,10 +93,10 @@ impl Bundle {
         debug_assert!(!hashed || commit_hash == slot.commit_hash);
         let commit = Commit::decode(bytes, slot.commit_off)?;
         let manifest = canonical::read(&commit.manifest)?;
-        if manifest.generation != commit.generation {
+        if manifest.stage != commit.stage {
             return Err(Error::new(
                 Code::Value,
-                format!("the manifest says stage {}, its commit {}", manifest.generation, commit.generation),
+                format!("the manifest says stage {}, its commit {}", manifest.stage, commit.stage),
             )
             .in_section("manifest"));
         }
@@ -120,8 +120,8 @@ impl Bundle {
         &self.manifest
     }
     /// The stage's number.
-    pub fn generation(&self) -> u64 {
-        self.commit.generation
+    pub fn stage(&self) -> u64 {
+        self.commit.stage
     }
     /// Where it was opened from.
     pub fn path(&self) -> &Path {
@@ -223,7 +223,7 @@ impl Bundle {
                 if *blake3::hash(bytes).as_bytes() != commit.parent_hash {
                     return Err(Error::new(
                         Code::Digest,
-                        format!("stage {}'s parent does not match", commit.generation),
+                        format!("stage {}'s parent does not match", commit.stage),
                     )
                     .in_file(&self.path)
                     .at(commit.parent_off));
@@ -231,8 +231,8 @@ impl Bundle {
                 Some(Commit::decode(bytes, commit.parent_off).map_err(|e| e.in_file(&self.path))?)
             };
             out.push(StageInfo {
-                generation: commit.generation,
-                parent: parent.as_ref().map_or(0, |p| p.generation),
+                stage: commit.stage,
+                parent: parent.as_ref().map_or(0, |p| p.stage),
                 offset: off,
                 digest: blake3::Hash::from(hash).to_hex().to_string(),
                 tasks: manifest.tasks.into_iter().map(|t| t.name).collect(),
@@ -240,8 +240,8 @@ impl Bundle {
                 signed: !commit.signature.is_empty(),
             });
             let Some(p) = parent else { break };
-            if p.generation >= commit.generation {
-                return Err(Error::new(Code::Layout, "generations do not rise along the chain").in_file(&self.path));
+            if p.stage >= commit.stage {
+                return Err(Error::new(Code::Layout, "stage numbers do not rise along the chain").in_file(&self.path));
             }
             (off, hash, commit) = (commit.parent_off, commit.parent_hash, p);
         }
@@ -255,15 +255,15 @@ impl Bundle {
 /// The newest is the one that ends the file; each names the one before it.
 ///
 /// # Errors
-/// If one of them is damaged, or their generations do not fall.
+/// If one of them is damaged, or their stage numbers do not fall.
 pub(super) fn commits(file: &[u8], end: u64) -> Result<Vec<(u64, Commit)>> {
     let mut out: Vec<(u64, Commit)> = Vec::new();
     let mut at = newest(file, end)?;
     while at != 0 {
         let len = commit_len(file, at)?;
         let commit = Commit::decode(&file[at as usize..][..len as usize], at)?;
-        if out.last().is_some_and(|(_, later)| commit.generation >= later.generation) {
-            return Err(Error::new(Code::Layout, "generations do not rise along the file").at(at));
+        if out.last().is_some_and(|(_, later)| commit.stage >= later.stage) {
+            return Err(Error::new(Code::Layout, "stage numbers do not rise along the file").at(at));
         }
         // Decoding proved that the one before lies before this one, so this ends.
         let before = commit.previous_off;
@@ -349,7 +349,7 @@ pub(super) fn current(file: &[u8]) -> Result<(Superblock, Vec<String>)> {
         }
         (Ok(a), Ok(b)) => {
             let (newer, older) = if a.seq > b.seq { (a, b) } else { (b, a) };
-            if newer.end < older.end || newer.max_generation < older.max_generation {
+            if newer.end < older.end || newer.max_stage < older.max_stage {
                 return Err(Error::new(Code::Layout, "the newer superblock takes back what the older one promised")
                     .in_section("superblock")
                     .at(if newer.end < older.end { 56 } else { 96 }));

@@ -32,7 +32,7 @@ pub fn recover(path: &Path, to: &Path, stage: Option<u64>) -> Result<Recovered> 
     let survey = Survey::open(path)?;
     let slot = current(survey.bytes()).ok().map(|(s, _)| s);
     let known = || {
-        let all: Vec<String> = survey.stages().iter().map(|s| s.generation.to_string()).collect();
+        let all: Vec<String> = survey.stages().iter().map(|s| s.stage.to_string()).collect();
         format!("whole commits of these stages were found: {}; choose one with --stage", all.join(", "))
     };
     let found = match (stage, slot) {
@@ -42,7 +42,7 @@ pub fn recover(path: &Path, to: &Path, stage: Option<u64>) -> Result<Recovered> 
     .ok_or_else(|| Error::new(Code::Missing, "the stage is not whole").in_file(path).hint(known()))?;
     let (mut manifest, lost) = salvage(&survey, found);
     if manifest.tasks.is_empty() && !found.manifest.tasks.is_empty() {
-        let text = format!("no task of stage {} is whole", found.generation);
+        let text = format!("no task of stage {} is whole", found.stage);
         return Err(Error::new(Code::Missing, text).in_file(path).hint(known()));
     }
     let kind = |i: u32| found.sections[i as usize].kind;
@@ -51,16 +51,16 @@ pub fn recover(path: &Path, to: &Path, stage: Option<u64>) -> Result<Recovered> 
     let kept = manifest.renumber((0..found.sections.len() as u32).map(ignorable).collect());
     let sections: Vec<(SectionKind, &[u8])> =
         kept.iter().map(|i| Ok((kind(*i), survey.section(found, *i)?))).collect::<Result<_>>()?;
-    let highest = survey.stages().iter().map(|s| s.generation).chain(slot.map(|s| s.max_generation)).max();
-    manifest.generation = highest
-        .unwrap_or(found.generation)
+    let highest = survey.stages().iter().map(|s| s.stage).chain(slot.map(|s| s.max_stage)).max();
+    manifest.stage = highest
+        .unwrap_or(found.stage)
         .checked_add(1)
-        .ok_or_else(|| Error::new(Code::Value, "the file has used up all generation numbers").in_file(path))?;
-    let of = format!("stage {}, commit {}", found.generation, found.digest);
+        .ok_or_else(|| Error::new(Code::Value, "the file has used up all stage numbers").in_file(path))?;
+    let of = format!("stage {}, commit {}", found.stage, found.digest);
     manifest.ext.insert("recovered_from".into(), of);
-    let (stage, tasks) = (manifest.generation, manifest.tasks.iter().map(|t| t.name.clone()).collect());
+    let (stage, tasks) = (manifest.stage, manifest.tasks.iter().map(|t| t.name.clone()).collect());
     fs::create_new(to, |w| write_bundle(w, manifest, &sections).map(drop))?;
-    Ok(Recovered { found: found.generation, stage, tasks, lost })
+    Ok(Recovered { found: found.stage, stage, tasks, lost })
 }
 
 /// The manifest without whatever needs a damaged section, and what that was.

@@ -28,7 +28,7 @@ pub struct Survey {
 #[derive(Debug)]
 pub struct FoundStage {
     /// Its number.
-    pub generation: u64,
+    pub stage: u64,
     /// Where its commit lies, in bytes.
     pub offset: u64,
     /// Where its parent's commit lies; 0 for the first stage.
@@ -87,9 +87,9 @@ impl Survey {
         &self.stages
     }
 
-    /// The newest stage of the number `generation`, or the newest of all.
-    pub fn stage(&self, generation: Option<u64>) -> Option<&FoundStage> {
-        let mut found = self.stages.iter().filter(|s| generation.is_none_or(|g| s.generation == g));
+    /// The newest stage with this number, or the newest of all.
+    pub fn stage(&self, number: Option<u64>) -> Option<&FoundStage> {
+        let mut found = self.stages.iter().filter(|s| number.is_none_or(|g| s.stage == g));
         found.next_back()
     }
 
@@ -119,8 +119,8 @@ fn stage(map: &[u8], at: u64) -> Option<FoundStage> {
     let commit = Commit::decode(bytes, at).ok()?;
     let manifest = canonical::read(&commit.manifest).ok()?;
     validate::check(&manifest, &commit.sections).ok()?;
-    (manifest.generation == commit.generation).then(|| FoundStage {
-        generation: commit.generation,
+    (manifest.stage == commit.stage).then(|| FoundStage {
+        stage: commit.stage,
         offset: at,
         parent_offset: commit.parent_off,
         previous_offset: commit.previous_off,

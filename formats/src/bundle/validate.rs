@@ -203,8 +203,8 @@ fn tasks(m: &Manifest) -> Result<()> {
         if t.head.is_some_and(|h| !m.heads[h as usize].tasks.contains(&t.id)) {
             return Err(value(format!("{who}: its head does not serve it")));
         }
-        if t.stage == 0 || t.stage > m.generation {
-            return Err(value(format!("{who}: learned at stage {}, but this is stage {}", t.stage, m.generation)));
+        if t.stage == 0 || t.stage > m.stage {
+            return Err(value(format!("{who}: learned at stage {}, but this is stage {}", t.stage, m.stage)));
         }
     }
     Ok(())

@@ -91,7 +91,7 @@ fn account(map: &[u8], bundle: &Bundle, mut met: Sections) -> Result<()> {
     for (at, c) in commits(map, end)? {
         ranges.push((at, at + u64::from(commit_len(map, at)?)));
         for (i, s) in c.sections.iter().enumerate() {
-            let place = |e: Error| e.in_section(format!("stage {}", c.generation));
+            let place = |e: Error| e.in_section(format!("stage {}", c.stage));
             if met.is_new(s).map_err(place)? {
                 check_section(map, i, s).map_err(place)?;
             }

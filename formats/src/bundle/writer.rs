@@ -20,7 +20,7 @@ use std::path::Path;
 #[derive(Debug)]
 pub struct Draft {
     /// What the stage will say about itself. Section numbers are those [`Draft::add_section`] gave;
-    /// `generation` and `requires` are filled in when it is written.
+    /// `stage` and `requires` are filled in when it is written.
     pub manifest: Manifest,
     sections: Vec<Source>,
     parent: Option<Parent>,
@@ -37,7 +37,7 @@ enum Source {
 #[derive(Debug, Clone, Copy)]
 struct Parent {
     hash: [u8; 32],
-    max_generation: u64,
+    max_stage: u64,
 }
 
 impl Draft {
@@ -47,7 +47,7 @@ impl Draft {
             base,
             ext: BTreeMap::new(),
             format: FORMAT.into(),
-            generation: 1,
+            stage: 1,
             heads: Vec::new(),
             method: method.into(),
             modules: Vec::new(),
@@ -74,18 +74,18 @@ impl Draft {
     pub fn from_bundle(b: &Bundle) -> Self {
         let mut manifest = b.manifest().clone();
         // Saturates on a file that claims all numbers; `append` refuses such a file.
-        manifest.generation = b.slot.max_generation.saturating_add(1);
+        manifest.stage = b.slot.max_stage.saturating_add(1);
         Self {
             manifest,
             sections: b.section_records().iter().map(|r| Source::Old(*r)).collect(),
-            parent: Some(Parent { hash: b.commit_hash, max_generation: b.slot.max_generation }),
+            parent: Some(Parent { hash: b.commit_hash, max_stage: b.slot.max_stage }),
             signature: Vec::new(),
         }
     }
 
     /// The number this stage will have.
-    pub fn generation(&self) -> u64 {
-        self.manifest.generation
+    pub fn stage(&self) -> u64 {
+        self.manifest.stage
     }
 
     /// Adds a payload; returns the number to use in the manifest.
@@ -118,7 +118,7 @@ impl Draft {
                 commit_len: 0,
                 end: FIRST,
                 commit_hash: [0; 32],
-                max_generation: 0,
+                max_stage: 0,
             },
             0,
         )?;
@@ -143,13 +143,13 @@ impl Draft {
         let parent = self
             .parent
             .ok_or_else(|| Error::new(Code::Value, "this stage was not drafted from a bundle").in_file(path))?;
-        if parent.max_generation == u64::MAX {
-            return Err(Error::new(Code::Value, "the file has used up all generation numbers").in_file(path));
+        if parent.max_stage == u64::MAX {
+            return Err(Error::new(Code::Value, "the file has used up all stage numbers").in_file(path));
         }
         self.prune();
         let (file, map) = fs::open_mapped(path, true)?;
         let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
-        if slot.commit_hash != parent.hash || slot.max_generation != parent.max_generation {
+        if slot.commit_hash != parent.hash || slot.max_stage != parent.max_stage {
             return Err(Error::new(Code::Layout, "the bundle has changed since this stage was begun")
                 .in_file(path)
                 .hint("run the command again on the bundle as it is now"));
@@ -195,7 +195,7 @@ impl Draft {
         }
         validate::check(&self.manifest, &records)?;
         let commit = Commit {
-            generation: self.manifest.generation,
+            stage: self.manifest.stage,
             parent_off: slot.commit_off,
             parent_hash: slot.commit_hash,
             previous_off: previous,
@@ -218,7 +218,7 @@ impl Draft {
             commit_len: bytes.len() as u32,
             end: start + tail.len() as u64,
             commit_hash: *blake3::hash(&bytes).as_bytes(),
-            max_generation: self.manifest.generation,
+            max_stage: self.manifest.stage,
         };
         Ok((tail, new))
     }
@@ -249,11 +249,11 @@ impl Manifest {
 ///
 /// # Errors
 /// If there is no such stage, it is below the floor, or the file cannot be written.
-pub fn rollback(path: &Path, generation: u64) -> Result<()> {
+pub fn rollback(path: &Path, stage: u64) -> Result<()> {
     let (file, map) = fs::open_mapped(path, true)?;
     let (mut state, _) = State::load(path);
-    state.allows(generation).map_err(|e| e.in_file(path))?;
-    let target = point_to(&file, &map, generation, path)?;
+    state.allows(stage).map_err(|e| e.in_file(path))?;
+    let target = point_to(&file, &map, stage, path)?;
     // Whoever asks for a stage by its number wants it, whatever became of its trial.
     let trial = state.trial.take_if(|t| t.commit == target.digest()).is_some();
     if state.forgive(&target.digest()) || trial {
@@ -263,8 +263,8 @@ pub fn rollback(path: &Path, generation: u64) -> Result<()> {
 }
 
 /// As [`rollback`], for one who holds the lock.
-pub(super) fn point_to(file: &File, map: &Mapped, generation: u64, path: &Path) -> Result<Bundle> {
-    let target = Bundle::generation_of(map.clone(), path, generation).map_err(|e| e.in_file(path))?;
+pub(super) fn point_to(file: &File, map: &Mapped, stage: u64, path: &Path) -> Result<Bundle> {
+    let target = Bundle::stage_of(map.clone(), path, stage).map_err(|e| e.in_file(path))?;
     let (slot, _) = current(map).map_err(|e| e.in_file(path))?;
     repair(file, map, &slot, path)?;
     let new = Superblock {

@@ -132,7 +132,7 @@ pub fn write(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<Writte
             annotations: BTreeMap::from([
                 ("org.conpet.base.name".into(), m.base.name.clone()),
                 ("org.conpet.base.blake3".into(), m.base.file_blake3.join(" ")),
-                ("org.conpet.stage".into(), m.generation.to_string()),
+                ("org.conpet.stage".into(), m.stage.to_string()),
             ]),
         };
         let mut d = blob(dir, MANIFEST, &json(&manifest))?;

@@ -63,7 +63,7 @@ pub(super) fn run(args: &ExportArgs, out: &mut Output<'_>) -> Result<ExitStatus,
         Failure::usage(format!("there is no format {word}"), "formats are peft DIR, gguf FILE and oci DIR")
     })?;
     let mut bundle = Bundle::open(&args.file)?;
-    if let Some(stage) = args.stage.filter(|s| *s != bundle.generation()) {
+    if let Some(stage) = args.stage.filter(|s| *s != bundle.stage()) {
         bundle = view::older(&bundle, stage)?;
     }
     bundle.warnings().iter().for_each(|w| out.warn(&format!("{}: {w}", args.file.display())));
@@ -123,7 +123,7 @@ fn module(args: &ExportArgs, bundle: &Bundle, format: Format, to: &Path) -> Resu
     Ok(Export {
         schema: "conpet.inspect.export/1",
         file: args.file.display().to_string(),
-        stage: bundle.generation(),
+        stage: bundle.stage(),
         format: format.name(),
         to: to.display().to_string(),
         module: Some(Module { id: entry.id.clone(), pet: parcel.pet.to_string(), sites: parcel.sites.len() }),
@@ -177,7 +177,7 @@ fn layout(args: &ExportArgs, bundle: &Bundle, to: &Path) -> Result<Export, Failu
     Ok(Export {
         schema: "conpet.inspect.export/1",
         file: args.file.display().to_string(),
-        stage: bundle.generation(),
+        stage: bundle.stage(),
         format: "oci",
         to: to.display().to_string(),
         module: None,

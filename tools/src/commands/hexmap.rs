@@ -84,7 +84,7 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
 
 fn row(r: &Region, survey: &Survey, live: &[SectionRecord], end: Option<u64>) -> Row {
     let behind = end.is_some_and(|end| r.offset >= end);
-    let number_of = |stage: usize| Some(survey.stages()[stage].generation);
+    let number_of = |stage: usize| Some(survey.stages()[stage].stage);
     let mut row = Row {
         offset: r.offset,
         bytes: r.len,

@@ -105,7 +105,7 @@ fn enter(
     };
     let task = NewTask { name: name.clone(), template: args.template.clone(), max_answer: args.max_answer };
     parcel.enter(&mut draft, spec, task).map_err(exit::creating)?;
-    let (stage, id) = (draft.generation(), format!("m{:04}", draft.manifest.modules.len() - 1));
+    let (stage, id) = (draft.stage(), format!("m{:04}", draft.manifest.modules.len() - 1));
     let created = existing.is_none();
     if created {
         draft.create(&args.bundle).map_err(exit::creating)?
@@ -138,7 +138,7 @@ fn layout(args: &ImportArgs) -> Result<Import, Failure> {
         from: args.from.display().to_string(),
         format: "oci",
         bundle: args.bundle.display().to_string(),
-        stage: bundle.generation(),
+        stage: bundle.stage(),
         created: true,
         module: None,
         base: brought.map(|b| b.display().to_string()),

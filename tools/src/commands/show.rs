@@ -66,7 +66,7 @@ pub(super) fn run(args: &StageArgs, out: &mut Output<'_>) -> Result<ExitStatus, 
         out.object(&Show {
             schema: "conpet.inspect.show/1",
             file: args.file.display().to_string(),
-            stage: view.generation(),
+            stage: view.stage(),
             digest: view.digest(),
             damage: view.damage(),
             base: &m.base,
@@ -86,7 +86,7 @@ pub(super) fn run(args: &StageArgs, out: &mut Output<'_>) -> Result<ExitStatus, 
     }
     let bytes: u64 = sections.iter().map(|s| s.bytes).sum();
     out.field("bundle", &args.file.display().to_string());
-    out.field("stage", &format!("{}, commit {}", view.generation(), short(&view.digest())));
+    out.field("stage", &format!("{}, commit {}", view.stage(), short(&view.digest())));
     out.field(
         "base",
         &format!("{} ({}, {}, {} bytes)", m.base.name, m.base.arch, m.base.quant, number(m.base.file_len)),

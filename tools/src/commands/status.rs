@@ -31,14 +31,14 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
     let result = Status {
         schema: "conpet.inspect.status/1",
         file: args.file.display().to_string(),
-        stage: bundle.generation(),
+        stage: bundle.stage(),
         commit: bundle.digest(),
         signed: bundle.signature().is_some(),
         trial: state.in_force(&bundle),
         failed: &state.bad,
         floor: state.floor,
     };
-    let below = state.allows(bundle.generation()).map_err(|e| e.in_file(&args.file));
+    let below = state.allows(bundle.stage()).map_err(|e| e.in_file(&args.file));
     if out.json() {
         out.object(&result)?;
     } else {

@@ -55,7 +55,7 @@ pub(super) fn run(args: &StageArgs, out: &mut Output<'_>) -> Result<ExitStatus, 
         out.object(&Tasks {
             schema: "conpet.inspect.tasks/1",
             file: args.file.display().to_string(),
-            stage: view.generation(),
+            stage: view.stage(),
             damage: view.damage(),
             tasks,
         })?;

@@ -45,7 +45,7 @@ pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions<'_>) -> Result<Ap
     let (slot, to) = (bundle.slot, delta.to);
     let (mut state, _) = State::load(path);
     if slot.file_id == to.file_id && slot.commit_hash == to.commit_hash {
-        return Ok(Applied { before: bundle.generation(), now: bundle.generation(), written: 0, already: true });
+        return Ok(Applied { before: bundle.stage(), now: bundle.stage(), written: 0, already: true });
     }
     fits(delta, &bundle, &state).map_err(|e| e.in_file(path))?;
     let written = to.end - slot.end;
@@ -76,9 +76,9 @@ pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions<'_>) -> Result<Ap
     read_back(delta, Mapped::of(&file)?, &new).map_err(|e| e.in_file(path))?;
     if options.trial {
         state.trial = Some(Trial {
-            stage: to.max_generation,
+            stage: to.max_stage,
             commit: delta.digest(),
-            good_stage: bundle.generation(),
+            good_stage: bundle.stage(),
             good_commit: bundle.digest(),
             tries_left: TRIES,
         });
@@ -86,7 +86,7 @@ pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions<'_>) -> Result<Ap
         state.save(path)?;
     }
     publish(&file, &new, path)?;
-    Ok(Applied { before: bundle.generation(), now: to.max_generation, written, already: false })
+    Ok(Applied { before: bundle.stage(), now: to.max_stage, written, already: false })
 }
 
 fn used_up(path: &Path) -> Error {
@@ -132,12 +132,12 @@ fn fits(delta: &Delta, bundle: &Bundle, state: &State) -> Result<()> {
         return other(
             format!(
                 "the delta continues stage {} ({}), the bundle is at stage {} ({})",
-                from.generation,
+                from.stage,
                 short(&from.commit_hash),
-                bundle.generation(),
+                bundle.stage(),
                 short(&slot.commit_hash)
             ),
-            format!("use a delta from stage {}, or copy the whole new bundle", bundle.generation()),
+            format!("use a delta from stage {}, or copy the whole new bundle", bundle.stage()),
         );
     }
     if slot.end < from.end || slot.end > to.end || !slot.end.is_multiple_of(PAGE) {

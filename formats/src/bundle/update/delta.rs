@@ -34,7 +34,7 @@ pub struct Delta {
 /// The stage that a delta continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct From {
-    pub generation: u64,
+    pub stage: u64,
     pub commit_off: u64,
     pub commit_hash: [u8; 32],
     /// Where the tail begins.
@@ -70,7 +70,7 @@ impl Delta {
                 .hint("use a newer conpet"));
         }
         let reserved = c.u32()?;
-        let (generation, commit_off, commit_hash, end) = (c.u64()?, c.u64()?, c.digest()?, c.u64()?);
+        let (stage, commit_off, commit_hash, end) = (c.u64()?, c.u64()?, c.digest()?, c.u64()?);
         let (tail_len, tail_hash) = (c.u64()?, c.digest()?);
         if reserved != 0 || head[112..128].iter().chain(&head[USED + 32..]).any(|b| *b != 0) {
             return Err(Error::new(Code::Reserved, "reserved bytes of the header are not zero"));
@@ -78,7 +78,7 @@ impl Delta {
         let mut page = [0; PAGE as usize];
         page[..128].copy_from_slice(&head[128..USED]);
         let to = Superblock::decode(&page).map_err(|e| e.in_section("the superblock it leads to"))?;
-        let from = From { generation, commit_off, commit_hash, end };
+        let from = From { stage, commit_off, commit_hash, end };
         // The commit ends the tail: then the next append finds it, and nothing hides behind it.
         let ends = to.commit_off.checked_add(to.commit_len.into()).and_then(|e| e.checked_next_multiple_of(PAGE));
         if end < FIRST
@@ -100,11 +100,11 @@ impl Delta {
 
     /// The stage it continues.
     pub fn from_stage(&self) -> u64 {
-        self.from.generation
+        self.from.stage
     }
     /// The stage it leads to.
     pub fn to_stage(&self) -> u64 {
-        self.to.max_generation
+        self.to.max_stage
     }
     /// Digest of the commit it leads to, lower-case hex.
     pub fn digest(&self) -> String {
@@ -140,31 +140,31 @@ impl Delta {
         loop {
             let bytes = joined.commit(at)?;
             let commit = Commit::decode(bytes, at)?;
-            if commit.generation >= below {
-                return Err(Error::new(Code::Layout, "generations do not rise along the file").at(at));
+            if commit.stage >= below {
+                return Err(Error::new(Code::Layout, "stage numbers do not rise along the file").at(at));
             }
             if at < start {
                 break;
             }
             if at == self.to.commit_off {
-                let is = (bytes.len() as u64, *blake3::hash(bytes).as_bytes(), commit.generation);
-                if is != (self.to.commit_len.into(), self.to.commit_hash, self.to.max_generation) {
+                let is = (bytes.len() as u64, *blake3::hash(bytes).as_bytes(), commit.stage);
+                if is != (self.to.commit_len.into(), self.to.commit_hash, self.to.max_stage) {
                     return Err(Error::new(Code::Digest, "the superblock names another commit").at(at));
                 }
             }
             ranges.push((at, at + bytes.len() as u64));
             let parent = joined.commit(commit.parent_off)?;
             if *blake3::hash(parent).as_bytes() != commit.parent_hash {
-                return Err(Error::new(Code::Parent, format!("stage {}'s parent does not match", commit.generation))
+                return Err(Error::new(Code::Parent, format!("stage {}'s parent does not match", commit.stage))
                     .at(commit.parent_off));
             }
             let manifest = canonical::read(&commit.manifest)?;
             validate::check(&manifest, &commit.sections)?;
-            if manifest.generation != commit.generation {
+            if manifest.stage != commit.stage {
                 return Err(Error::new(Code::Value, "manifest and commit name different stages").at(at));
             }
             for (i, s) in commit.sections.iter().enumerate() {
-                let place = || format!("stage {}, section {i}", commit.generation);
+                let place = || format!("stage {}, section {i}", commit.stage);
                 if !met.is_new(s).map_err(|e| e.in_section(place()))? {
                     continue;
                 }
@@ -177,7 +177,7 @@ impl Delta {
                     ranges.push((s.offset, s.offset + s.len));
                 }
             }
-            (at, below) = (commit.previous_off, commit.generation);
+            (at, below) = (commit.previous_off, commit.stage);
             last.get_or_insert(commit);
         }
         if at != before {
@@ -237,9 +237,9 @@ pub fn write_delta(old: &Path, new: &Path, to: &Path) -> Result<Delta> {
             "give the older bundle first; if the two have grown apart, copy the new one whole",
         );
     }
-    if b.slot.end == end || b.generation() != b.slot.max_generation {
+    if b.slot.end == end || b.stage() != b.slot.max_stage {
         return parent(
-            format!("there is no newer stage to send: stage {} is current", b.generation()),
+            format!("there is no newer stage to send: stage {} is current", b.stage()),
             "add a stage, or go back where the bundle is with `conpet-inspect rollback`",
         );
     }
@@ -247,7 +247,7 @@ pub fn write_delta(old: &Path, new: &Path, to: &Path) -> Result<Delta> {
     let mut head = [0; PAGE as usize];
     head[..8].copy_from_slice(&MAGIC);
     head[8..10].copy_from_slice(&MAJOR.to_le_bytes());
-    head[16..24].copy_from_slice(&a.generation().to_le_bytes());
+    head[16..24].copy_from_slice(&a.stage().to_le_bytes());
     head[24..32].copy_from_slice(&a.commit_off.to_le_bytes());
     head[32..64].copy_from_slice(&a.commit_hash);
     head[64..72].copy_from_slice(&end.to_le_bytes());

@@ -24,7 +24,7 @@ const PATIENCE: (u32, Duration) = (10, Duration::from_millis(20));
 pub fn start(path: &Path, stage: Option<u64>, trust: Option<&Trust>) -> Result<Bundle> {
     let (state, damaged) = State::load(path);
     let mut bundle = match stage {
-        Some(g) => Bundle::open_generation(path, g)?,
+        Some(g) => Bundle::open_stage(path, g)?,
         None => {
             let now = Bundle::open(path)?;
             match state.in_force(&now) {
@@ -34,7 +34,7 @@ pub fn start(path: &Path, stage: Option<u64>, trust: Option<&Trust>) -> Result<B
         }
     };
     // The floor stays as it was read: going back to the good stage does not lower it.
-    state.allows(bundle.generation()).map_err(|e| e.in_file(path))?;
+    state.allows(bundle.stage()).map_err(|e| e.in_file(path))?;
     match (trust, stage) {
         (Some(trust), _) => drop(trust.check(&bundle)?),
         (None, None) => not_downgraded(&bundle)?,
@@ -114,7 +114,7 @@ fn count(path: &Path) -> Result<Counted> {
 
 /// The stage to go back to, which must be the very one that was current before.
 fn good_stage(path: &Path, trial: &Trial) -> Result<Bundle> {
-    let good = Bundle::open_generation(path, trial.good_stage)?;
+    let good = Bundle::open_stage(path, trial.good_stage)?;
     if good.digest() == trial.good_commit {
         return Ok(good);
     }

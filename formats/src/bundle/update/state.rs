@@ -155,10 +155,10 @@ pub fn mark_good(path: &Path, floor: bool) -> Result<Marked> {
         state.trial = None;
     }
     if floor {
-        state.floor = state.floor.max(bundle.generation());
+        state.floor = state.floor.max(bundle.stage());
     }
     if state != before {
         state.save(path)?;
     }
-    Ok(Marked { stage: bundle.generation(), was_trial, floor: state.floor })
+    Ok(Marked { stage: bundle.stage(), was_trial, floor: state.floor })
 }
