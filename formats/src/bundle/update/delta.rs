@@ -1,4 +1,4 @@
-//! A delta: what a later stage of a bundle has more than an earlier one, as a file of its own.
+//! A delta: what a later stage of a bundle has beyond an earlier one, as a file of its own.
 //!
 //! One page of header (what it continues, the superblock it leads to, a digest of the tail), then
 //! the tail of the bundle, byte for byte. `docs/bundle-format.md` has the bytes.
@@ -14,26 +14,26 @@ use crate::tensors::Tensors;
 use crate::{Code, Error, Result, fs};
 use std::path::{Path, PathBuf};
 
-/// Magic in the manner of the bundle's.
+/// Magic bytes in the manner of the bundle's.
 const MAGIC: [u8; 8] = [0x89, b'C', b'P', b'D', 0x0d, 0x0a, 0x1a, 0x0a];
 const MAJOR: u16 = 1;
 /// Bytes of the header that are used before its digest.
 const USED: usize = 256;
 
-/// A delta whose header is whole; its tail is proven when it is applied.
+/// A delta whose header is whole; its tail is checked when it is applied.
 #[derive(Debug)]
 pub struct Delta {
     path: PathBuf,
     map: Mapped,
-    pub(super) from: From,
-    /// The superblock that NEW had.
+    pub(super) from: Origin,
+    /// The superblock of the bundle it leads to.
     pub(super) to: Superblock,
     pub(super) tail_hash: [u8; 32],
 }
 
 /// The stage that a delta continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct From {
+pub(super) struct Origin {
     pub stage: u64,
     pub commit_off: u64,
     pub commit_hash: [u8; 32],
@@ -78,7 +78,7 @@ impl Delta {
         let mut page = [0; PAGE as usize];
         page[..128].copy_from_slice(&head[128..USED]);
         let to = Superblock::decode(&page).map_err(|e| e.in_section("the superblock it leads to"))?;
-        let from = From { stage, commit_off, commit_hash, end };
+        let from = Origin { stage, commit_off, commit_hash, end };
         // The commit ends the tail: then the next append finds it, and nothing hides behind it.
         let ends = to.commit_off.checked_add(to.commit_len.into()).and_then(|e| e.checked_next_multiple_of(PAGE));
         if end < FIRST
@@ -110,7 +110,7 @@ impl Delta {
     pub fn digest(&self) -> String {
         blake3::Hash::from(self.to.commit_hash).to_hex().to_string()
     }
-    /// Where it was opened from.
+    /// The path it was opened from.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -119,7 +119,7 @@ impl Delta {
         &self.map[PAGE as usize..]
     }
 
-    /// Proves everything about the tail, read as the continuation of `old`: digests of the tail, of every
+    /// Checks everything about the tail, read as the continuation of `old`: digests of the tail, of every
     /// commit and of every section that they use; that the commits chain to one another and to those
     /// of `old`; the manifests; the payloads; and that nothing else is in it. Returns the commit it leads to.
     pub(super) fn check(&self, old: &[u8]) -> Result<Commit> {
@@ -216,10 +216,10 @@ impl<'a> Joined<'a> {
     }
 }
 
-/// Writes what NEW has more than OLD as a delta; OLD must be an earlier state of NEW.
+/// Writes what the bundle `new` has beyond `old` as a delta; `old` must be an earlier state of `new`.
 ///
 /// # Errors
-/// If OLD is no earlier state of NEW, there is nothing to send, a part of the tail is damaged, or the
+/// If `old` is no earlier state of `new`, there is nothing to send, a part of the tail is damaged, or the
 /// file exists.
 pub fn write_delta(old: &Path, new: &Path, to: &Path) -> Result<Delta> {
     let (a, b) = (Bundle::open(old)?, Bundle::open(new)?);

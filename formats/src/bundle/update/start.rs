@@ -1,4 +1,4 @@
-//! Which stage to serve from. The one place where `conpet-run` may write, and only during a trial.
+//! Opens the stage to serve from. This is the one place where `conpet-run` may write, and only during a trial.
 
 use super::state::{State, Trial};
 use crate::bundle::Bundle;
@@ -9,7 +9,7 @@ use crate::{Code, Error, Result};
 use std::path::Path;
 use std::time::Duration;
 
-/// How often, and how long apart, to ask for a lock that another start holds for a moment.
+/// How often to ask for a lock that another start holds for a moment, and how long to wait between two times.
 const PATIENCE: (u32, Duration) = (10, Duration::from_millis(20));
 
 /// Opens the stage to serve from: `stage`, or the current one. A start of a stage on trial is counted
@@ -84,13 +84,17 @@ fn on_trial(path: &Path, trial: Trial, now: Bundle) -> Result<Bundle> {
     }
 }
 
+/// What became of a trial when its next start was counted.
 enum Counted {
+    /// It goes on, with one start less.
     Started(Trial),
+    /// Its starts are used up, and the good stage is current again.
     GaveUp(Trial),
     /// Another process has ended the trial meanwhile.
     Over,
 }
 
+/// Counts a start under the file's lock.
 fn count(path: &Path) -> Result<Counted> {
     let (file, map) = patiently(path)?;
     let now = Bundle::open_map(map.clone(), path)?;
@@ -123,6 +127,7 @@ fn good_stage(path: &Path, trial: &Trial) -> Result<Bundle> {
         .hint("remove the .state file to use the current stage, or restore the bundle from a copy"))
 }
 
+/// Opens the file for writing, and waits a little where another start holds its lock.
 fn patiently(path: &Path) -> Result<(crate::fs::Locked, crate::mmap::Mapped)> {
     for _ in 1..PATIENCE.0 {
         match open_mapped(path, true) {
