@@ -14,7 +14,7 @@ impl Decimal {
     ///
     /// # Panics
     /// If `value` is not finite or its magnitude is 10^9 or more: callers hold trained or
-    /// configured numbers, which are checked when they arise.
+    /// configured values, which are checked where they arise.
     pub fn from_f64(value: f64) -> Self {
         assert!(value.is_finite() && value.abs() < 1e9, "decimal out of range: {value}");
         let mut s = format!("{value:.9}");

@@ -90,7 +90,7 @@ impl Code {
         }
     }
 
-    /// What usually helps.
+    /// What usually helps with an error of this kind.
     const fn remedy(self) -> &'static str {
         match self {
             Self::Io | Self::Space => "check the path, its permissions and the free space",

@@ -34,8 +34,7 @@ pub(crate) enum View {
 }
 
 impl View {
-    /// Opens a stage, by default the current one; of a damaged file, the newest that is whole.
-    /// Tells the user what is amiss.
+    /// Opens a stage, by default the current one; of a damaged file, the newest that is whole, with a warning.
     pub(crate) fn open(path: &Path, stage: Option<u64>, out: &mut Output<'_>) -> Result<Self, Failure> {
         let error = match Bundle::open(path) {
             Ok(now) => {
@@ -100,7 +99,7 @@ impl View {
         }
     }
 
-    /// It carries a signature, whoever's.
+    /// True if it carries a signature, trusted or not.
     pub(crate) fn signed(&self) -> bool {
         match self {
             Self::Whole(b) => b.signature().is_some(),
@@ -131,7 +130,7 @@ impl View {
         }
     }
 
-    /// What a command that has read this ends with.
+    /// The exit status of a command that has read this.
     pub(crate) fn status(&self) -> ExitStatus {
         match self {
             Self::Whole(_) => ExitStatus::Success,

@@ -37,9 +37,9 @@ fn show() {
     requires   kind:lora, selector:task
 
     modules
-    module  kind  rank  scale  numbers  type  sites  targets  tasks
-    m0000   lora     2      2        -  F16       1  q1       intent
-    m0001   lora     2      2        -  F16       1  q1       topic
+    module  kind  rank  scale  parameters  type  sites  targets  tasks
+    m0000   lora     2      2           -  F16       1  q1       intent
+    m0001   lora     2      2           -  F16       1  q1       topic
 
     heads
     head   classes  reads                     temperature  blend  tasks

@@ -9,6 +9,7 @@ const HEADER: usize = 144;
 const RECORD: usize = 96;
 /// Longest signature, in bytes.
 pub(super) const SIGNATURE_CAP: usize = 1024;
+/// This bit of a kind's id says that readers which do not know the kind may ignore its sections.
 const IGNORABLE: u16 = 0x8000;
 
 /// What a section holds.
@@ -48,7 +49,7 @@ impl SectionKind {
         }
     }
 
-    /// For people.
+    /// The name that is shown to people.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Module => "module",
@@ -60,14 +61,14 @@ impl SectionKind {
     }
 }
 
-/// Where a section lies and what it must hash to.
+/// Where a section lies, and the digest that its bytes must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SectionRecord {
     /// BLAKE3 of the payload.
     pub hash: [u8; 32],
     /// Absolute offset, a multiple of [`PAGE`].
     pub offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
     /// What it holds.
     pub kind: SectionKind,
@@ -134,7 +135,7 @@ impl Commit {
         Self::declared(bytes).map(|parts| parts.iter().sum())
     }
 
-    /// The same of its parts: header and section table, manifest, signature.
+    /// The same for its three parts: header with section table, manifest, signature.
     pub(super) fn declared(bytes: &[u8]) -> Option<[u64; 3]> {
         let head = bytes.get(..HEADER)?;
         let num = |i: usize| u64::from(u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]));

@@ -8,22 +8,22 @@ use crate::fs::open_mapped;
 use crate::{Code, Error, Result, fs};
 use std::path::Path;
 
-/// What to leave out beyond what no reader of the current stage needs.
+/// What to leave out, apart from what no reader of the current stage needs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CompactOptions {
     /// Also the selector's current statistics: the bundle then answers as before, but learns no further
     /// task without data of the earlier ones.
     pub drop_statistics: bool,
-    /// Go ahead although the stage is signed; what is written is not.
+    /// Compact although the stage is signed; what is written is not signed.
     pub drop_signature: bool,
 }
 
 /// What compaction did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compacted {
-    /// The stage before, and its number in the new file.
+    /// The stage's number in the old file.
     pub before: u64,
-    /// The same number if there was nothing to leave out, and the file was not touched.
+    /// Its number in the new file; the same if there was nothing to leave out and the file was not touched.
     pub now: u64,
     /// Length of the file before, in bytes.
     pub bytes_before: u64,

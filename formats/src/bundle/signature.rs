@@ -1,8 +1,8 @@
-//! Signatures: who vouches for a stage. Made by the stock `minisign` tool over a short text that names
-//! the file, the stage and the digest of its commit; kept in a commit of their own.
+//! Signatures, by which someone vouches for a stage. The stock `minisign` tool makes them over a short text that
+//! names the file, the stage and the digest of its commit; they are kept in a commit of their own.
 //!
-//! A commit's digest covers its manifest, the digests of all its sections and, by its parent's digest, all
-//! that came before: so does the signature.
+//! A commit's digest covers its manifest, the digests of all its sections and, through its parent's digest, all
+//! that came before. So does the signature.
 
 use super::commit::Commit;
 use super::reader::{Bundle, commit_len, newest};
@@ -111,7 +111,7 @@ fn parse(signature: &[u8]) -> Result<Signature> {
     text.ok_or_else(|| Error::new(Code::Signature, "it is no whole minisign signature").hint("sign the text again"))
 }
 
-/// What is signed: lines that a person can read.
+/// The text that is signed: lines that a person can read.
 fn text(file_id: &[u8; 16], stage: u64, unsigned: &[u8; 32]) -> String {
     let id: String = file_id.iter().map(|b| format!("{b:02x}")).collect();
     format!("conpet stage 1\nfile {id}\nstage {stage}\ncommit {}\n", blake3::Hash::from(*unsigned).to_hex())

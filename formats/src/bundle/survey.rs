@@ -20,7 +20,7 @@ pub struct Survey {
     path: PathBuf,
     map: Mapped,
     stages: Vec<FoundStage>,
-    /// Sections that were asked for (place, length, digest), and whether they are whole: stages share most of theirs.
+    /// Sections that were asked for (offset, length, digest), and whether they are whole: stages share most of theirs.
     checked: RefCell<BTreeMap<(u64, u64, [u8; 32]), bool>>,
 }
 
@@ -37,9 +37,9 @@ pub struct FoundStage {
     pub previous_offset: u64,
     /// BLAKE3 of its commit, lower-case hex.
     pub digest: String,
-    /// What it says about itself.
+    /// Its manifest.
     pub manifest: Manifest,
-    /// It carries a signature, whoever's.
+    /// True if it carries a signature, trusted or not.
     pub signed: bool,
     /// Its sections; each is checked when asked for.
     pub sections: Vec<SectionRecord>,
@@ -77,7 +77,7 @@ impl Survey {
         Ok(Self { path: path.to_owned(), map, stages, checked: RefCell::default() })
     }
 
-    /// The file.
+    /// All bytes of the file.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.map
     }

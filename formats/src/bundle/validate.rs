@@ -94,7 +94,7 @@ fn inner(m: &Manifest, sections: &[SectionRecord]) -> Result<()> {
         let s = sections.get(index as usize).ok_or_else(|| {
             Error::new(Code::Missing, format!("{who} names section {index}, there are {}", sections.len()))
         })?;
-        if !s.kind.is(kind) {
+        if s.kind != kind {
             return Err(Error::new(Code::Type, format!("{who} names section {index}, which is a {}", s.kind.name())));
         }
         if std::mem::replace(&mut used[index as usize], true) {

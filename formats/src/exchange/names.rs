@@ -1,4 +1,4 @@
-//! Names of the linears: Hugging Face's for llama and Gemma 3, and the sites they are.
+//! Hugging Face's names of the linears of llama and Gemma 3, and the sites they stand for.
 
 use crate::model_spec::ModelSpec;
 use crate::pet::{Place, Site};
@@ -14,7 +14,7 @@ const MODULES: [(&str, Place); 7] = [
     ("mlp.down_proj", Place::Down),
 ];
 
-/// The linears.
+/// The places that are linears.
 pub(super) const PLACES: [Place; 7] =
     [Place::Q, Place::K, Place::V, Place::Output, Place::Gate, Place::Up, Place::Down];
 

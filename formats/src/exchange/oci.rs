@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What the artifact is, and the media type of the bundle's layer.
+/// The type of the artifact, and the media type of the bundle's layer.
 pub const BUNDLE: &str = "application/vnd.conpet.bundle.v1";
 /// The media type of the base's layer, as Docker's model-spec has it.
 pub const BASE: &str = "application/vnd.docker.ai.gguf.v3";
@@ -31,7 +31,7 @@ const LAYOUT: &str = "oci-layout";
 /// Longest JSON document of a layout, in bytes.
 const CAP: u64 = 4 << 20;
 
-/// Says what a blob is. Unknown properties are tolerated, as the specification demands; a property that
+/// Describes a blob. Unknown properties are tolerated, as the specification demands; a property that
 /// occurs twice is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -222,7 +222,7 @@ pub fn read(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<()> {
     put(bundle, &bytes)
 }
 
-/// A blob, proven to be what its descriptor says.
+/// A blob, after its length and digest were compared with its descriptor.
 fn checked(folder: &Path, d: &Descriptor) -> Result<Mapped> {
     let hex = d.digest.strip_prefix("sha256:").unwrap_or_default();
     if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {

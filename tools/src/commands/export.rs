@@ -1,4 +1,4 @@
-//! `export`: a module for PEFT or llama.cpp, or the whole bundle for a registry.
+//! `export` writes a module for PEFT or llama.cpp, or the whole bundle for a registry.
 
 use super::count;
 use crate::cli::ExportArgs;
@@ -13,6 +13,7 @@ use conpet_formats::fs;
 use conpet_formats::gguf::Gguf;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::template;
 use serde::Serialize;
 use std::path::Path;
 
@@ -148,7 +149,7 @@ fn find(m: &Manifest, wanted: &str) -> Result<usize, Failure> {
     })
 }
 
-/// What of the module's tasks another program's adapter has no place for.
+/// The parts of the module's tasks for which another program's adapter has no place.
 fn lost(m: &Manifest, module: usize) -> Vec<String> {
     let of = |t: &&TaskEntry| t.module == Some(module as u32) || t.ensemble.contains(&(module as u32));
     let mut out = Vec::new();
@@ -159,7 +160,7 @@ fn lost(m: &Manifest, module: usize) -> Vec<String> {
         if !t.ensemble.is_empty() {
             out.push(format!("the other modules of the ensemble of task {}", t.name));
         }
-        if t.template != "{input}" {
+        if t.template != template::INPUT {
             out.push(format!("the template of task {}: {}", t.name, t.template));
         }
     }

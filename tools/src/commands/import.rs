@@ -1,4 +1,4 @@
-//! `import`: another program's adapter becomes a task of a bundle.
+//! `import` makes another program's adapter a task of a bundle, or takes a bundle out of an OCI layout.
 
 use super::count;
 use crate::cli::ImportArgs;
@@ -85,7 +85,7 @@ fn adapter(args: &ImportArgs, source: Source) -> Result<Import, Failure> {
     enter(args, source, existing, &spec, (base_ref, parcel), name)
 }
 
-/// Writes the stage.
+/// Writes a stage with the module and its task.
 fn enter(
     args: &ImportArgs,
     source: Source,

@@ -1,4 +1,4 @@
-//! `log`: the stages of a bundle, oldest first.
+//! `log` lists the stages of a bundle, oldest first.
 
 use super::short;
 use crate::cli::FileArgs;

@@ -1,4 +1,4 @@
-//! `rollback`: makes an older stage the current one.
+//! `rollback` makes an older stage the current one.
 
 use crate::cli::RollbackArgs;
 use crate::exit::{ExitStatus, Failure};

@@ -1,4 +1,4 @@
-//! `status`: which stage a box would serve, and how it stands with its updates.
+//! `status` says which stage a box would serve, and where it stands with its updates.
 
 use super::short;
 use crate::cli::FileArgs;
@@ -14,7 +14,7 @@ struct Status<'a> {
     file: String,
     stage: u64,
     commit: String,
-    /// It carries a signature; whether a trusted one, `verify --trust` says.
+    /// True if it carries a signature; `verify --trust` says whether a trusted key made it.
     signed: bool,
     /// `None` unless the current stage is on trial.
     trial: Option<&'a Trial>,

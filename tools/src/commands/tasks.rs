@@ -1,4 +1,4 @@
-//! `tasks`: the tasks of a stage and their labels.
+//! `tasks` lists the tasks of a stage and their labels.
 
 use crate::cli::StageArgs;
 use crate::exit::{ExitStatus, Failure};

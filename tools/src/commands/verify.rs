@@ -1,4 +1,4 @@
-//! `verify`: is every byte of a bundle what it promises to be, and is this its base?
+//! `verify` checks that every byte of a bundle is what it should be, and that a base is the bundle's own.
 
 use super::count;
 use crate::cli::VerifyArgs;

@@ -230,7 +230,7 @@ fn x07_terminal_commands_in_a_base_are_shown_not_sent() {
     gguf       version 3, 1,696 bytes
     data       at 1,696, aligned to 32
     runs       no: base architecture "ll\\u{1b}[31mama\\u{7}" is not supported [E_UNSUPPORTED]
-    tensors    0 tensors, 0 numbers:
+    tensors    0 tensors, 0 parameters:
 
     metadata
     key                    type       value
