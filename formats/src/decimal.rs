@@ -1,5 +1,6 @@
 //! Exact decimals: manifests hold no floats, so that equal numbers are equal bytes.
 
+use crate::error::clip;
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -28,9 +29,7 @@ impl Decimal {
 
     /// Checks the grammar above.
     pub fn parse(text: &str) -> Result<Self> {
-        let bad = || {
-            Error::new(Code::Value, format!("not a canonical decimal: {:?}", text.chars().take(40).collect::<String>()))
-        };
+        let bad = || Error::new(Code::Value, format!("not a canonical decimal: {:?}", clip(text)));
         let body = text.strip_prefix('-').unwrap_or(text);
         let (int, frac) = match body.split_once('.') {
             Some((i, f)) => (i, Some(f)),

@@ -111,6 +111,11 @@ impl Code {
     }
 }
 
+/// The beginning of a text from a file, short enough for a message.
+pub(crate) fn clip(text: &str) -> String {
+    text.chars().take(120).collect()
+}
+
 /// What went wrong, where, and what to do next.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);

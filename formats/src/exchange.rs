@@ -14,6 +14,7 @@ mod rows;
 
 use crate::bundle::manifest::{BaseRef, ModuleEntry, TaskEntry, TaskKind};
 use crate::bundle::{Bundle, Draft, SectionKind};
+use crate::error::clip;
 use crate::mmap::Mapped;
 use crate::model_spec::ModelSpec;
 use crate::pet::{PetKind, PetSpec, Site};
@@ -284,9 +285,4 @@ fn misfit(name: &str, shape: &[usize], want: &str) -> Error {
     Error::new(Code::BaseMismatch, format!("shape {shape:?}, this base needs {want}"))
         .in_section(format!("tensor {}", clip(name)))
         .hint("the adapter was made for a base of another size; give that base")
-}
-
-/// The beginning of a text from a file, short enough for a message.
-fn clip(s: &str) -> String {
-    s.chars().take(120).collect()
 }

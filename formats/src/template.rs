@@ -1,5 +1,6 @@
 //! Task templates: literal text around one `{input}`. Not a language: nothing in it can run.
 
+use crate::error::clip;
 use crate::{Code, Error, Result};
 
 /// The place of the input in a template; alone, the template that adds nothing.
@@ -49,10 +50,9 @@ fn walk<'t>(template: &'t str, mut f: impl FnMut(Piece<'t>)) -> Result<()> {
             f(Piece::Input);
             INPUT.len()
         } else {
-            let shown: String = tail.chars().take(20).collect();
             return Err(Error::new(
                 Code::Value,
-                format!("unknown placeholder or lone brace at {shown:?} in a template"),
+                format!("unknown placeholder or lone brace at {:?} in a template", clip(tail)),
             )
             .hint(format!("only {INPUT}, {{{{ and }}}} are allowed")));
         };

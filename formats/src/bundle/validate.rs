@@ -2,6 +2,7 @@
 
 use super::commit::{SectionKind, SectionRecord};
 use super::manifest::{FORMAT, Manifest, TaskKind};
+use crate::error::clip;
 use crate::head::HeadKind;
 use crate::pet::PetKind;
 use crate::selector::SelectorKind;
@@ -258,8 +259,4 @@ fn text(who: &str, s: &str) -> Result<()> {
         return Err(Error::new(Code::Text, format!("{who}: {:?} has a control character", clip(s))));
     }
     Ok(())
-}
-
-fn clip(s: &str) -> String {
-    s.chars().take(40).collect()
 }

@@ -10,6 +10,7 @@
 //! Layers are whole files, not archives: a blob can be mapped where it lies.
 
 use crate::bundle::{Bundle, verify};
+use crate::error::clip;
 use crate::fingerprint::{CheckDepth, check_base};
 use crate::gguf::Gguf;
 use crate::mmap::Mapped;
@@ -159,7 +160,7 @@ fn changed(bundle: &Path) -> Error {
 pub fn read(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<()> {
     let layout: Layout = parse(&folder.join(LAYOUT), &document(&folder.join(LAYOUT))?)?;
     if layout.image_layout_version != "1.0.0" {
-        let v = super::clip(&layout.image_layout_version);
+        let v = clip(&layout.image_layout_version);
         return Err(Error::new(Code::Version, format!("image layout {v:?}, only 1.0.0 is read")).in_file(folder));
     }
     let index_path = folder.join("index.json");
@@ -179,7 +180,7 @@ pub fn read(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<()> {
     let path = blob_path(folder, &descriptor.digest);
     let manifest: Manifest = parse(&path, &checked(folder, descriptor)?)?;
     if manifest.artifact_type.as_deref() != Some(BUNDLE) {
-        let got = super::clip(manifest.artifact_type.as_deref().unwrap_or("nothing"));
+        let got = clip(manifest.artifact_type.as_deref().unwrap_or("nothing"));
         return Err(Error::new(Code::Unsupported, format!("artifactType is {got:?}, not {BUNDLE:?}")).in_file(&path));
     }
     let one = |media_type: &str| {
@@ -191,7 +192,7 @@ pub fn read(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<()> {
         }
     };
     if let Some(l) = manifest.layers.iter().find(|l| l.media_type != BUNDLE && l.media_type != BASE) {
-        let what = super::clip(&l.media_type);
+        let what = clip(&l.media_type);
         return Err(Error::new(Code::Unsupported, format!("a layer is {what:?}, which is not known")).in_file(&path));
     }
     let layer = one(BUNDLE)?.ok_or_else(|| Error::new(Code::Missing, "no layer is a bundle").in_file(&path))?;
@@ -226,11 +227,8 @@ pub fn read(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<()> {
 fn checked(folder: &Path, d: &Descriptor) -> Result<Mapped> {
     let hex = d.digest.strip_prefix("sha256:").unwrap_or_default();
     if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err(Error::new(
-            Code::Value,
-            format!("digest {:?} is not sha256: and 64 digits", super::clip(&d.digest)),
-        )
-        .in_file(folder));
+        return Err(Error::new(Code::Value, format!("digest {:?} is not sha256: and 64 digits", clip(&d.digest)))
+            .in_file(folder));
     }
     let path = blob_path(folder, &d.digest);
     let map = Mapped::open(&path)?;

@@ -15,8 +15,9 @@ mod config;
 
 use super::low_rank::{self, Halves};
 use super::rows::{self, Order};
-use super::{JSON_CAP, Parcel, clip, misfit, names};
+use super::{JSON_CAP, Parcel, misfit, names};
 use crate::bundle::manifest::BaseRef;
+use crate::error::clip;
 use crate::mmap::Mapped;
 use crate::model_spec::ModelSpec;
 use crate::pet::{

@@ -3,6 +3,7 @@
 use super::value::{Array, Value, text};
 use super::{DEFAULT_ALIGNMENT, MAGIC};
 use crate::bytes::Cursor;
+use crate::error::clip;
 use crate::quant::QuantType;
 use crate::{Code, Error, Result};
 
@@ -242,10 +243,11 @@ fn read_metadata<'a>(c: &mut Cursor<'a>, n: usize) -> Result<Vec<(&'a str, Value
         let key = text(c).map_err(|e| e.in_section("metadata key"))?;
         let grammar = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         if key.is_empty() || key.len() > 255 || !key.bytes().all(grammar) {
-            let shown: String = key.chars().take(40).collect();
-            return Err(
-                Error::new(Code::Text, format!("metadata key {shown:?} is not 1 to 255 of [A-Za-z0-9._-]")).at(at)
-            );
+            return Err(Error::new(
+                Code::Text,
+                format!("metadata key {:?} is not 1 to 255 of [A-Za-z0-9._-]", clip(key)),
+            )
+            .at(at));
         }
         let value = Value::read(c).map_err(|e| e.in_section(format!("key {key}")))?;
         out.push((key, value));

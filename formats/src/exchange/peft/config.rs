@@ -1,6 +1,7 @@
 //! `adapter_config.json`: every setting is used, known to change nothing, or refused by name.
 
-use crate::exchange::{clip, names};
+use crate::error::clip;
+use crate::exchange::names;
 use crate::model_spec::ModelSpec;
 use crate::pet::{Place, Site};
 use crate::{Code, Error, Result};
