@@ -9,6 +9,8 @@
 //! parent, which declares it and cannot be read or compiled without it, and what siblings share, such as a trait or a
 //! constant, is defined there. What a parent merely re-exports counts where it is defined.
 
+#![expect(clippy::print_stdout, reason = "circles that are not yet refused are printed")]
+
 #[path = "structure/circles.rs"]
 mod circles;
 #[path = "structure/layers.rs"]
@@ -22,9 +24,9 @@ use std::path::{Path, PathBuf};
 use tree::Tree;
 
 /// The crates whose structure is enforced.
-const ENFORCED: [&str; 2] = ["formats", "tools"];
+const ENFORCED: &[&str] = &["formats", "tools"];
 /// The crates that still have circles, which are printed and not yet refused.
-const NOT_YET: [&str; 2] = ["runtime", "trainer"];
+const NOT_YET: &[&str] = &["runtime", "trainer"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
