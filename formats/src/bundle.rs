@@ -25,12 +25,13 @@ pub use commit::{SectionKind, SectionRecord};
 pub use compact::{CompactOptions, Compacted, compact};
 pub use reader::{Bundle, StageInfo};
 pub use recover::{Recovered, recover};
-pub use regions::{Region, Slot, What};
+pub use regions::{Region, RegionKind, Slot};
 pub use signature::{TRUST, Trust, sign, signing_text};
 pub use survey::{FoundStage, Survey};
+pub use update::rollback;
 pub use validate::check_manifest;
 pub use verify::{Finding, verify, verify_bytes};
-pub use writer::{Draft, rollback};
+pub use writer::Draft;
 
 /// Alignment of sections and commits, in bytes.
 pub const PAGE: u64 = 4096;
@@ -40,7 +41,8 @@ pub const FIRST: u64 = 2 * PAGE;
 pub const COMMIT_CAP: u64 = 8 << 20;
 /// Longest manifest, in bytes.
 pub const MANIFEST_CAP: u64 = 4 << 20;
-/// Most commas in a manifest: what its values take in memory, the shortest too, stays below 64 MiB.
+/// Most commas in a manifest. They bound the number of its values, of which even the shortest then take less than
+/// 64 MiB of memory.
 pub const COMMA_CAP: usize = 1 << 19;
 /// Most sections in one stage.
 pub const SECTION_CAP: u64 = 16_384;

@@ -1,5 +1,6 @@
 //! Exact decimals: manifests hold no floats, so that equal numbers are equal bytes.
 
+use crate::error::clip;
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ impl Decimal {
     ///
     /// # Panics
     /// If `value` is not finite or its magnitude is 10^9 or more: callers hold trained or
-    /// configured numbers, which are checked when they arise.
+    /// configured values, which are checked where they arise.
     pub fn from_f64(value: f64) -> Self {
         assert!(value.is_finite() && value.abs() < 1e9, "decimal out of range: {value}");
         let mut s = format!("{value:.9}");
@@ -28,9 +29,7 @@ impl Decimal {
 
     /// Checks the grammar above.
     pub fn parse(text: &str) -> Result<Self> {
-        let bad = || {
-            Error::new(Code::Value, format!("not a canonical decimal: {:?}", text.chars().take(40).collect::<String>()))
-        };
+        let bad = || Error::new(Code::Value, format!("not a canonical decimal: {:?}", clip(text)));
         let body = text.strip_prefix('-').unwrap_or(text);
         let (int, frac) = match body.split_once('.') {
             Some((i, f)) => (i, Some(f)),

@@ -90,7 +90,7 @@ impl Code {
         }
     }
 
-    /// What usually helps.
+    /// What usually helps with an error of this kind.
     const fn remedy(self) -> &'static str {
         match self {
             Self::Io | Self::Space => "check the path, its permissions and the free space",
@@ -109,6 +109,11 @@ impl Code {
             _ => "the file is damaged or not what it should be; restore it from a copy or make it again",
         }
     }
+}
+
+/// The beginning of a text from a file, short enough for a message.
+pub(crate) fn clip(text: &str) -> String {
+    text.chars().take(120).collect()
 }
 
 /// What went wrong, where, and what to do next.

@@ -1,7 +1,7 @@
 //! Exchange with other programs: PEFT folders ([`peft`]), llama.cpp's LoRA files ([`llama_lora`]) and
 //! OCI image layouts ([`oci`]).
 //!
-//! What travels is a [`Parcel`]: one module in the bundle's own layout, that is by GGUF site names, with
+//! What is exchanged is a [`Parcel`]: one module in the bundle's own layout, that is by GGUF site names, with
 //! query and key rows in the order of the base's GGUF. A format is one file that reads and writes
 //! parcels. What a parcel cannot hold is refused by name; nothing is dropped in silence.
 
@@ -14,6 +14,7 @@ mod rows;
 
 use crate::bundle::manifest::{BaseRef, ModuleEntry, TaskEntry, TaskKind};
 use crate::bundle::{Bundle, Draft, SectionKind};
+use crate::error::clip;
 use crate::mmap::Mapped;
 use crate::model_spec::ModelSpec;
 use crate::pet::{PetKind, PetSpec, Site};
@@ -36,7 +37,7 @@ pub enum Source {
     Oci,
 }
 
-/// What lies at `path`.
+/// Finds out which format lies at `path`.
 ///
 /// # Errors
 /// `E_UNSUPPORTED` for pickle files and for what is none of the three.
@@ -90,27 +91,27 @@ fn refuse_pickle(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// One module on its way, in the bundle's own layout.
+/// One module on its way in or out, in the bundle's own layout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parcel {
-    /// What it is.
+    /// What kind of module it is.
     pub pet: PetSpec,
     /// Its sites, sorted.
     pub sites: Vec<String>,
-    /// Strict safetensors.
+    /// Its tensors, as strict safetensors.
     pub payload: Vec<u8>,
-    /// What the payload's numbers are: F16 where that loses nothing, else F32.
+    /// Type of the payload's values: F16 where that loses nothing, else F32.
     pub dtype: Dtype,
     /// Where it came from, for the manifest.
     pub origin: BTreeMap<String, String>,
-    /// What its user should know.
+    /// Remarks for the user.
     pub notes: Vec<String>,
 }
 
 /// The generation task that an imported module serves.
 #[derive(Debug, Clone)]
 pub struct NewTask {
-    /// Its name.
+    /// The task's name.
     pub name: String,
     /// Literal text around `{input}`.
     pub template: String,
@@ -125,24 +126,24 @@ impl Parcel {
         let dtype = if tensors.values().all(|t| t.1.iter().all(exact)) { Dtype::F16 } else { Dtype::F32 };
         let mut w = TensorsWriter::new();
         let mut sites = Vec::new();
-        let mut numbers = 0;
+        let mut parameters = 0;
         for (name, (shape, values)) in &tensors {
             match dtype {
                 Dtype::F16 => w.add_f16(name, shape, values)?,
                 _ => w.add_f32(name, shape, values)?,
             }
             sites.push(name.rsplit_once('.').map_or(name.as_str(), |(site, _)| site).to_owned());
-            numbers += values.len();
+            parameters += values.len();
         }
         sites.sort();
         sites.dedup();
         let payload = w.finish()?;
         Tensors::parse(&payload)?;
-        let origin = BTreeMap::from([("numbers".into(), numbers.to_string())]);
+        let origin = BTreeMap::from([("numbers".into(), parameters.to_string())]);
         Ok(Self { pet, sites, payload, dtype, origin, notes: Vec::new() })
     }
 
-    /// Says where it came from.
+    /// Records where it came from.
     fn from(mut self, format: &str, file: &[u8], known_base: bool) -> Self {
         self.origin.insert("source".into(), format.into());
         self.origin.insert("source_blake3".into(), crate::fingerprint::file_digest(file));
@@ -155,7 +156,7 @@ impl Parcel {
         self
     }
 
-    /// A module of a bundle.
+    /// Takes a module out of a bundle.
     ///
     /// # Errors
     /// If its section is damaged, or there is no such module.
@@ -188,7 +189,7 @@ impl Parcel {
             )
             .hint("import it into a bundle of its own (a new file), whose trunk is 0"));
         }
-        let stage = draft.generation();
+        let stage = draft.stage();
         let section = draft.add_section(SectionKind::Module, self.payload);
         let m = &mut draft.manifest;
         let (index, targets) = (m.modules.len() as u32, m.intern_targets(&self.sites));
@@ -223,10 +224,10 @@ impl Parcel {
         Ok(())
     }
 
-    /// The one kind it is.
+    /// The only part of a module of one kind.
     ///
     /// # Errors
-    /// `E_UNSUPPORTED` if it is several at once: no other format has that.
+    /// `E_UNSUPPORTED` if it has several: no other format can hold them.
     fn only(&self, format: &str) -> Result<&crate::pet::Part> {
         match self.pet.parts() {
             [one] => Ok(one),
@@ -235,13 +236,13 @@ impl Parcel {
         }
     }
 
-    /// One of its tensors.
+    /// The shape and values of one of its tensors.
     fn tensor(&self, tensors: &Tensors<'_>, site: Site, what: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let name = format!("{site}.{what}");
         let t =
             tensors.get(&name).ok_or_else(|| Error::new(Code::Missing, format!("the module lacks tensor {name}")))?;
-        let numbers = t.to_f32();
-        Ok((t.shape, numbers))
+        let values = t.to_f32();
+        Ok((t.shape, values))
     }
 
     fn sites(&self, spec: &ModelSpec) -> Result<Vec<Site>> {
@@ -249,10 +250,10 @@ impl Parcel {
     }
 }
 
-/// Where an exported adapter says which base it belongs to.
+/// Metadata keys of an exported adapter that say which base it belongs to.
 const BASE_KEYS: [&str; 3] = ["conpet.base.structure", "conpet.base.tokenizer", "conpet.base.sample"];
 
-/// What it says there.
+/// These keys with their values.
 fn base_entries(base: &BaseRef) -> [(&'static str, &str); 3] {
     let values = [&base.structure, &base.tokenizer, &base.sample];
     std::array::from_fn(|i| (BASE_KEYS[i], values[i].as_str()))
@@ -279,14 +280,9 @@ fn check_origin(base: &BaseRef, said: impl Fn(&str) -> Option<String>) -> Result
     Ok(any)
 }
 
-/// A tensor that does not fit the base.
+/// The error for a tensor that does not fit the base.
 fn misfit(name: &str, shape: &[usize], want: &str) -> Error {
     Error::new(Code::BaseMismatch, format!("shape {shape:?}, this base needs {want}"))
         .in_section(format!("tensor {}", clip(name)))
         .hint("the adapter was made for a base of another size; give that base")
-}
-
-/// A text from a file, short enough for a message.
-fn clip(s: &str) -> String {
-    s.chars().take(120).collect()
 }

@@ -46,7 +46,8 @@ pub fn create_new(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) 
     })
 }
 
-/// An error also says whether the new file has its name by then.
+/// Writes a file under a temporary name, syncs it and publishes it. An error also says whether the file had its new
+/// name by then.
 fn replace(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
@@ -86,7 +87,7 @@ fn replace(
     })
 }
 
-/// How the names of temporary files begin; the process and the file's name follow.
+/// How the names of temporary files and folders begin; the process and the final name follow.
 const TEMPORARY: &str = ".conpet-tmp-";
 
 /// Removes temporary files of this name that a killed process has left: those that nobody has locked.
@@ -105,7 +106,7 @@ fn sweep(dir: &Path, name: &str) {
     }
 }
 
-/// A file written from its beginning on.
+/// Writes a file from its beginning on.
 struct Tail<'a> {
     file: &'a File,
     at: u64,
@@ -197,7 +198,7 @@ pub fn create_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Res
     }
     let dir = parent(path);
     let name = path.file_name().ok_or_else(|| Error::new(Code::Value, "not a folder's name").in_file(path))?;
-    let tmp = dir.join(format!(".conpet-tmp-{}-{}", std::process::id(), name.to_string_lossy()));
+    let tmp = dir.join(format!("{TEMPORARY}{}-{}", std::process::id(), name.to_string_lossy()));
     std::fs::create_dir(&tmp).map_err(io("create a temporary folder beside"))?;
     // The rename fails if the name was taken meanwhile.
     let result = fill(&tmp)
@@ -268,7 +269,7 @@ fn locked() -> Error {
         .hint("wait for it to finish, then run the command again")
 }
 
-/// Is there room for `len` more bytes?
+/// Checks that there is room for `len` more bytes.
 ///
 /// # Errors
 /// `E_SPACE` if not.

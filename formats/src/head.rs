@@ -14,7 +14,7 @@ pub enum HeadKind {
     Linear,
     /// The log-likelihood of the label's text after the prompt.
     Choice,
-    /// The same for each token of the label.
+    /// The same, divided by the number of the label's tokens.
     ChoiceMean,
 }
 
@@ -31,7 +31,7 @@ impl HeadKind {
         }
     }
 
-    /// True for the kind that manifests leave unsaid.
+    /// True for the kind that manifests leave out.
     pub fn is_linear(&self) -> bool {
         *self == Self::Linear
     }

@@ -21,14 +21,14 @@ pub const BIAS: &str = "hidden.bias";
 pub const SEED: &str = "random.seed";
 /// Name of what is subtracted from a feature before a random layer.
 pub const SHIFT: &str = "random.shift";
-/// Name of what a feature is multiplied with then.
+/// Name of what the difference is multiplied by.
 pub const SCALE: &str = "random.scale";
-/// Most units: a random layer of them on 2,048 numbers takes 128 MiB.
+/// Most units of a layer; that many on a feature of 2,048 values take 128 MiB.
 pub const MOST: usize = 16_384;
 /// Most weights of a random layer, 256 MiB of them: a few hundred bytes must not ask for more.
 pub const RANDOM_MOST: usize = 1 << 26;
 
-/// The layer, with its numbers in memory.
+/// The layer, with its parameters in memory.
 #[derive(Debug, Clone)]
 pub struct Hidden {
     /// `[size, dim]`, F32 little-endian.
@@ -40,7 +40,7 @@ pub struct Hidden {
 }
 
 impl Hidden {
-    /// From numbers, `weight [size, dim]`.
+    /// A layer with these parameters, `weight [size, dim]`.
     ///
     /// # Panics
     /// If the lengths do not fit.
@@ -76,7 +76,7 @@ impl Hidden {
     /// Finds the layer in a selector's payload; `None` if it has none.
     ///
     /// # Errors
-    /// If tensors are missing or do not fit features of `dim` numbers.
+    /// If tensors are missing or do not fit features of `dim` values.
     pub fn load(payload: &[u8], dim: usize) -> Result<Option<Self>> {
         let tensors = Tensors::parse(payload)?;
         let need =
@@ -115,12 +115,12 @@ impl Hidden {
         w.add_f32(SCALE, &[scale.len()], scale)
     }
 
-    /// Units.
+    /// Number of units.
     pub fn size(&self) -> usize {
         self.bias.len()
     }
 
-    /// The second half, in place, on products `W x` `[n, size]`: `max(0, · + b)`.
+    /// Completes the layer, in place, on products `W x` `[n, size]`: `max(0, · + b)`.
     pub fn activate(&self, products: &mut [f32]) {
         for row in products.chunks_exact_mut(self.size()) {
             row.iter_mut().zip(&self.bias).for_each(|(v, b)| *v = (*v + b).max(0.0));
@@ -141,7 +141,7 @@ fn random(tensors: &Tensors<'_>) -> Result<Option<(u64, usize)>> {
     let Some(t) = tensors.get(SEED) else { return Ok(None) };
     let parts = t.to_i32();
     let [low, high, size] = parts.as_slice() else {
-        return Err(Error::new(Code::Shape, format!("{SEED:?} holds {} numbers, not 3", parts.len())));
+        return Err(Error::new(Code::Shape, format!("{SEED:?} holds {} values, not 3", parts.len())));
     };
     Ok(Some((u64::from(*low as u32) | u64::from(*high as u32) << 32, usize::try_from(*size).unwrap_or(0))))
 }

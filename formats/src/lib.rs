@@ -5,11 +5,20 @@
 //! It knows no devices, no threads and no model arithmetic beyond the scalar references that
 //! define each formula.
 //!
-//! * files: [`gguf`] (bases), [`tensors`] (safetensors payloads), [`bundle`] (`.cpb`),
-//!   [`mmap`] and [`fs`] below them; [`exchange`] with other programs' formats;
-//! * numbers: [`quant`] (block types), [`decimal`] (exact decimals in manifests);
-//! * contracts: [`model_spec`], [`feature`], [`pet`], [`head`], [`choice`], [`selector`] (with [`hidden`],
-//!   [`ngrams`] and [`novelty`] beside it), [`fingerprint`].
+//! Its modules stand on one another, from the ground up:
+//!
+//! * [`error`]: the one error type, which names the file, the place, the value and the remedy;
+//! * bytes: [`bytes`] (a bounds-checked cursor), [`decimal`] (exact decimals), [`quant`] (quant types),
+//!   [`mmap`] (mapped files), [`fs`] (files that survive a crash);
+//! * files: [`gguf`] (bases) and [`tensors`] (safetensors payloads);
+//! * contracts: [`model_spec`] (what a base computes), [`pet`] (what a module is), [`feature`] (what selectors and
+//!   heads read), [`head`] and [`choice`], [`selector`] with [`hidden`], [`ngrams`] and [`novelty`] beside its
+//!   weights, [`template`] (a task's text);
+//! * [`bundle`]: the `.cpb` file, which holds modules, heads and a selector stage by stage;
+//! * above it, [`fingerprint`] (which base a bundle belongs to), [`exchange`] (other programs' formats), and [`tiny`]
+//!   (small random bases, for tests).
+//!
+//! `ARCHITECTURE.md` has the drawing, and a test keeps to it.
 
 pub mod bundle;
 pub mod bytes;

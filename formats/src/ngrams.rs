@@ -1,4 +1,4 @@
-//! Token n-grams: which words go with which class, beside what the base's states say.
+//! Token n-grams: evidence for a class from the words of a text, beside that from the base's states.
 //!
 //! A multinomial naive Bayes classifier (McCallum & Nigam 1998) over single tokens and pairs of
 //! neighbours. It is made of counts alone, so it grows with every task, exactly and in any order,
@@ -35,8 +35,8 @@ pub const SCALE: &str = "ngram.scale";
 const ALONE: i32 = -1;
 /// Stands for the border of the text.
 const BORDER: i32 = -2;
-/// Evidence of a longer text is scaled down to that of so many grams: words are not independent,
-/// and a page of them must not drown what the states say.
+/// The evidence of a longer text is scaled down to that of this many grams: words are not independent, and a page of
+/// them must not drown the evidence of the states.
 const MOST: f32 = 64.0;
 
 /// One token, or two neighbours.
@@ -137,7 +137,7 @@ impl Ngrams {
         (self.int(&self.keys, 2 * i), self.int(&self.keys, 2 * i + 1))
     }
 
-    /// Grams known.
+    /// Number of grams that any class has.
     pub fn len(&self) -> usize {
         self.keys.len() / 8
     }

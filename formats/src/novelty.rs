@@ -1,4 +1,4 @@
-//! How unlike all classes an input is: what a selector abstains by.
+//! How unlike all classes an input is: the quantity by which a selector refuses inputs.
 //!
 //! `novelty = log p(x | any class) - max_c log p(x | c)`, the log-likelihood ratio of all rows
 //! together against the best single class. For shared-covariance Gaussians it is half the *relative
@@ -21,7 +21,7 @@ use crate::{Code, Error, Result};
 
 /// Name of the largest novelty that is still answered.
 pub const LIMIT: &str = "novelty.limit";
-/// Name of what is added to a score before the form.
+/// Name of the values that are added to the scores before the form.
 pub const SHIFT: &str = "novelty.shift";
 /// Name of the form.
 pub const FORM: &str = "novelty.form";
@@ -64,7 +64,7 @@ impl Novelty {
             return Err(Error::new(
                 Code::Shape,
                 format!(
-                    "a novelty of {} limits, {} shifts and {} numbers for {classes} classes",
+                    "a novelty of {} limits, {} shifts and a form of {} values for {classes} classes",
                     limit.len(),
                     shift.len(),
                     form.len()

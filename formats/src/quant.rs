@@ -1,81 +1,111 @@
 //! Quant blocks: the GGUF tensor types this project computes with.
 //!
-//! One file per type (`quant/q4_0.rs`, ...): the block as a zerocopy struct with a const size
-//! assert, scalar dequantize, scalar dot, and quantize where we write that type. They are the
-//! specification every fast kernel is checked against.
+//! A quantized type is one file (`quant/q4_0.rs`, ...): the block as it lies in a file, and a [`Block`] that says
+//! how its codes and scales become numbers. Each is listed once, in [`QuantType`]. [`dequantize`] and [`dot`] are the
+//! scalar references that every fast kernel is checked against.
 
-/// A tensor type that can be run. Anything else in a file is listed, and refused on use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum QuantType {
-    /// IEEE single.
-    F32,
-    /// IEEE half.
-    F16,
-    /// bfloat16.
-    BF16,
-    /// 32 numbers: f16 scale, 32 x i8.
-    Q8_0,
-    /// 32 numbers: f16 scale, 4-bit, offset 8.
-    Q4_0,
-    /// 32 numbers: f16 scale, f16 minimum, 4-bit.
-    Q4_1,
-    /// 32 numbers: f16 scale, 5-bit, offset 16.
-    Q5_0,
-    /// 32 numbers: f16 scale, f16 minimum, 5-bit.
-    Q5_1,
-    /// 256 numbers: 8 sub-blocks with 6-bit scales and minima, 4-bit.
-    Q4K,
-    /// 256 numbers: 8 sub-blocks with 6-bit scales and minima, 5-bit.
-    Q5K,
-    /// 256 numbers: 16 sub-blocks with 8-bit scales, 6-bit.
-    Q6K,
-    /// 256 numbers: 16 sub-blocks with 4-bit scales and minima, 2-bit.
-    Q2K,
-    /// 256 numbers: 16 sub-blocks with 6-bit scales, 3-bit.
-    Q3K,
-    /// 32 numbers: f16 scale, 4-bit places in a table of uneven levels.
-    Iq4Nl,
+mod float;
+pub mod iq4_nl;
+pub mod q2_k;
+pub mod q3_k;
+pub mod q4_0;
+pub mod q4_1;
+pub mod q4_k;
+pub mod q5_0;
+pub mod q5_1;
+pub mod q5_k;
+pub mod q6_k;
+pub mod q8_0;
+
+use crate::{Code, Error, Result};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// Declares [`QuantType`] and [`with_block!`] from the two lists below. `$d` is a dollar sign, which the inner macro
+/// needs and an outer one cannot spell.
+macro_rules! quant_types {
+    (
+        $d:tt
+        floats { $($(#[$float_doc:meta])* $Float:ident = ($id:literal, $name:literal, $bytes:literal),)* }
+        blocks { $($(#[$doc:meta])* $Type:ident = $file:ident::$Block:ident,)* }
+    ) => {
+        /// A tensor type that can be run. Anything else in a file is listed, and refused on use.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum QuantType {
+            $($(#[$float_doc])* $Float,)*
+            $($(#[$doc])* $Type,)*
+        }
+
+        impl QuantType {
+            /// Every type, in the order of the enum.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$Float,)* $(Self::$Type,)*];
+            const COUNT: usize = [$(stringify!($Float),)* $(stringify!($Type),)*].len();
+
+            /// (ggml type id, name, numbers per block, bytes per block).
+            const fn facts(self) -> (u32, &'static str, usize, usize) {
+                match self {
+                    $(Self::$Float => ($id, $name, 1, $bytes),)*
+                    $(Self::$Type => {
+                        type B = $file::$Block;
+                        (B::GGML_ID, B::NAME, B::LEN, size_of::<B>())
+                    })*
+                }
+            }
+        }
+
+        /// Runs `$body` with `$Block` bound to the block struct of a quantized type; `$float` for the
+        /// types that are plain floats.
+        #[macro_export]
+        macro_rules! with_block {
+            ($d ty:expr, $d Block:ident => $d body:expr, float => $d float:expr) => {
+                match $d ty {
+                    $($crate::quant::QuantType::$Float)|* => $d float,
+                    $($crate::quant::QuantType::$Type => {
+                        type $d Block = $crate::quant::$file::$Block;
+                        $d body
+                    })*
+                }
+            };
+        }
+    };
+}
+
+quant_types! {
+    $
+    floats {
+        /// IEEE single.
+        F32 = (0, "F32", 4),
+        /// IEEE half.
+        F16 = (1, "F16", 2),
+        /// bfloat16.
+        BF16 = (30, "BF16", 2),
+    }
+    blocks {
+        /// 32 numbers: f16 scale, 32 x i8.
+        Q8_0 = q8_0::BlockQ8_0,
+        /// 32 numbers: f16 scale, 4-bit, offset 8.
+        Q4_0 = q4_0::BlockQ4_0,
+        /// 32 numbers: f16 scale, f16 minimum, 4-bit.
+        Q4_1 = q4_1::BlockQ4_1,
+        /// 32 numbers: f16 scale, 5-bit, offset 16.
+        Q5_0 = q5_0::BlockQ5_0,
+        /// 32 numbers: f16 scale, f16 minimum, 5-bit.
+        Q5_1 = q5_1::BlockQ5_1,
+        /// 256 numbers: 8 sub-blocks with 6-bit scales and minima, 4-bit.
+        Q4K = q4_k::BlockQ4K,
+        /// 256 numbers: 8 sub-blocks with 6-bit scales and minima, 5-bit.
+        Q5K = q5_k::BlockQ5K,
+        /// 256 numbers: 16 sub-blocks with 8-bit scales, 6-bit.
+        Q6K = q6_k::BlockQ6K,
+        /// 256 numbers: 16 sub-blocks with 4-bit scales and minima, 2-bit.
+        Q2K = q2_k::BlockQ2K,
+        /// 256 numbers: 16 sub-blocks with 6-bit scales, 3-bit.
+        Q3K = q3_k::BlockQ3K,
+        /// 32 numbers: f16 scale, 4-bit places in a table of uneven levels.
+        Iq4Nl = iq4_nl::BlockIq4Nl,
+    }
 }
 
 impl QuantType {
-    /// Every type, in the order of the enum.
-    pub const ALL: [Self; 14] = [
-        Self::F32,
-        Self::F16,
-        Self::BF16,
-        Self::Q8_0,
-        Self::Q4_0,
-        Self::Q4_1,
-        Self::Q5_0,
-        Self::Q5_1,
-        Self::Q4K,
-        Self::Q5K,
-        Self::Q6K,
-        Self::Q2K,
-        Self::Q3K,
-        Self::Iq4Nl,
-    ];
-
-    /// (ggml type id, name, numbers per block, bytes per block).
-    const fn facts(self) -> (u32, &'static str, usize, usize) {
-        match self {
-            Self::F32 => (0, "F32", 1, 4),
-            Self::F16 => (1, "F16", 1, 2),
-            Self::Q4_0 => (2, "Q4_0", 32, 18),
-            Self::Q4_1 => (3, "Q4_1", 32, 20),
-            Self::Q5_0 => (6, "Q5_0", 32, 22),
-            Self::Q5_1 => (7, "Q5_1", 32, 24),
-            Self::Q8_0 => (8, "Q8_0", 32, 34),
-            Self::Q4K => (12, "Q4_K", 256, 144),
-            Self::Q5K => (13, "Q5_K", 256, 176),
-            Self::Q6K => (14, "Q6_K", 256, 210),
-            Self::Q2K => (10, "Q2_K", 256, 84),
-            Self::Q3K => (11, "Q3_K", 256, 110),
-            Self::Iq4Nl => (20, "IQ4_NL", 32, 18),
-            Self::BF16 => (30, "BF16", 1, 2),
-        }
-    }
-
     /// The id used in GGUF files.
     pub const fn ggml_id(self) -> u32 {
         self.facts().0
@@ -109,22 +139,6 @@ impl QuantType {
     }
 }
 
-mod float;
-pub mod iq4_nl;
-pub mod q2_k;
-pub mod q3_k;
-pub mod q4_0;
-pub mod q4_1;
-pub mod q4_k;
-pub mod q5_0;
-pub mod q5_1;
-pub mod q5_k;
-pub mod q6_k;
-pub mod q8_0;
-
-use crate::{Code, Error, Result};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
-
 /// How the half-precision scales of a block become single precision. All ways give the same number;
 /// a processor's own instruction is the faster one.
 pub trait Half {
@@ -149,16 +163,21 @@ impl Half for Portable {
     }
 }
 
-/// A block of a quantized type, as it lies in a file: small unsigned integers, and a scale and a
-/// minimum for each run of them. What a type *is* stands in its [`Block::codes`] and
-/// [`Block::scales`].
+/// A block of a quantized type, as it lies in a file: small unsigned integers (codes), and a scale and a
+/// minimum for each run of them.
 pub trait Block: FromBytes + Immutable + KnownLayout + Unaligned {
-    /// Which type.
-    const TYPE: QuantType;
+    /// The type's id in GGUF files.
+    const GGML_ID: u32;
+    /// The name llama.cpp prints.
+    const NAME: &'static str;
+    /// Numbers in a block.
+    const LEN: usize;
     /// Numbers that share a scale and a minimum: 16 or 32.
     const RUN: usize;
     /// Bits of the largest code.
     const BITS: u32;
+    /// Appends one block made of [`Block::LEN`] numbers, for the types that this project writes.
+    const QUANTIZE: Option<fn(&[f32], &mut Vec<u8>)> = None;
 
     /// Number `i` of the block is `scale[i / RUN] · codes[i] + min[i / RUN]`; `H` turns what is stored
     /// in half precision.
@@ -184,32 +203,6 @@ pub trait Block: FromBytes + Immutable + KnownLayout + Unaligned {
             out.iter_mut().zip(codes).for_each(|(o, c)| *o = d * f32::from(*c) + m);
         }
     }
-}
-
-/// Runs `$body` with `$Block` bound to the block struct of a quantized type; `$float` for the
-/// types that are plain floats. The one list from types to their files.
-#[macro_export]
-macro_rules! with_block {
-    ($ty:expr, $Block:ident => $body:expr, float => $float:expr) => {
-        match $ty {
-            $crate::quant::QuantType::F32 | $crate::quant::QuantType::F16 | $crate::quant::QuantType::BF16 => $float,
-            $crate::quant::QuantType::Q8_0 => $crate::with_block!(@ $Block = q8_0::BlockQ8_0, $body),
-            $crate::quant::QuantType::Q4_0 => $crate::with_block!(@ $Block = q4_0::BlockQ4_0, $body),
-            $crate::quant::QuantType::Q4_1 => $crate::with_block!(@ $Block = q4_1::BlockQ4_1, $body),
-            $crate::quant::QuantType::Q5_0 => $crate::with_block!(@ $Block = q5_0::BlockQ5_0, $body),
-            $crate::quant::QuantType::Q5_1 => $crate::with_block!(@ $Block = q5_1::BlockQ5_1, $body),
-            $crate::quant::QuantType::Q4K => $crate::with_block!(@ $Block = q4_k::BlockQ4K, $body),
-            $crate::quant::QuantType::Q5K => $crate::with_block!(@ $Block = q5_k::BlockQ5K, $body),
-            $crate::quant::QuantType::Q6K => $crate::with_block!(@ $Block = q6_k::BlockQ6K, $body),
-            $crate::quant::QuantType::Q2K => $crate::with_block!(@ $Block = q2_k::BlockQ2K, $body),
-            $crate::quant::QuantType::Q3K => $crate::with_block!(@ $Block = q3_k::BlockQ3K, $body),
-            $crate::quant::QuantType::Iq4Nl => $crate::with_block!(@ $Block = iq4_nl::BlockIq4Nl, $body),
-        }
-    };
-    (@ $Block:ident = $file:ident :: $name:ident, $body:expr) => {{
-        type $Block = $crate::quant::$file::$name;
-        $body
-    }};
 }
 
 /// The nibbles of 16 bytes: low ones are numbers 0..16, high ones 16..32.
@@ -280,19 +273,24 @@ pub fn quantize(ty: QuantType, x: &[f32]) -> Result<Vec<u8>> {
         return Err(Error::new(Code::NotFinite, format!("number {i} is {}", x[i])));
     }
     let mut out = Vec::with_capacity(size);
-    match ty {
-        QuantType::F32 => x.iter().for_each(|v| out.extend(v.to_le_bytes())),
+    with_block!(ty, B => match B::QUANTIZE {
+        Some(quantize) => x.chunks_exact(B::LEN).for_each(|block| quantize(block, &mut out)),
+        None => {
+            return Err(Error::new(Code::Unsupported, format!("{} is read but not written", ty.name()))
+                .hint(format!("write {}", written().join(", "))));
+        }
+    }, float => match ty {
         QuantType::F16 => x.iter().for_each(|v| out.extend(half::f16::from_f32(*v).to_le_bytes())),
         QuantType::BF16 => x.iter().for_each(|v| out.extend(half::bf16::from_f32(*v).to_le_bytes())),
-        QuantType::Q8_0 => x.chunks_exact(32).for_each(|c| q8_0::quantize(c, &mut out)),
-        QuantType::Q4_0 => x.chunks_exact(32).for_each(|c| q4_0::quantize(c, &mut out)),
-        QuantType::Q4_1 => x.chunks_exact(32).for_each(|c| q4_1::quantize(c, &mut out)),
-        other => {
-            return Err(Error::new(Code::Unsupported, format!("{} is read but not written", other.name()))
-                .hint("write F32 F16 BF16 Q8_0 Q4_0 or Q4_1"));
-        }
-    }
+        _ => x.iter().for_each(|v| out.extend(v.to_le_bytes())),
+    });
     Ok(out)
+}
+
+/// Names of the types that [`quantize`] writes.
+fn written() -> Vec<&'static str> {
+    let writes = |ty: QuantType| with_block!(ty, B => B::QUANTIZE.is_some(), float => true);
+    QuantType::ALL.into_iter().filter(|ty| writes(*ty)).map(QuantType::name).collect()
 }
 
 /// A little-endian f16 as it lies in a block.

@@ -1,6 +1,6 @@
 //! Selectors: what maps an input to weights over the tasks of a bundle, and so to modules.
 //!
-//! Scalar references live here; the runtime computes the same numbers fast. Kinds:
+//! Scalar references live here; the runtime computes the same values fast. Kinds:
 //!
 //! * `task`: the caller names the task (the oracle line in every report);
 //! * `single`: there is one module, it is always in force;
@@ -11,7 +11,7 @@
 //!   [`BIAS`] `[classes]` and [`CLASS_TASK`] `[classes]` (I32, index into the bundle's task list,
 //!   ascending). A hidden layer may come before the weights ([`crate::hidden`]: `mlp`, `ridge` with
 //!   random features); `lda` may have token n-grams beside them ([`crate::ngrams`]), whose scores
-//!   are added before the temperature; any may say how unlike all classes an input is
+//!   are added before the temperature; any may measure how unlike all classes an input is
 //!   ([`crate::novelty`]);
 //! * `conpet`: a LoRA of its own on the base and a T-way linear head (Song et al. 2023,
 //!   arXiv 2309.14763, Dynamic ConPET); payload: the LoRA's tensors plus [`WEIGHT`] `[tasks, dim]`
@@ -31,71 +31,73 @@ pub const BIAS: &str = "bias";
 /// Name of the class-to-task tensor.
 pub const CLASS_TASK: &str = "class_task";
 
-/// The kinds of selector this release knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SelectorKind {
+/// What a selector reads of an input.
+#[derive(Clone, Copy, PartialEq)]
+enum Reads {
+    Nothing,
+    /// Features of the trunk, from which it scores classes.
+    Trunk,
+    /// A feature of a full pass of its own.
+    Pass,
+}
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal, reads $reads:ident;)*) => {
+        /// The kinds of selector this release knows.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum SelectorKind { $($(#[doc = $doc])* $variant,)* }
+
+        impl SelectorKind {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name used in manifests and flags.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            const fn what_it_reads(self) -> Reads {
+                match self { $(Self::$variant => Reads::$reads,)* }
+            }
+        }
+    };
+}
+
+kinds! {
     /// The caller names the task.
-    Task,
+    Task = "task", reads Nothing;
     /// One module for everything.
-    Single,
+    Single = "single", reads Nothing;
     /// All tasks weigh the same.
-    Uniform,
+    Uniform = "uniform", reads Nothing;
     /// Shared-covariance Gaussian classes.
-    Lda,
+    Lda = "lda", reads Trunk;
     /// Ridge regression to one-hot classes, of the features or of random ones made from them.
-    Ridge,
+    Ridge = "ridge", reads Trunk;
     /// The nearest class mean.
-    Centroid,
+    Centroid = "centroid", reads Trunk;
     /// Multinomial logistic regression, trained on a bounded memory.
-    Linear,
+    Linear = "linear", reads Trunk;
     /// One hidden layer, trained on a bounded memory.
-    Mlp,
+    Mlp = "mlp", reads Trunk;
     /// A trained LoRA and a T-way head, one full pass.
-    Conpet,
+    Conpet = "conpet", reads Pass;
 }
 
 impl SelectorKind {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Task,
-        Self::Single,
-        Self::Uniform,
-        Self::Lda,
-        Self::Ridge,
-        Self::Centroid,
-        Self::Linear,
-        Self::Mlp,
-        Self::Conpet,
-    ];
-
-    /// The name used in manifests and flags.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Task => "task",
-            Self::Single => "single",
-            Self::Uniform => "uniform",
-            Self::Lda => "lda",
-            Self::Ridge => "ridge",
-            Self::Centroid => "centroid",
-            Self::Linear => "linear",
-            Self::Mlp => "mlp",
-            Self::Conpet => "conpet",
-        }
-    }
-
     /// True if it scores classes from features of the trunk.
     pub const fn scores_classes(self) -> bool {
-        matches!(self, Self::Lda | Self::Ridge | Self::Centroid | Self::Linear | Self::Mlp)
+        matches!(self.what_it_reads(), Reads::Trunk)
     }
 
     /// True if it reads a feature and so has a payload.
     pub const fn reads(self) -> bool {
-        self.scores_classes() || matches!(self, Self::Conpet)
+        !matches!(self.what_it_reads(), Reads::Nothing)
     }
 }
 
-/// What a selector says about one input.
+/// A selector's decision about one input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
     /// Log posterior of each class the selector scores (`conpet`: one class per task).
@@ -110,13 +112,13 @@ pub struct Decision {
     pub entropy: f32,
     /// How unlike all tasks the input is; comparable within one stage only.
     pub novelty: f32,
-    /// True if it is too unlike them: use the base alone.
+    /// True if the input is refused, because it is too unlike them: the base alone answers.
     pub abstain: bool,
 }
 
 /// From class scores to a decision: posterior `softmax(scores / temperature)`, a task's weight is
-/// the sum over its classes. Novelty is one minus the best class posterior, and the selector
-/// abstains if no class reaches `threshold`; a payload with a [`crate::novelty`] has a better say.
+/// the sum over its classes. Novelty is one minus the best class posterior, and the input is refused if no class
+/// reaches `threshold`; where a payload has a [`crate::novelty`], the runtime takes that instead.
 ///
 /// # Panics
 /// If `scores` is empty, or lengths differ, or `class_task` names a task `>= n_tasks`.
@@ -154,7 +156,7 @@ pub fn decide(
 }
 
 impl Decision {
-    /// Every task weighs the same (`uniform`); nothing is said of classes or of novelty.
+    /// Every task weighs the same (`uniform`); classes and novelty play no part.
     ///
     /// # Panics
     /// If there are no tasks.
@@ -170,7 +172,7 @@ mod tests {
     #[test]
     fn names_are_those_of_manifests() {
         for kind in SelectorKind::ALL {
-            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("{:?}", kind.name()));
+            assert_eq!(serde_json::to_string(kind).unwrap(), format!("{:?}", kind.name()));
         }
     }
 

@@ -1,7 +1,10 @@
 //! Task templates: literal text around one `{input}`. Not a language: nothing in it can run.
 
+use crate::error::clip;
 use crate::{Code, Error, Result};
 
+/// The place of the input in a template; alone, the template that adds nothing.
+pub const INPUT: &str = "{input}";
 /// Longest template, in bytes.
 pub const CAP: usize = 16 << 10;
 
@@ -13,8 +16,8 @@ pub fn check(template: &str) -> Result<()> {
     let mut inputs = 0;
     walk(template, |piece| inputs += usize::from(matches!(piece, Piece::Input)))?;
     if inputs != 1 {
-        return Err(Error::new(Code::Value, format!("the template has {inputs} places for {{input}}, not 1"))
-            .hint("write {input} once; write braces that are meant literally as {{ and }}"));
+        return Err(Error::new(Code::Value, format!("the template has {inputs} places for {INPUT}, not 1"))
+            .hint(format!("write {INPUT} once; write braces that are meant literally as {{{{ and }}}}")));
     }
     Ok(())
 }
@@ -43,16 +46,15 @@ fn walk<'t>(template: &'t str, mut f: impl FnMut(Piece<'t>)) -> Result<()> {
         let skip = if tail.starts_with("{{") || tail.starts_with("}}") {
             f(Piece::Text(&tail[..1]));
             2
-        } else if tail.starts_with("{input}") {
+        } else if tail.starts_with(INPUT) {
             f(Piece::Input);
-            "{input}".len()
+            INPUT.len()
         } else {
-            let shown: String = tail.chars().take(20).collect();
             return Err(Error::new(
                 Code::Value,
-                format!("unknown placeholder or lone brace at {shown:?} in a template"),
+                format!("unknown placeholder or lone brace at {:?} in a template", clip(tail)),
             )
-            .hint("only {input}, {{ and }} are allowed"));
+            .hint(format!("only {INPUT}, {{{{ and }}}} are allowed")));
         };
         rest = &tail[skip..];
     }

@@ -5,9 +5,11 @@
 //! 64-byte aligned by explicit zero `__pad.N` tensors.
 
 mod reader;
+mod tensor;
 mod writer;
 
-pub use reader::{Dtype, Tensor, Tensors};
+pub use reader::Tensors;
+pub use tensor::{Dtype, Tensor};
 pub use writer::TensorsWriter;
 
 /// Alignment of the data section and of each tensor, in bytes.

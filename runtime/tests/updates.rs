@@ -70,7 +70,7 @@ fn a_trial_that_fails_to_load_goes_back_by_itself() {
     let (code, answer, said) = p.run(&[]);
     assert!(code == Some(0) && answer.starts_with("yes"), "{answer}{said}");
     assert!(said.contains("stage 1 is current again"), "{said}");
-    assert_eq!(Bundle::open(&p.at("b.cpb")).unwrap().generation(), 1);
+    assert_eq!(Bundle::open(&p.at("b.cpb")).unwrap().stage(), 1);
     let before = p.files();
     assert_eq!(p.run(&[]).0, Some(0));
     assert_eq!(p.files(), before, "without a trial it writes nothing");

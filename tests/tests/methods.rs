@@ -74,7 +74,7 @@ type Numbers = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// The tensors of a stage's module.
 fn module(path: &Path, stage: u64, index: usize) -> Numbers {
-    let b = Bundle::open_generation(path, stage).unwrap();
+    let b = Bundle::open_stage(path, stage).unwrap();
     let t = Tensors::parse(b.section(b.manifest().modules[index].section).unwrap()).unwrap();
     let names = t.names().filter(|n| !n.starts_with("__pad"));
     names.map(|n| (n.to_owned(), (t.get(n).unwrap().shape, t.get(n).unwrap().to_f32()))).collect()
@@ -161,7 +161,7 @@ fn lwf_goes_on_saying_of_old_labels_what_was_said() {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     // Log odds of the first of the two old labels against the second.
     let mut old = |path: &Path, stage: u64| -> Vec<f32> {
-        let skills = Skills::new(Bundle::open_generation(path, stage).unwrap(), &p.engine.base).unwrap();
+        let skills = Skills::new(Bundle::open_stage(path, stage).unwrap(), &p.engine.base).unwrap();
         let answers = p.engine.classify(&skills, &texts, None).unwrap();
         let odds = |a: &Answer| a.candidates[0].labels[0].2 - a.candidates[0].labels[1].2;
         answers.iter().map(odds).collect()

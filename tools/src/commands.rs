@@ -1,4 +1,4 @@
-//! One file for each command.
+//! The commands, one file each.
 
 mod apply;
 mod compact;

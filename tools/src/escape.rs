@@ -17,7 +17,7 @@ pub fn message(s: &str) -> String {
     s.split('\\').map(|piece| clip(piece, 2000)).collect::<Vec<_>>().join("\\")
 }
 
-/// As [`text`], but whole: a path that is cut short helps nobody, and the user typed it.
+/// As [`text`], but not cut: a path that is cut short helps nobody, and the user typed it.
 pub fn path(s: &str) -> String {
     clip(s, usize::MAX)
 }

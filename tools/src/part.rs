@@ -49,7 +49,7 @@ pub(crate) fn find(m: &Manifest, sections: &[SectionRecord], wanted: &str) -> Re
     Err(Failure::usage(format!("no section, module, head or task is called {wanted}"), hint))
 }
 
-/// What is said of one part before anything in it: where it lies and what it is.
+/// Where one section lies and what it is.
 #[derive(Debug, Serialize)]
 pub(crate) struct Part {
     file: String,
@@ -67,7 +67,7 @@ impl Part {
         let record = &view.sections()[index as usize];
         Self {
             file: file.display().to_string(),
-            stage: view.generation(),
+            stage: view.stage(),
             damage: view.damage(),
             part: names(view.manifest(), view.sections()).swap_remove(index as usize),
             section: index,

@@ -34,12 +34,11 @@ pub(crate) enum View {
 }
 
 impl View {
-    /// Opens a stage, by default the current one; of a damaged file, the newest that is whole.
-    /// Tells the user what is amiss.
+    /// Opens a stage, by default the current one; of a damaged file, the newest that is whole, with a warning.
     pub(crate) fn open(path: &Path, stage: Option<u64>, out: &mut Output<'_>) -> Result<Self, Failure> {
         let error = match Bundle::open(path) {
             Ok(now) => {
-                let view = Self::Whole(Box::new(match stage.filter(|s| *s != now.generation()) {
+                let view = Self::Whole(Box::new(match stage.filter(|s| *s != now.stage()) {
                     None => now,
                     Some(s) => older(&now, s)?,
                 }));
@@ -55,7 +54,7 @@ impl View {
         }
         let Ok(survey) = Survey::open(path) else { return Err(error.into()) };
         let Some(found) = survey.stage(stage) else {
-            let known: Vec<_> = survey.stages().iter().map(|s| s.generation.to_string()).collect();
+            let known: Vec<_> = survey.stages().iter().map(|s| s.stage.to_string()).collect();
             return Err(Failure {
                 status: ExitStatus::Damaged,
                 hint: format!("whole stages that were found: {}; choose one with --stage", known.join(", ")),
@@ -66,7 +65,7 @@ impl View {
         out.warn(&format!(
             "{}; showing stage {}, which is whole; restore the file from a copy before running it",
             error.brief(),
-            found.generation
+            found.stage
         ));
         Ok(Self::Salvaged { stage, reason: Damage::from(&error), survey })
     }
@@ -89,8 +88,8 @@ impl View {
         }
     }
 
-    pub(crate) fn generation(&self) -> u64 {
-        self.manifest().generation
+    pub(crate) fn stage(&self) -> u64 {
+        self.manifest().stage
     }
 
     pub(crate) fn digest(&self) -> String {
@@ -100,7 +99,7 @@ impl View {
         }
     }
 
-    /// It carries a signature, whoever's.
+    /// True if it carries a signature, trusted or not.
     pub(crate) fn signed(&self) -> bool {
         match self {
             Self::Whole(b) => b.signature().is_some(),
@@ -131,7 +130,7 @@ impl View {
         }
     }
 
-    /// What a command that has read this ends with.
+    /// The exit status of a command that has read this.
     pub(crate) fn status(&self) -> ExitStatus {
         match self {
             Self::Whole(_) => ExitStatus::Success,
@@ -144,7 +143,7 @@ impl View {
         match self {
             Self::Whole(b) => b.history(),
             Self::Salvaged { survey, .. } => {
-                let at: BTreeMap<u64, u64> = survey.stages().iter().map(|s| (s.offset, s.generation)).collect();
+                let at: BTreeMap<u64, u64> = survey.stages().iter().map(|s| (s.offset, s.stage)).collect();
                 Ok(survey.stages().iter().map(|s| stage_info(s, at.get(&s.parent_offset).copied())).collect())
             }
         }
@@ -153,7 +152,7 @@ impl View {
 
 fn stage_info(s: &FoundStage, parent: Option<u64>) -> StageInfo {
     StageInfo {
-        generation: s.generation,
+        stage: s.stage,
         parent: parent.unwrap_or(0),
         offset: s.offset,
         digest: s.digest.clone(),
@@ -165,7 +164,7 @@ fn stage_info(s: &FoundStage, parent: Option<u64>) -> StageInfo {
 
 /// An older stage; asking for one that is not there is the user's mistake, not damage.
 pub(crate) fn older(now: &Bundle, stage: u64) -> Result<Bundle, Failure> {
-    Bundle::open_generation(now.path(), stage).map_err(|e| {
+    Bundle::open_stage(now.path(), stage).map_err(|e| {
         let mistaken = e.code() == Code::Missing;
         let failure = Failure::from(e);
         if mistaken { Failure { status: ExitStatus::Usage, ..failure } } else { failure }

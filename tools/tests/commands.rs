@@ -37,9 +37,9 @@ fn show() {
     requires   kind:lora, selector:task
 
     modules
-    module  kind  rank  scale  numbers  type  sites  targets  tasks
-    m0000   lora     2      2        -  F16       1  q1       intent
-    m0001   lora     2      2        -  F16       1  q1       topic
+    module  kind  rank  scale  parameters  type  sites  targets  tasks
+    m0000   lora     2      2           -  F16       1  q1       intent
+    m0001   lora     2      2           -  F16       1  q1       topic
 
     heads
     head   classes  reads                     temperature  blend  tasks
@@ -443,7 +443,7 @@ fn rollback_is_explicit_and_erases_nothing() {
     stage 1 is current now, it was 2; nothing was erased, and its number is not used again
     --- stderr
     ");
-    assert_eq!(p.bundle().generation(), 1);
+    assert_eq!(p.bundle().stage(), 1);
     assert_eq!(p.bytes("b.cpb")[8192..], before[8192..]);
     assert_eq!(verify(&p.path("b.cpb"), true).unwrap(), []);
     assert_snapshot!(p.run("rollback @/b.cpb 1").whole(), @r"

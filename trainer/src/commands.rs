@@ -218,7 +218,7 @@ fn add(a: AddArgs, stop: &AtomicBool) -> Result<Done> {
 fn eval(a: &EvalArgs) -> Result<()> {
     let e = engine(&a.model, a.threads)?;
     let bundle = match a.stage {
-        Some(g) => Bundle::open_generation(&a.bundle, g)?,
+        Some(g) => Bundle::open_stage(&a.bundle, g)?,
         None => Bundle::open(&a.bundle)?,
     };
     let skills = Skills::new(bundle, &e.base).map_err(|x| x.in_file(&a.bundle))?;
@@ -264,7 +264,7 @@ fn eval(a: &EvalArgs) -> Result<()> {
     let scores = result?;
     let figures = metrics(std::slice::from_ref(&scores));
     if a.json {
-        let v = serde_json::json!({ "schema": SCHEMA, "stage": skills.bundle().generation(), "scores": scores, "metrics": figures });
+        let v = serde_json::json!({ "schema": SCHEMA, "stage": skills.bundle().stage(), "scores": scores, "metrics": figures });
         return print(&v.to_string());
     }
     for (t, task) in tasks.iter().enumerate() {

@@ -210,7 +210,7 @@ impl<'a> Run<'a> {
             // tasks so far existed: what it loses from stage to stage is lost to the choice among
             // more classes, not to learning.
             let stage = if method.at_once { 1 } else { t + 1 };
-            let bundle = Bundle::open_generation(&self.out, stage as u64)?;
+            let bundle = Bundle::open_stage(&self.out, stage as u64)?;
             let s = self.score(&mut evaluator, bundle, t + 1, &kept)?;
             self.tell(Event::Stage(t + 1, &s));
             scores.push(s);

@@ -12,17 +12,18 @@ pub(super) fn write(m: &Manifest) -> Result<Vec<u8>> {
     if bytes.len() as u64 > MANIFEST_CAP {
         return Err(Error::new(Code::Cap, format!("a manifest of {} bytes, cap {MANIFEST_CAP}", bytes.len())));
     }
-    few(&bytes)?;
+    check_count(&bytes)?;
     Ok(bytes)
 }
 
-/// An empty string is three bytes of text and two dozen in memory: counted before anything is made of them.
-fn few(bytes: &[u8]) -> Result<()> {
+/// Bounds the number of values before memory is taken for them: an empty string is three bytes of text, but two dozen
+/// in memory.
+fn check_count(bytes: &[u8]) -> Result<()> {
     let commas = bytes.iter().filter(|b| **b == b',').count();
     if commas <= COMMA_CAP {
         return Ok(());
     }
-    Err(Error::new(Code::Cap, format!("a manifest of {commas} values and more, cap {COMMA_CAP}"))
+    Err(Error::new(Code::Cap, format!("a manifest of more than {commas} values, cap {COMMA_CAP}"))
         .in_section("manifest")
         .hint("fewer labels, or shorter lists of sites"))
 }
@@ -32,7 +33,7 @@ fn few(bytes: &[u8]) -> Result<()> {
 /// Comparing with the re-serialised form kills duplicate keys, white space, escapes, key order,
 /// number forms and trailing data with one rule.
 pub(super) fn read(bytes: &[u8]) -> Result<Manifest> {
-    few(bytes)?;
+    check_count(bytes)?;
     let m: Manifest = serde_json::from_slice(bytes)
         .map_err(|e| Error::new(Code::Value, format!("{e}")).in_section("manifest").at(place(bytes, &e)))?;
     let again = write(&m)?;

@@ -9,6 +9,7 @@ const HEADER: usize = 144;
 const RECORD: usize = 96;
 /// Longest signature, in bytes.
 pub(super) const SIGNATURE_CAP: usize = 1024;
+/// This bit of a kind's id says that readers which do not know the kind may ignore its sections.
 const IGNORABLE: u16 = 0x8000;
 
 /// What a section holds.
@@ -48,7 +49,7 @@ impl SectionKind {
         }
     }
 
-    /// For people.
+    /// The name that is shown to people.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Module => "module",
@@ -60,14 +61,14 @@ impl SectionKind {
     }
 }
 
-/// Where a section lies and what it must hash to.
+/// Where a section lies, and the digest that its bytes must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SectionRecord {
     /// BLAKE3 of the payload.
     pub hash: [u8; 32],
     /// Absolute offset, a multiple of [`PAGE`].
     pub offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
     /// What it holds.
     pub kind: SectionKind,
@@ -83,7 +84,7 @@ impl SectionRecord {
 /// A decoded commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Commit {
-    pub generation: u64,
+    pub stage: u64,
     /// Offset of the stage this one was made from; 0 for the first.
     pub parent_off: u64,
     pub parent_hash: [u8; 32],
@@ -108,7 +109,7 @@ impl Commit {
         }
         let mut b = Vec::with_capacity(HEADER + table.len() + self.manifest.len());
         b.extend(MAGIC);
-        b.extend(self.generation.to_le_bytes());
+        b.extend(self.stage.to_le_bytes());
         b.extend(self.parent_off.to_le_bytes());
         b.extend(self.parent_hash);
         b.extend((self.sections.len() as u32).to_le_bytes());
@@ -134,7 +135,7 @@ impl Commit {
         Self::declared(bytes).map(|parts| parts.iter().sum())
     }
 
-    /// The same of its parts: header and section table, manifest, signature.
+    /// The same for its three parts: header with section table, manifest, signature.
     pub(super) fn declared(bytes: &[u8]) -> Option<[u64; 3]> {
         let head = bytes.get(..HEADER)?;
         let num = |i: usize| u64::from(u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]));
@@ -151,7 +152,7 @@ impl Commit {
         if c.take(8)? != MAGIC {
             return Err(Error::new(Code::Magic, "not a commit").at(0));
         }
-        let (generation, parent_off, parent_hash) = (c.u64()?, c.u64()?, c.digest()?);
+        let (stage, parent_off, parent_hash) = (c.u64()?, c.u64()?, c.digest()?);
         let (n, manifest_len, sig_len) = (c.u32()?, c.u32()?, c.u32()?);
         let (previous_off, reserved) = (c.u64()?, c.u32()?);
         let (table_hash, manifest_hash) = (c.digest()?, c.digest()?);
@@ -165,10 +166,10 @@ impl Commit {
             return Err(Error::new(Code::Cap, format!("a manifest of {manifest_len} bytes, cap {MANIFEST_CAP}")).at(60));
         }
         let first = parent_off == 0;
-        if generation == 0 || parent_off >= at || previous_off >= at || first != (parent_hash == [0; 32]) {
+        if stage == 0 || parent_off >= at || previous_off >= at || first != (parent_hash == [0; 32]) {
             return Err(Error::new(
                 Code::Layout,
-                format!("generation {generation} with parent at {parent_off}, previous at {previous_off}: not a chain"),
+                format!("stage {stage} with parent at {parent_off}, previous at {previous_off}: not a chain"),
             )
             .at(8));
         }
@@ -204,7 +205,7 @@ impl Commit {
                 Error::new(Code::Layout, format!("{} bytes after the commit", c.remaining())).at(c.offset() as u64)
             );
         }
-        Ok(Self { generation, parent_off, parent_hash, previous_off, sections, manifest, signature })
+        Ok(Self { stage, parent_off, parent_hash, previous_off, sections, manifest, signature })
     }
 }
 

@@ -8,22 +8,22 @@ use crate::fs::open_mapped;
 use crate::{Code, Error, Result, fs};
 use std::path::Path;
 
-/// What to leave out beyond what no reader of the current stage needs.
+/// What to leave out, apart from what no reader of the current stage needs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CompactOptions {
     /// Also the selector's current statistics: the bundle then answers as before, but learns no further
     /// task without data of the earlier ones.
     pub drop_statistics: bool,
-    /// Go ahead although the stage is signed; what is written is not.
+    /// Compact although the stage is signed; what is written is not signed.
     pub drop_signature: bool,
 }
 
 /// What compaction did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compacted {
-    /// The stage before, and its number in the new file.
+    /// The stage's number in the old file.
     pub before: u64,
-    /// The same number if there was nothing to leave out, and the file was not touched.
+    /// Its number in the new file; the same if there was nothing to leave out and the file was not touched.
     pub now: u64,
     /// Length of the file before, in bytes.
     pub bytes_before: u64,
@@ -42,7 +42,7 @@ pub fn compact(path: &Path, options: CompactOptions) -> Result<Compacted> {
     let bundle = Bundle::open_map(map, path).map_err(|e| e.in_file(path))?;
     let refuse = |code, text: String, hint: &str| Err(Error::new(code, text).in_file(path).hint(hint));
     if State::load(path).0.in_force(&bundle).is_some() {
-        let text = format!("stage {} is on trial", bundle.generation());
+        let text = format!("stage {} is on trial", bundle.stage());
         return refuse(Code::Value, text, "run `conpet-inspect mark-good` or `conpet-inspect rollback` first");
     }
     let mut manifest = bundle.manifest().clone();
@@ -51,32 +51,32 @@ pub fn compact(path: &Path, options: CompactOptions) -> Result<Compacted> {
     }
     let ignorable = |r: &SectionRecord| matches!(r.kind, SectionKind::Other(_));
     let kept = manifest.renumber(bundle.section_records().iter().map(ignorable).collect());
-    let (generation, bytes_before) = (bundle.generation(), bundle.map.len() as u64);
+    let (stage, bytes_before) = (bundle.stage(), bundle.map.len() as u64);
     let alone = bundle.commit.previous_off == 0 && bytes_before == bundle.end();
     if alone && kept.len() == bundle.section_records().len() {
-        return Ok(Compacted { before: generation, now: generation, bytes_before, bytes_now: bytes_before });
+        return Ok(Compacted { before: stage, now: stage, bytes_before, bytes_now: bytes_before });
     }
     if !bundle.commit.signature.is_empty() && !options.drop_signature {
-        let text = format!("stage {generation} is signed, and the compacted file would not be");
+        let text = format!("stage {stage} is signed, and the compacted file would not be");
         return refuse(Code::Signature, text, "compact with --drop-signature, then sign the result anew");
     }
-    manifest.generation = bundle
+    manifest.stage = bundle
         .slot
-        .max_generation
+        .max_stage
         .checked_add(1)
-        .ok_or_else(|| Error::new(Code::Value, "the file has used up all generation numbers").in_file(path))?;
-    let of = format!("stage {generation}, commit {}", bundle.digest());
+        .ok_or_else(|| Error::new(Code::Value, "the file has used up all stage numbers").in_file(path))?;
+    let of = format!("stage {stage}, commit {}", bundle.digest());
     manifest.ext.insert("compacted_from".into(), of);
     // Each digest is compared before its bytes are copied: damage is not handed on.
     let sections = kept
         .iter()
         .map(|i| Ok((bundle.section_records()[*i as usize].kind, bundle.section(*i)?)))
         .collect::<Result<Vec<(SectionKind, &[u8])>>>()?;
-    let now = manifest.generation;
+    let now = manifest.stage;
     let mut bytes_now = 0;
     fs::write_atomic(path, |w| {
         bytes_now = write_bundle(w, manifest, &sections)?;
         Ok(())
     })?;
-    Ok(Compacted { before: generation, now, bytes_before, bytes_now })
+    Ok(Compacted { before: stage, now, bytes_before, bytes_now })
 }

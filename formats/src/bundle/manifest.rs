@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 /// The value of [`Manifest::format`].
 pub const FORMAT: &str = "conpet.bundle/1";
 
-/// Everything a stage says about itself. Field order is alphabetical: canonical JSON sorts keys.
+/// What a stage contains. Field order is alphabetical: canonical JSON sorts keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -28,8 +28,9 @@ pub struct Manifest {
     pub ext: BTreeMap<String, String>,
     /// [`FORMAT`].
     pub format: String,
-    /// Stage number; equals the commit's generation.
-    pub generation: u64,
+    /// The stage's number, which its commit repeats. Written as `generation`, and sorted by that name.
+    #[serde(rename = "generation")]
+    pub stage: u64,
     /// Heads, in order of creation.
     pub heads: Vec<HeadEntry>,
     /// How the stream was learned: `dynamic`, `sequential`, `joint`, ...
@@ -79,7 +80,7 @@ pub struct HeadEntry {
     pub blend: Decimal,
     /// Rows of the head: all labels of its tasks, in order.
     pub classes: u32,
-    /// What it reads; of a choice, the last token's state, as the language model does.
+    /// What it reads. A choice head reads the last token's state, as the language model does.
     pub feature: FeatureSpec,
     /// Stable id, `h0000`.
     pub id: String,
@@ -114,7 +115,7 @@ pub struct ModuleEntry {
     /// LoRA rank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<u32>,
-    /// The factor in force at every site.
+    /// The factor `s` at every site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<Decimal>,
     /// The rule that gave `scale`.
@@ -144,8 +145,8 @@ impl Manifest {
 }
 
 impl ModuleEntry {
-    /// Says what the module is. One LoRA alone is said by its numbers, as in bundles of every release;
-    /// anything else by its text.
+    /// Writes down what the module is: a single LoRA as rank, alpha and scale, as in bundles of every release, and
+    /// anything else as the text of its spec.
     pub fn set_pet(&mut self, pet: &PetSpec) {
         let lora = pet.only_lora();
         self.kind = pet.parts()[0].pet.kind();
@@ -203,13 +204,13 @@ pub struct SelectorEntry {
     pub stats: Option<u32>,
     /// Divides the scores.
     pub temperature: Decimal,
-    /// Abstain below this best class posterior.
+    /// An input whose best class posterior is below this is refused.
     pub threshold: Decimal,
     /// How many candidate modules to run at most.
     pub top_k: u32,
 }
 
-/// What a task asks for.
+/// How a task is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskKind {
@@ -231,7 +232,7 @@ pub struct TaskEntry {
     pub head: Option<u32>,
     /// Position in `tasks`.
     pub id: u32,
-    /// What it asks for.
+    /// How it is answered.
     pub kind: TaskKind,
     /// Labels in head-row order; empty for generation.
     pub labels: Vec<String>,

@@ -1,6 +1,6 @@
 //! Opens one stage of a bundle and hands out verified sections.
 
-use super::commit::{Commit, SectionKind, SectionRecord};
+use super::commit::{Commit, SectionRecord};
 use super::manifest::Manifest;
 use super::superblock::Superblock;
 use super::{FIRST, PAGE, canonical, validate};
@@ -12,6 +12,36 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 /// One stage of a bundle, mapped.
+///
+/// # Example
+/// ```
+/// use conpet_formats::bundle::Bundle;
+/// use conpet_formats::head;
+/// use conpet_formats::tensors::Tensors;
+/// # use conpet_formats::bundle::Draft;
+/// # use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
+/// # use conpet_formats::tiny;
+///
+/// # fn main() -> conpet_formats::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("skills.cpb");
+/// # let feature = FeatureSpec::single(2, Pool::Mean, StateNorm::Rms);
+/// # let draft = Draft::new(tiny::no_base(), "dynamic", 0);
+/// # tiny::with_task(draft, "colour", &["red", "blue"], feature, &[0.5; 8], &[0.0; 2])?.create(&path)?;
+/// let bundle = Bundle::open(&path)?;
+/// let task = &bundle.manifest().tasks[0];
+/// assert_eq!((task.name.as_str(), task.stage), ("colour", 1));
+///
+/// // A section's digest is checked when its bytes are first asked for.
+/// let entry = &bundle.manifest().heads[0];
+/// let payload = Tensors::parse(bundle.section(entry.section)?)?;
+/// assert_eq!(payload.get(head::WEIGHT).map(|w| w.shape), Some(vec![2, 4]));
+///
+/// // Asked before an answer is given: are the bytes still those that were read?
+/// bundle.check()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Bundle {
     path: PathBuf,
@@ -31,7 +61,7 @@ pub struct Bundle {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageInfo {
     /// Its number.
-    pub generation: u64,
+    pub stage: u64,
     /// The stage it was made from; 0 for the first.
     pub parent: u64,
     /// Where its commit lies, in bytes.
@@ -42,7 +72,7 @@ pub struct StageInfo {
     pub tasks: Vec<String>,
     /// Bytes of its sections.
     pub section_bytes: u64,
-    /// It carries a signature, whoever's.
+    /// True if it carries a signature, trusted or not.
     pub signed: bool,
 }
 
@@ -63,17 +93,17 @@ impl Bundle {
     /// Opens any stage of the file: of the current chain, or left behind by a rollback.
     ///
     /// # Errors
-    /// If the file has no such generation.
-    pub fn open_generation(path: &Path, generation: u64) -> Result<Self> {
-        settled(path, |map| Self::generation_of(map, path, generation))
+    /// If the file has no such stage.
+    pub fn open_stage(path: &Path, stage: u64) -> Result<Self> {
+        settled(path, |map| Self::stage_of(map, path, stage))
     }
 
-    pub(super) fn generation_of(map: Mapped, path: &Path, generation: u64) -> Result<Self> {
+    pub(super) fn stage_of(map: Mapped, path: &Path, stage: u64) -> Result<Self> {
         let (slot, warnings) = current(&map)?;
         let stages = commits(&map, slot.end)?;
-        let Some((at, _)) = stages.iter().find(|(_, c)| c.generation == generation) else {
-            let known: Vec<_> = stages.iter().rev().map(|(_, c)| c.generation.to_string()).collect();
-            return Err(Error::new(Code::Missing, format!("no stage {generation}"))
+        let Some((at, _)) = stages.iter().find(|(_, c)| c.stage == stage) else {
+            let known: Vec<_> = stages.iter().rev().map(|(_, c)| c.stage.to_string()).collect();
+            return Err(Error::new(Code::Missing, format!("no stage {stage}"))
                 .hint(format!("this bundle has the stages {}", known.join(", "))));
         };
         let slot = Superblock { commit_off: *at, commit_len: commit_len(&map, *at)?, ..slot };
@@ -85,6 +115,7 @@ impl Bundle {
         Self::at(map, path, slot, warnings, true)
     }
 
+    /// Opens the stage whose commit `slot` names; `hashed` says that the commit was compared with its digest.
     fn at(map: Mapped, path: &Path, slot: Superblock, warnings: Vec<String>, hashed: bool) -> Result<Self> {
         // Asked before anything is read: what is written from now on is noticed later.
         let modified = Mutex::new(map.modified()?);
@@ -93,10 +124,10 @@ impl Bundle {
         debug_assert!(!hashed || commit_hash == slot.commit_hash);
         let commit = Commit::decode(bytes, slot.commit_off)?;
         let manifest = canonical::read(&commit.manifest)?;
-        if manifest.generation != commit.generation {
+        if manifest.stage != commit.stage {
             return Err(Error::new(
                 Code::Value,
-                format!("the manifest says stage {}, its commit {}", manifest.generation, commit.generation),
+                format!("the manifest says stage {}, its commit {}", manifest.stage, commit.stage),
             )
             .in_section("manifest"));
         }
@@ -115,15 +146,15 @@ impl Bundle {
         })
     }
 
-    /// What the stage says about itself.
+    /// The stage's manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
     /// The stage's number.
-    pub fn generation(&self) -> u64 {
-        self.commit.generation
+    pub fn stage(&self) -> u64 {
+        self.commit.stage
     }
-    /// Where it was opened from.
+    /// The path it was opened from.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -221,18 +252,15 @@ impl Bundle {
                 let len = commit_len(&self.map, commit.parent_off)?;
                 let bytes = &self.map[commit.parent_off as usize..][..len as usize];
                 if *blake3::hash(bytes).as_bytes() != commit.parent_hash {
-                    return Err(Error::new(
-                        Code::Digest,
-                        format!("stage {}'s parent does not match", commit.generation),
-                    )
-                    .in_file(&self.path)
-                    .at(commit.parent_off));
+                    return Err(Error::new(Code::Digest, format!("stage {}'s parent does not match", commit.stage))
+                        .in_file(&self.path)
+                        .at(commit.parent_off));
                 }
                 Some(Commit::decode(bytes, commit.parent_off).map_err(|e| e.in_file(&self.path))?)
             };
             out.push(StageInfo {
-                generation: commit.generation,
-                parent: parent.as_ref().map_or(0, |p| p.generation),
+                stage: commit.stage,
+                parent: parent.as_ref().map_or(0, |p| p.stage),
                 offset: off,
                 digest: blake3::Hash::from(hash).to_hex().to_string(),
                 tasks: manifest.tasks.into_iter().map(|t| t.name).collect(),
@@ -240,8 +268,8 @@ impl Bundle {
                 signed: !commit.signature.is_empty(),
             });
             let Some(p) = parent else { break };
-            if p.generation >= commit.generation {
-                return Err(Error::new(Code::Layout, "generations do not rise along the chain").in_file(&self.path));
+            if p.stage >= commit.stage {
+                return Err(Error::new(Code::Layout, "stage numbers do not rise along the chain").in_file(&self.path));
             }
             (off, hash, commit) = (commit.parent_off, commit.parent_hash, p);
         }
@@ -255,15 +283,15 @@ impl Bundle {
 /// The newest is the one that ends the file; each names the one before it.
 ///
 /// # Errors
-/// If one of them is damaged, or their generations do not fall.
+/// If one of them is damaged, or their stage numbers do not fall.
 pub(super) fn commits(file: &[u8], end: u64) -> Result<Vec<(u64, Commit)>> {
     let mut out: Vec<(u64, Commit)> = Vec::new();
     let mut at = newest(file, end)?;
     while at != 0 {
         let len = commit_len(file, at)?;
         let commit = Commit::decode(&file[at as usize..][..len as usize], at)?;
-        if out.last().is_some_and(|(_, later)| commit.generation >= later.generation) {
-            return Err(Error::new(Code::Layout, "generations do not rise along the file").at(at));
+        if out.last().is_some_and(|(_, later)| commit.stage >= later.stage) {
+            return Err(Error::new(Code::Layout, "stage numbers do not rise along the file").at(at));
         }
         // Decoding proved that the one before lies before this one, so this ends.
         let before = commit.previous_off;
@@ -296,7 +324,7 @@ pub(super) fn check_payload(bytes: &[u8], index: usize, r: &SectionRecord) -> Re
     if *blake3::hash(bytes).as_bytes() == r.hash { Ok(()) } else { Err(damaged(index, r)) }
 }
 
-/// What is said of a section whose bytes are not those of its digest.
+/// The error for a section whose bytes do not match its digest.
 pub(super) fn damaged(index: usize, r: &SectionRecord) -> Error {
     Error::new(Code::Digest, format!("the {} is damaged: its digest does not match", r.kind.name()))
         .in_section(format!("section {index}"))
@@ -304,7 +332,7 @@ pub(super) fn damaged(index: usize, r: &SectionRecord) -> Error {
         .hint("restore the file from a copy; other sections can still be used")
 }
 
-/// Times that a file is looked at anew because a writer was seen at work.
+/// How often a file is read again because a writer was seen at work.
 const LOOKS: usize = 100;
 
 /// Reads a file that a writer may be changing. One slot is whole at every moment, but not always
@@ -349,10 +377,13 @@ pub(super) fn current(file: &[u8]) -> Result<(Superblock, Vec<String>)> {
         }
         (Ok(a), Ok(b)) => {
             let (newer, older) = if a.seq > b.seq { (a, b) } else { (b, a) };
-            if newer.end < older.end || newer.max_generation < older.max_generation {
-                return Err(Error::new(Code::Layout, "the newer superblock takes back what the older one promised")
-                    .in_section("superblock")
-                    .at(if newer.end < older.end { 56 } else { 96 }));
+            if newer.end < older.end || newer.max_stage < older.max_stage {
+                return Err(Error::new(
+                    Code::Layout,
+                    "the newer superblock has a smaller end or stage number than the older one",
+                )
+                .in_section("superblock")
+                .at(if newer.end < older.end { 56 } else { 96 }));
             }
             Ok((newer, vec!["the superblocks differ: an append was interrupted; the next append repairs it".into()]))
         }
@@ -392,11 +423,4 @@ pub(super) fn commit_len(file: &[u8], at: u64) -> Result<u32> {
         return Err(short());
     }
     Ok(len as u32)
-}
-
-impl SectionKind {
-    /// True for the kinds a manifest can refer to as `want`.
-    pub(super) fn is(self, want: Self) -> bool {
-        self == want
-    }
 }

@@ -10,7 +10,7 @@ use crate::tensors::Tensors;
 use crate::{Code, Error, Result, fs};
 use std::path::Path;
 
-/// What was saved, and what was not.
+/// What was saved, and what could not be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
     /// The stage that was found.
@@ -19,7 +19,7 @@ pub struct Recovered {
     pub stage: u64,
     /// Names of the tasks saved.
     pub tasks: Vec<String>,
-    /// What had to be left out, for people.
+    /// What had to be left out, a line each.
     pub lost: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ pub fn recover(path: &Path, to: &Path, stage: Option<u64>) -> Result<Recovered> 
     let survey = Survey::open(path)?;
     let slot = current(survey.bytes()).ok().map(|(s, _)| s);
     let known = || {
-        let all: Vec<String> = survey.stages().iter().map(|s| s.generation.to_string()).collect();
+        let all: Vec<String> = survey.stages().iter().map(|s| s.stage.to_string()).collect();
         format!("whole commits of these stages were found: {}; choose one with --stage", all.join(", "))
     };
     let found = match (stage, slot) {
@@ -42,28 +42,28 @@ pub fn recover(path: &Path, to: &Path, stage: Option<u64>) -> Result<Recovered> 
     .ok_or_else(|| Error::new(Code::Missing, "the stage is not whole").in_file(path).hint(known()))?;
     let (mut manifest, lost) = salvage(&survey, found);
     if manifest.tasks.is_empty() && !found.manifest.tasks.is_empty() {
-        let text = format!("no task of stage {} is whole", found.generation);
+        let text = format!("no task of stage {} is whole", found.stage);
         return Err(Error::new(Code::Missing, text).in_file(path).hint(known()));
     }
     let kind = |i: u32| found.sections[i as usize].kind;
-    // Of sections of unknown kinds, which nothing refers to, those that are whole.
+    // Sections of unknown kinds, which nothing refers to, are kept if they are whole.
     let ignorable = |i: u32| matches!(kind(i), SectionKind::Other(_)) && survey.section(found, i).is_ok();
     let kept = manifest.renumber((0..found.sections.len() as u32).map(ignorable).collect());
     let sections: Vec<(SectionKind, &[u8])> =
         kept.iter().map(|i| Ok((kind(*i), survey.section(found, *i)?))).collect::<Result<_>>()?;
-    let highest = survey.stages().iter().map(|s| s.generation).chain(slot.map(|s| s.max_generation)).max();
-    manifest.generation = highest
-        .unwrap_or(found.generation)
+    let highest = survey.stages().iter().map(|s| s.stage).chain(slot.map(|s| s.max_stage)).max();
+    manifest.stage = highest
+        .unwrap_or(found.stage)
         .checked_add(1)
-        .ok_or_else(|| Error::new(Code::Value, "the file has used up all generation numbers").in_file(path))?;
-    let of = format!("stage {}, commit {}", found.generation, found.digest);
+        .ok_or_else(|| Error::new(Code::Value, "the file has used up all stage numbers").in_file(path))?;
+    let of = format!("stage {}, commit {}", found.stage, found.digest);
     manifest.ext.insert("recovered_from".into(), of);
-    let (stage, tasks) = (manifest.generation, manifest.tasks.iter().map(|t| t.name.clone()).collect());
+    let (stage, tasks) = (manifest.stage, manifest.tasks.iter().map(|t| t.name.clone()).collect());
     fs::create_new(to, |w| write_bundle(w, manifest, &sections).map(drop))?;
-    Ok(Recovered { found: found.generation, stage, tasks, lost })
+    Ok(Recovered { found: found.stage, stage, tasks, lost })
 }
 
-/// The manifest without whatever needs a damaged section, and what that was.
+/// The manifest without whatever needs a damaged section, and a line for each thing left out.
 fn salvage(survey: &Survey, found: &FoundStage) -> (Manifest, Vec<String>) {
     let mut m = found.manifest.clone();
     let mut lost = Vec::new();
@@ -77,7 +77,7 @@ fn salvage(survey: &Survey, found: &FoundStage) -> (Manifest, Vec<String>) {
     lost.extend(lost_modules.map(|(x, _)| format!("module {} is damaged", x.id)));
     let lost_heads = m.heads.iter().zip(&head_ok).filter(|(_, ok)| !**ok);
     lost.extend(lost_heads.map(|(h, _)| format!("head {} is damaged", h.id)));
-    // A task needs its modules and its head, and a head all its tasks: until nothing more falls.
+    // A task needs its modules and its head, and a head all its tasks; repeated until nothing more has to go.
     let mut task_ok = vec![true; m.tasks.len()];
     loop {
         let mut again = false;
@@ -114,8 +114,8 @@ fn salvage(survey: &Survey, found: &FoundStage) -> (Manifest, Vec<String>) {
         (s.kind, s.feature, s.module, s.section, s.stats) = (SelectorKind::Task, None, None, None, None);
     }
 
-    // Numbers close up, and names that follow them.
-    let (modules, heads, tasks) = (numbers(&module_ok), numbers(&head_ok), numbers(&task_ok));
+    // Indices close up over what is left out, and so do the ids made from them.
+    let (modules, heads, tasks) = (renumbered(&module_ok), renumbered(&head_ok), renumbered(&task_ok));
     let of = |map: &[Option<u32>], i: &mut u32| *i = map[*i as usize].unwrap_or(u32::MAX);
     retain(&mut m.modules, &module_ok);
     retain(&mut m.heads, &head_ok);
@@ -136,8 +136,8 @@ fn salvage(survey: &Survey, found: &FoundStage) -> (Manifest, Vec<String>) {
     (m, lost)
 }
 
-/// The new number of each that stays.
-fn numbers(ok: &[bool]) -> Vec<Option<u32>> {
+/// The new index of each entry that is kept.
+fn renumbered(ok: &[bool]) -> Vec<Option<u32>> {
     let mut next = 0..;
     ok.iter().map(|ok| if *ok { next.next() } else { None }).collect()
 }

@@ -1,4 +1,4 @@
-//! What lies at which byte of a file, whole or damaged: for whoever looks at one with a hex editor.
+//! What lies at which byte of a bundle, whole or damaged: a map to read it by in a hex editor.
 
 use super::commit::{Commit, MAGIC};
 use super::reader::{newest, slot};
@@ -12,39 +12,39 @@ use std::collections::BTreeMap;
 pub struct Region {
     /// Where it begins in the file.
     pub offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
     /// What it is.
-    pub what: What,
+    pub kind: RegionKind,
 }
 
-/// What a run of bytes is. A `stage` is its place in [`Survey::stages`].
+/// What a run of bytes is. A `stage` is an index into [`Survey::stages`].
 #[derive(Debug)]
-pub enum What {
+pub enum RegionKind {
     /// A superblock: A or B, and what it names, or what is wrong with it.
     Superblock(char, Result<Slot, Error>),
     /// The header and the section table of a whole commit.
     Commit {
-        /// Whose.
+        /// Index of the stage.
         stage: usize,
     },
     /// The manifest of a whole commit.
     Manifest {
-        /// Whose.
+        /// Index of the stage.
         stage: usize,
     },
     /// The signature of a whole commit.
     Signature {
-        /// Whose.
+        /// Index of the stage.
         stage: usize,
     },
     /// A section.
     Section {
         /// The first stage that lists it.
         stage: usize,
-        /// Its number there.
+        /// Its index there.
         index: u32,
-        /// Its digest is right.
+        /// True if its digest matches.
         whole: bool,
     },
     /// Begins like a commit and is none, or not whole.
@@ -57,7 +57,7 @@ pub enum What {
     Unreachable,
 }
 
-/// What a whole superblock names.
+/// RegionKind a whole superblock names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     /// Changes so far.
@@ -80,7 +80,7 @@ impl Survey {
             ends.extend(says.as_ref().ok().map(|s| s.end));
             heads.extend(says.as_ref().ok().map(|s| s.commit));
             let len = PAGE.min((file.len() as u64).saturating_sub(at));
-            claim(&mut map, at, len, What::Superblock(name, says));
+            claim(&mut map, at, len, RegionKind::Superblock(name, says));
         }
         heads.extend(ends.iter().filter_map(|end| newest(file, *end).ok()));
         // Commits that others name come before those that only look like it, such as a bundle within a section.
@@ -92,7 +92,7 @@ impl Survey {
         fill(file, map, &ends)
     }
 
-    /// Which of the stages are reached from these places.
+    /// For each stage, whether it can be reached from a commit at one of these places.
     fn named(&self, mut heads: Vec<u64>) -> Vec<bool> {
         let mut named = vec![false; self.stages().len()];
         while let Some(at) = heads.pop() {
@@ -108,51 +108,53 @@ impl Survey {
     fn claim_stage(&self, map: &mut BTreeMap<u64, Region>, stage: usize) {
         let s = &self.stages()[stage];
         let Some([head, manifest, signature]) = Commit::declared(&self.bytes()[s.offset as usize..]) else { return };
-        claim(map, s.offset, head, What::Commit { stage });
-        claim(map, s.offset + head, manifest, What::Manifest { stage });
-        claim(map, s.offset + head + manifest, signature, What::Signature { stage });
+        claim(map, s.offset, head, RegionKind::Commit { stage });
+        claim(map, s.offset + head, manifest, RegionKind::Manifest { stage });
+        claim(map, s.offset + head + manifest, signature, RegionKind::Signature { stage });
         for (index, r) in (0..).zip(&s.sections) {
             if free(map, r.offset, r.len) {
                 let whole = self.section(s, index).is_ok();
-                claim(map, r.offset, r.len, What::Section { stage, index, whole });
+                claim(map, r.offset, r.len, RegionKind::Section { stage, index, whole });
             }
         }
     }
 }
 
-/// Nothing is known to lie there yet.
+/// True if nothing is known to lie in this range yet.
 fn free(map: &BTreeMap<u64, Region>, offset: u64, len: u64) -> bool {
     map.range(..offset + len).next_back().is_none_or(|(_, r)| r.offset + r.len <= offset)
 }
 
-fn claim(map: &mut BTreeMap<u64, Region>, offset: u64, len: u64, what: What) {
+fn claim(map: &mut BTreeMap<u64, Region>, offset: u64, len: u64, kind: RegionKind) {
     if len > 0 && free(map, offset, len) {
-        map.insert(offset, Region { offset, len, what });
+        map.insert(offset, Region { offset, len, kind });
     }
 }
 
-/// Puts names to what lies between.
+/// Adds the regions that lie between the known ones.
 fn fill(file: &[u8], map: BTreeMap<u64, Region>, ends: &[u64]) -> Vec<Region> {
     let mut out: Vec<Region> = Vec::with_capacity(2 * map.len());
     let mut at = 0;
-    let last = Region { offset: file.len() as u64, len: 0, what: What::Padding };
+    let last = Region { offset: file.len() as u64, len: 0, kind: RegionKind::Padding };
     for region in map.into_values().chain([last]) {
         while at < region.offset {
             // A page, or what is left of one; and no further than an end.
             let mut stop = (at + 1).next_multiple_of(PAGE).min(region.offset);
             stop = ends.iter().copied().filter(|e| at < *e && *e < stop).min().unwrap_or(stop);
             let bytes = &file[at as usize..stop as usize];
-            let what = match bytes.iter().all(|b| *b == 0) {
-                true if !at.is_multiple_of(PAGE) => What::Padding,
-                true => What::Zeros,
-                false if at >= FIRST && at.is_multiple_of(PAGE) && bytes.starts_with(&MAGIC) => What::BrokenCommit,
-                false => What::Unreachable,
+            let kind = match bytes.iter().all(|b| *b == 0) {
+                true if !at.is_multiple_of(PAGE) => RegionKind::Padding,
+                true => RegionKind::Zeros,
+                false if at >= FIRST && at.is_multiple_of(PAGE) && bytes.starts_with(&MAGIC) => {
+                    RegionKind::BrokenCommit
+                }
+                false => RegionKind::Unreachable,
             };
             match out.last_mut() {
-                Some(before) if !ends.contains(&at) && goes_on(&before.what, &what) => {
+                Some(before) if !ends.contains(&at) && goes_on(&before.kind, &kind) => {
                     before.len = stop - before.offset
                 }
-                _ => out.push(Region { offset: at, len: stop - at, what }),
+                _ => out.push(Region { offset: at, len: stop - at, kind }),
             }
             at = stop;
         }
@@ -163,6 +165,10 @@ fn fill(file: &[u8], map: BTreeMap<u64, Region>, ends: &[u64]) -> Vec<Region> {
 }
 
 /// Pages of one kind are one region; what follows a broken commit's first page may be the rest of it.
-fn goes_on(before: &What, next: &What) -> bool {
-    matches!((before, next), (What::Zeros, What::Zeros) | (What::Unreachable | What::BrokenCommit, What::Unreachable))
+fn goes_on(before: &RegionKind, next: &RegionKind) -> bool {
+    matches!(
+        (before, next),
+        (RegionKind::Zeros, RegionKind::Zeros)
+            | (RegionKind::Unreachable | RegionKind::BrokenCommit, RegionKind::Unreachable)
+    )
 }

@@ -24,7 +24,7 @@ pub(super) fn write_bundle(
     }
     validate::check(&manifest, &records)?;
     let commit = Commit {
-        generation: manifest.generation,
+        stage: manifest.stage,
         parent_off: 0,
         parent_hash: [0; 32],
         previous_off: 0,
@@ -45,7 +45,7 @@ pub(super) fn write_bundle(
         commit_len: commit.len() as u32,
         end: at + (commit.len() as u64).next_multiple_of(PAGE),
         commit_hash,
-        max_generation: manifest.generation,
+        max_stage: manifest.stage,
     };
     let page = slot.encode();
     let pieces = [page.as_slice(), page.as_slice()].into_iter();

@@ -1,8 +1,8 @@
-//! Signatures: who vouches for a stage. Made by the stock `minisign` tool over a short text that names
-//! the file, the stage and the digest of its commit; kept in a commit of their own.
+//! Signatures, by which someone vouches for a stage. The stock `minisign` tool makes them over a short text that
+//! names the file, the stage and the digest of its commit; they are kept in a commit of their own.
 //!
-//! A commit's digest covers its manifest, the digests of all its sections and, by its parent's digest, all
-//! that came before: so does the signature.
+//! A commit's digest covers its manifest, the digests of all its sections and, through its parent's digest, all
+//! that came before. So does the signature.
 
 use super::commit::Commit;
 use super::reader::{Bundle, commit_len, newest};
@@ -77,8 +77,8 @@ impl Trust {
     }
 
     pub(super) fn check_commit(&self, file_id: &[u8; 16], commit: &Commit) -> Result<&str> {
-        self.check_text(&text(file_id, commit.generation, &commit.unsigned_hash()), &commit.signature)
-            .map_err(|e| e.in_section(format!("stage {}", commit.generation)))
+        self.check_text(&text(file_id, commit.stage, &commit.unsigned_hash()), &commit.signature)
+            .map_err(|e| e.in_section(format!("stage {}", commit.stage)))
     }
 
     fn check_text(&self, text: &str, signature: &[u8]) -> Result<&str> {
@@ -111,7 +111,7 @@ fn parse(signature: &[u8]) -> Result<Signature> {
     text.ok_or_else(|| Error::new(Code::Signature, "it is no whole minisign signature").hint("sign the text again"))
 }
 
-/// What is signed: lines that a person can read.
+/// The text that is signed: lines that a person can read.
 fn text(file_id: &[u8; 16], stage: u64, unsigned: &[u8; 32]) -> String {
     let id: String = file_id.iter().map(|b| format!("{b:02x}")).collect();
     format!("conpet stage 1\nfile {id}\nstage {stage}\ncommit {}\n", blake3::Hash::from(*unsigned).to_hex())
@@ -128,7 +128,7 @@ pub fn signing_text(path: &Path) -> Result<String> {
     draft.prune();
     let previous = newest(&bundle.map, slot.end).map_err(|e| e.in_file(path))?;
     let (_, new) = draft.layout(slot.end.next_multiple_of(PAGE), &slot, previous).map_err(|e| e.in_file(path))?;
-    Ok(text(&slot.file_id, new.max_generation, &new.commit_hash))
+    Ok(text(&slot.file_id, new.max_stage, &new.commit_hash))
 }
 
 /// Appends the current stage again, under the next number, with the signature of [`signing_text`].
@@ -152,7 +152,7 @@ pub fn sign<'a>(path: &Path, signature: &Path, trust: &'a Trust) -> Result<(u64,
     })?;
     let mut draft = Draft::from_bundle(&bundle);
     draft.signature.clone_from(&bytes);
-    let stage = draft.generation();
+    let stage = draft.stage();
     draft.append(path)?;
     Ok((stage, key))
 }
@@ -161,9 +161,9 @@ pub fn sign<'a>(path: &Path, signature: &Path, trust: &'a Trust) -> Result<(u64,
 /// to go on.
 pub(super) fn not_downgraded(bundle: &Bundle) -> Result<()> {
     match last_signed(bundle) {
-        Some(stage) if stage != bundle.generation() => Err(Error::new(
+        Some(stage) if stage != bundle.stage() => Err(Error::new(
             Code::Signature,
-            format!("stage {} is not signed, although stage {stage} was", bundle.generation()),
+            format!("stage {} is not signed, although stage {stage} was", bundle.stage()),
         )
         .in_file(bundle.path())
         .hint("sign it (docs/updates.md), or choose it by number with --stage")),
@@ -183,5 +183,5 @@ pub(super) fn last_signed(bundle: &Bundle) -> Option<u64> {
         }
         commit = Commit::decode(bytes, at).ok()?;
     }
-    (!commit.signature.is_empty()).then_some(commit.generation)
+    (!commit.signature.is_empty()).then_some(commit.stage)
 }

@@ -22,8 +22,8 @@ pub(super) struct Superblock {
     /// High-water mark; never falls.
     pub end: u64,
     pub commit_hash: [u8; 32],
-    /// Never falls either: a generation number is never used twice.
-    pub max_generation: u64,
+    /// Never falls either: a stage number is never used twice.
+    pub max_stage: u64,
 }
 
 impl Superblock {
@@ -38,7 +38,7 @@ impl Superblock {
         b[48..52].copy_from_slice(&self.commit_len.to_le_bytes());
         b[56..64].copy_from_slice(&self.end.to_le_bytes());
         b[64..96].copy_from_slice(&self.commit_hash);
-        b[96..104].copy_from_slice(&self.max_generation.to_le_bytes());
+        b[96..104].copy_from_slice(&self.max_stage.to_le_bytes());
         let crc = crc32c::crc32c(&b[..124]);
         b[124..128].copy_from_slice(&crc.to_le_bytes());
         b
@@ -62,7 +62,7 @@ impl Superblock {
         let mut file_id = [0; 16];
         file_id.copy_from_slice(c.take(16)?);
         let (seq, commit_off, commit_len, _reserved) = (c.u64()?, c.u64()?, c.u32()?, c.u32()?);
-        let (end, commit_hash, max_generation) = (c.u64()?, c.digest()?, c.u64()?);
+        let (end, commit_hash, max_stage) = (c.u64()?, c.digest()?, c.u64()?);
         c.take(20)?;
         if c.u32()? != crc {
             return Err(Error::new(Code::Digest, "the superblock's checksum does not match").at(124));
@@ -87,6 +87,6 @@ impl Superblock {
         if u64::from(commit_len) > super::COMMIT_CAP {
             return Err(Error::new(Code::Cap, format!("a commit of {commit_len} bytes")).at(48));
         }
-        Ok(Self { minor, file_id, seq, commit_off, commit_len, end, commit_hash, max_generation })
+        Ok(Self { minor, file_id, seq, commit_off, commit_len, end, commit_hash, max_stage })
     }
 }

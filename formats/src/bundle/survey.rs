@@ -20,7 +20,7 @@ pub struct Survey {
     path: PathBuf,
     map: Mapped,
     stages: Vec<FoundStage>,
-    /// Sections that were asked for (place, length, digest), and whether they are whole: stages share most of theirs.
+    /// Sections that were asked for (offset, length, digest), and whether they are whole: stages share most of theirs.
     checked: RefCell<BTreeMap<(u64, u64, [u8; 32]), bool>>,
 }
 
@@ -28,7 +28,7 @@ pub struct Survey {
 #[derive(Debug)]
 pub struct FoundStage {
     /// Its number.
-    pub generation: u64,
+    pub stage: u64,
     /// Where its commit lies, in bytes.
     pub offset: u64,
     /// Where its parent's commit lies; 0 for the first stage.
@@ -37,9 +37,9 @@ pub struct FoundStage {
     pub previous_offset: u64,
     /// BLAKE3 of its commit, lower-case hex.
     pub digest: String,
-    /// What it says about itself.
+    /// Its manifest.
     pub manifest: Manifest,
-    /// It carries a signature, whoever's.
+    /// True if it carries a signature, trusted or not.
     pub signed: bool,
     /// Its sections; each is checked when asked for.
     pub sections: Vec<SectionRecord>,
@@ -77,7 +77,7 @@ impl Survey {
         Ok(Self { path: path.to_owned(), map, stages, checked: RefCell::default() })
     }
 
-    /// The file.
+    /// All bytes of the file.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.map
     }
@@ -87,9 +87,9 @@ impl Survey {
         &self.stages
     }
 
-    /// The newest stage of the number `generation`, or the newest of all.
-    pub fn stage(&self, generation: Option<u64>) -> Option<&FoundStage> {
-        let mut found = self.stages.iter().filter(|s| generation.is_none_or(|g| s.generation == g));
+    /// The newest stage with this number, or the newest of all.
+    pub fn stage(&self, number: Option<u64>) -> Option<&FoundStage> {
+        let mut found = self.stages.iter().filter(|s| number.is_none_or(|g| s.stage == g));
         found.next_back()
     }
 
@@ -119,8 +119,8 @@ fn stage(map: &[u8], at: u64) -> Option<FoundStage> {
     let commit = Commit::decode(bytes, at).ok()?;
     let manifest = canonical::read(&commit.manifest).ok()?;
     validate::check(&manifest, &commit.sections).ok()?;
-    (manifest.generation == commit.generation).then(|| FoundStage {
-        generation: commit.generation,
+    (manifest.stage == commit.stage).then(|| FoundStage {
+        stage: commit.stage,
         offset: at,
         parent_offset: commit.parent_off,
         previous_offset: commit.previous_off,

@@ -31,11 +31,11 @@ fn appending_changes_no_earlier_byte_and_keeps_history() {
     assert_eq!(&second[FIRST as usize..first.len()], &first[FIRST as usize..]);
     assert!(second.len() > first.len());
     let b = Bundle::open(&path).unwrap();
-    assert_eq!((b.generation(), b.manifest().tasks.len(), b.warnings().len()), (2, 2, 0));
+    assert_eq!((b.stage(), b.manifest().tasks.len(), b.warnings().len()), (2, 2, 0));
     let h = b.history().unwrap();
-    assert_eq!(h.iter().map(|s| (s.generation, s.parent, s.tasks.len())).collect::<Vec<_>>(), [(1, 0, 1), (2, 1, 2)]);
-    assert_eq!(Bundle::open_generation(&path, 1).unwrap().manifest().tasks.len(), 1);
-    assert_eq!(Bundle::open_generation(&path, 9).unwrap_err().code(), Code::Missing);
+    assert_eq!(h.iter().map(|s| (s.stage, s.parent, s.tasks.len())).collect::<Vec<_>>(), [(1, 0, 1), (2, 1, 2)]);
+    assert_eq!(Bundle::open_stage(&path, 1).unwrap().manifest().tasks.len(), 1);
+    assert_eq!(Bundle::open_stage(&path, 9).unwrap_err().code(), Code::Missing);
     assert_eq!(verify(&path, true).unwrap(), []);
     let unwanted = with_task(Draft::new(base(), "dynamic", 1), "x").create(&path).unwrap_err();
     assert_eq!(unwanted.code(), Code::Duplicate, "create never overwrites");
@@ -62,21 +62,21 @@ fn rollback_repoints_and_never_reuses_numbers() {
     let two = std::fs::read(&path).unwrap();
     rollback(&path, 1).unwrap();
     let b = Bundle::open(&path).unwrap();
-    assert_eq!((b.generation(), b.manifest().tasks.len()), (1, 1));
+    assert_eq!((b.stage(), b.manifest().tasks.len()), (1, 1));
     with_task(Draft::from_bundle(&b), "other").append(&path).unwrap();
     let b = Bundle::open(&path).unwrap();
-    assert_eq!(b.generation(), 3);
-    assert_eq!(b.history().unwrap().iter().map(|s| s.generation).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(b.stage(), 3);
+    assert_eq!(b.history().unwrap().iter().map(|s| s.stage).collect::<Vec<_>>(), [1, 3]);
     let now = std::fs::read(&path).unwrap();
     assert_eq!(&now[FIRST as usize..two.len()], &two[FIRST as usize..], "stage 2 is still there");
     // And can be returned to, and grown from.
-    assert_eq!(Bundle::open_generation(&path, 2).unwrap().manifest().tasks[1].name, "two");
+    assert_eq!(Bundle::open_stage(&path, 2).unwrap().manifest().tasks[1].name, "two");
     rollback(&path, 2).unwrap();
     let b = Bundle::open(&path).unwrap();
-    assert_eq!((b.generation(), b.manifest().tasks.len()), (2, 2));
+    assert_eq!((b.stage(), b.manifest().tasks.len()), (2, 2));
     with_task(Draft::from_bundle(&b), "four").append(&path).unwrap();
     let b = Bundle::open(&path).unwrap();
-    assert_eq!(b.history().unwrap().iter().map(|s| s.generation).collect::<Vec<_>>(), [1, 2, 4]);
+    assert_eq!(b.history().unwrap().iter().map(|s| s.stage).collect::<Vec<_>>(), [1, 2, 4]);
     rollback(&path, 3).unwrap();
     assert_eq!(Bundle::open(&path).unwrap().manifest().tasks[1].name, "other");
     assert_eq!(verify(&path, true).unwrap(), []);
@@ -139,7 +139,7 @@ fn outcome(bytes: Vec<u8>) -> Result<(u64, bool), Code> {
         b.section(i as u32).map_err(|e| e.code())?;
     }
     b.history().map_err(|e| e.code())?;
-    Ok((b.generation(), !b.warnings().is_empty()))
+    Ok((b.stage(), !b.warnings().is_empty()))
 }
 
 #[test]
@@ -164,8 +164,8 @@ fn no_flipped_bit_changes_the_stage_unnoticed() {
         flips += 1;
         match outcome(damaged) {
             Err(_) => {}
-            Ok((generation, warned)) => {
-                assert!(generation == 2 && warned, "byte {i}: opened silently as stage {generation}")
+            Ok((stage, warned)) => {
+                assert!(stage == 2 && warned, "byte {i}: opened silently as stage {stage}")
             }
         }
     }
@@ -232,9 +232,9 @@ fn a_newer_minor_version_is_kept_and_the_last_number_ends_writing() {
     both(superblock::Superblock { seq: u64::MAX, ..slot });
     assert_eq!(append().unwrap_err().code(), Code::Value, "B10: no number is left for the next stage");
     assert_eq!(rollback(&path, 1).unwrap_err().code(), Code::Value, "B10");
-    both(superblock::Superblock { max_generation: u64::MAX, ..slot });
+    both(superblock::Superblock { max_stage: u64::MAX, ..slot });
     assert_eq!(append().unwrap_err().code(), Code::Value);
-    assert_eq!(Bundle::open(&path).unwrap().generation(), 2, "B10: and reading goes on");
+    assert_eq!(Bundle::open(&path).unwrap().stage(), 2, "B10: and reading goes on");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::commit::{SectionKind, SectionRecord};
 use super::manifest::{FORMAT, Manifest, TaskKind};
+use crate::error::clip;
 use crate::head::HeadKind;
 use crate::pet::PetKind;
 use crate::selector::SelectorKind;
@@ -94,7 +95,7 @@ fn inner(m: &Manifest, sections: &[SectionRecord]) -> Result<()> {
         let s = sections.get(index as usize).ok_or_else(|| {
             Error::new(Code::Missing, format!("{who} names section {index}, there are {}", sections.len()))
         })?;
-        if !s.kind.is(kind) {
+        if s.kind != kind {
             return Err(Error::new(Code::Type, format!("{who} names section {index}, which is a {}", s.kind.name())));
         }
         if std::mem::replace(&mut used[index as usize], true) {
@@ -203,8 +204,8 @@ fn tasks(m: &Manifest) -> Result<()> {
         if t.head.is_some_and(|h| !m.heads[h as usize].tasks.contains(&t.id)) {
             return Err(value(format!("{who}: its head does not serve it")));
         }
-        if t.stage == 0 || t.stage > m.generation {
-            return Err(value(format!("{who}: learned at stage {}, but this is stage {}", t.stage, m.generation)));
+        if t.stage == 0 || t.stage > m.stage {
+            return Err(value(format!("{who}: learned at stage {}, but this is stage {}", t.stage, m.stage)));
         }
     }
     Ok(())
@@ -258,8 +259,4 @@ fn text(who: &str, s: &str) -> Result<()> {
         return Err(Error::new(Code::Text, format!("{who}: {:?} has a control character", clip(s))));
     }
     Ok(())
-}
-
-fn clip(s: &str) -> String {
-    s.chars().take(40).collect()
 }

@@ -9,12 +9,12 @@ use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// One thing that is not as it should be.
+/// A fault, or a remark, about a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The rule, e.g. `E_DIGEST`.
     pub code: &'static str,
-    /// What and where.
+    /// What is wrong, and where.
     pub text: String,
     /// False for remarks that lose nothing, e.g. an interrupted append.
     pub damage: bool,
@@ -91,7 +91,7 @@ fn account(map: &[u8], bundle: &Bundle, mut met: Sections) -> Result<()> {
     for (at, c) in commits(map, end)? {
         ranges.push((at, at + u64::from(commit_len(map, at)?)));
         for (i, s) in c.sections.iter().enumerate() {
-            let place = |e: Error| e.in_section(format!("stage {}", c.generation));
+            let place = |e: Error| e.in_section(format!("stage {}", c.stage));
             if met.is_new(s).map_err(place)? {
                 check_section(map, i, s).map_err(place)?;
             }
@@ -104,14 +104,14 @@ fn account(map: &[u8], bundle: &Bundle, mut met: Sections) -> Result<()> {
     }
 }
 
-/// Sections that were met, each once: stages share most of theirs, and to hash one for every commit that
-/// lists it would take for ever. Those that are not the same lie apart, so all of them together have no
-/// more bytes than the file.
+/// The sections that were met, so that each is hashed once: stages share most of theirs, and hashing one again for
+/// every commit that lists it would take for ever. Different sections lie apart, so all of them together have no more
+/// bytes than the file.
 #[derive(Debug, Default)]
 pub(super) struct Sections(BTreeMap<u64, (u64, [u8; 32])>);
 
 impl Sections {
-    /// True the first time.
+    /// Notes a section; true if it was not met before.
     ///
     /// # Errors
     /// `E_LAYOUT` if it lies over another one.

@@ -6,7 +6,6 @@ use super::manifest::{BaseRef, FORMAT, Manifest, SelectorEntry};
 use super::reader::{Bundle, current, newest};
 use super::rewrite::file_id;
 use super::superblock::{MINOR, Superblock};
-use super::update::State;
 use super::{FIRST, PAGE, canonical, validate};
 use crate::decimal::Decimal;
 use crate::mmap::Mapped;
@@ -17,27 +16,70 @@ use std::fs::File;
 use std::path::Path;
 
 /// A stage being prepared: edit [`Draft::manifest`], add sections, then create or append.
+///
+/// # Example
+/// A bundle whose first stage has one task, answered by the bare base, and a second stage after it:
+///
+/// ```
+/// use conpet_formats::bundle::manifest::{TaskEntry, TaskKind};
+/// use conpet_formats::bundle::{Bundle, Draft};
+/// use conpet_formats::gguf::Gguf;
+/// use conpet_formats::tiny::{self, TinyConfig};
+/// use conpet_formats::{fingerprint, template};
+///
+/// # fn main() -> conpet_formats::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("skills.cpb");
+/// let file = tiny::base(&TinyConfig::default())?;
+/// let base = fingerprint::base_ref(&Gguf::parse(&file)?, &file)?;
+///
+/// let mut draft = Draft::new(base, "dynamic", 0);
+/// draft.manifest.tasks.push(TaskEntry {
+///     ensemble: Vec::new(),
+///     head: None,
+///     id: 0,
+///     kind: TaskKind::Generation,
+///     labels: Vec::new(),
+///     max_answer: 64,
+///     module: None,
+///     name: "echo".into(),
+///     stage: draft.stage(),
+///     template: template::INPUT.into(),
+/// });
+/// draft.create(&path)?;
+///
+/// let mut next = Draft::from_bundle(&Bundle::open(&path)?);
+/// next.manifest.ext.insert("note".into(), "nothing new".into());
+/// next.append(&path)?;
+/// assert_eq!(Bundle::open(&path)?.stage(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Draft {
-    /// What the stage will say about itself. Section numbers are those [`Draft::add_section`] gave;
-    /// `generation` and `requires` are filled in when it is written.
+    /// The stage's manifest. Section numbers are those [`Draft::add_section`] gave;
+    /// `stage` and `requires` are filled in when it is written.
     pub manifest: Manifest,
     sections: Vec<Source>,
     parent: Option<Parent>,
-    /// Of the commit as it is without it.
+    /// A signature of the commit as it is without one; empty if there is none.
     pub(super) signature: Vec<u8>,
 }
 
+/// Where a section's bytes are.
 #[derive(Debug)]
 enum Source {
+    /// In the file already.
     Old(SectionRecord),
+    /// In memory, to be written.
     New(SectionKind, Vec<u8>),
 }
 
+/// The state of the file that the stage was drafted from.
 #[derive(Debug, Clone, Copy)]
 struct Parent {
     hash: [u8; 32],
-    max_generation: u64,
+    max_stage: u64,
 }
 
 impl Draft {
@@ -47,7 +89,7 @@ impl Draft {
             base,
             ext: BTreeMap::new(),
             format: FORMAT.into(),
-            generation: 1,
+            stage: 1,
             heads: Vec::new(),
             method: method.into(),
             modules: Vec::new(),
@@ -74,18 +116,18 @@ impl Draft {
     pub fn from_bundle(b: &Bundle) -> Self {
         let mut manifest = b.manifest().clone();
         // Saturates on a file that claims all numbers; `append` refuses such a file.
-        manifest.generation = b.slot.max_generation.saturating_add(1);
+        manifest.stage = b.slot.max_stage.saturating_add(1);
         Self {
             manifest,
             sections: b.section_records().iter().map(|r| Source::Old(*r)).collect(),
-            parent: Some(Parent { hash: b.commit_hash, max_generation: b.slot.max_generation }),
+            parent: Some(Parent { hash: b.commit_hash, max_stage: b.slot.max_stage }),
             signature: Vec::new(),
         }
     }
 
     /// The number this stage will have.
-    pub fn generation(&self) -> u64 {
-        self.manifest.generation
+    pub fn stage(&self) -> u64 {
+        self.manifest.stage
     }
 
     /// Adds a payload; returns the number to use in the manifest.
@@ -118,7 +160,7 @@ impl Draft {
                 commit_len: 0,
                 end: FIRST,
                 commit_hash: [0; 32],
-                max_generation: 0,
+                max_stage: 0,
             },
             0,
         )?;
@@ -143,13 +185,13 @@ impl Draft {
         let parent = self
             .parent
             .ok_or_else(|| Error::new(Code::Value, "this stage was not drafted from a bundle").in_file(path))?;
-        if parent.max_generation == u64::MAX {
-            return Err(Error::new(Code::Value, "the file has used up all generation numbers").in_file(path));
+        if parent.max_stage == u64::MAX {
+            return Err(Error::new(Code::Value, "the file has used up all stage numbers").in_file(path));
         }
         self.prune();
         let (file, map) = fs::open_mapped(path, true)?;
         let (slot, _) = current(&map).map_err(|e| e.in_file(path))?;
-        if slot.commit_hash != parent.hash || slot.max_generation != parent.max_generation {
+        if slot.commit_hash != parent.hash || slot.max_stage != parent.max_stage {
             return Err(Error::new(Code::Layout, "the bundle has changed since this stage was begun")
                 .in_file(path)
                 .hint("run the command again on the bundle as it is now"));
@@ -162,8 +204,8 @@ impl Draft {
         publish(&file, &new, path)
     }
 
-    /// Sections nothing refers to any more leave the table (their bytes stay in the file), and
-    /// the manifest's numbers follow.
+    /// Drops the sections that nothing refers to any more from the table (their bytes stay in the file), and renumbers
+    /// the others in the manifest.
     pub(super) fn prune(&mut self) {
         let ignorable = |s: &Source| matches!(s, Source::Old(r) if matches!(r.kind, SectionKind::Other(_)));
         let kept = self.manifest.renumber(self.sections.iter().map(ignorable).collect());
@@ -195,7 +237,7 @@ impl Draft {
         }
         validate::check(&self.manifest, &records)?;
         let commit = Commit {
-            generation: self.manifest.generation,
+            stage: self.manifest.stage,
             parent_off: slot.commit_off,
             parent_hash: slot.commit_hash,
             previous_off: previous,
@@ -218,7 +260,7 @@ impl Draft {
             commit_len: bytes.len() as u32,
             end: start + tail.len() as u64,
             commit_hash: *blake3::hash(&bytes).as_bytes(),
-            max_generation: self.manifest.generation,
+            max_stage: self.manifest.stage,
         };
         Ok((tail, new))
     }
@@ -244,27 +286,9 @@ impl Manifest {
     }
 }
 
-/// Makes another stage of the file the current one: an older one, or one that an earlier call left
-/// behind. Nothing is erased, and no number is used twice.
-///
-/// # Errors
-/// If there is no such stage, it is below the floor, or the file cannot be written.
-pub fn rollback(path: &Path, generation: u64) -> Result<()> {
-    let (file, map) = fs::open_mapped(path, true)?;
-    let (mut state, _) = State::load(path);
-    state.allows(generation).map_err(|e| e.in_file(path))?;
-    let target = point_to(&file, &map, generation, path)?;
-    // Whoever asks for a stage by its number wants it, whatever became of its trial.
-    let trial = state.trial.take_if(|t| t.commit == target.digest()).is_some();
-    if state.forgive(&target.digest()) || trial {
-        state.save(path)?;
-    }
-    Ok(())
-}
-
-/// As [`rollback`], for one who holds the lock.
-pub(super) fn point_to(file: &File, map: &Mapped, generation: u64, path: &Path) -> Result<Bundle> {
-    let target = Bundle::generation_of(map.clone(), path, generation).map_err(|e| e.in_file(path))?;
+/// Makes another stage of the file the current one, for a caller who holds the lock.
+pub(super) fn point_to(file: &File, map: &Mapped, stage: u64, path: &Path) -> Result<Bundle> {
+    let target = Bundle::stage_of(map.clone(), path, stage).map_err(|e| e.in_file(path))?;
     let (slot, _) = current(map).map_err(|e| e.in_file(path))?;
     repair(file, map, &slot, path)?;
     let new = Superblock {
@@ -281,7 +305,7 @@ pub(super) fn point_to(file: &File, map: &Mapped, generation: u64, path: &Path) 
     Ok(target)
 }
 
-/// What an error before the commit point means for the user.
+/// The hint of errors that come before the commit point.
 const UNCHANGED: &str = "the stage in force is whole and unchanged; free some space, or check the disk";
 
 /// Writes behind everything that a reader maps, and makes it durable. Nothing refers to it yet.

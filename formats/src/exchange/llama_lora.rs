@@ -3,9 +3,10 @@
 //!
 //! The scale at a site is `adapter.lora.alpha / r`; llama.cpp takes a missing or zero alpha as a scale of 1.
 
+use super::Parcel;
 use super::low_rank::{self, Halves};
-use super::{Parcel, clip};
 use crate::bundle::manifest::BaseRef;
+use crate::error::clip;
 use crate::gguf::{Gguf, TensorType, Value, Writer};
 use crate::model_spec::ModelSpec;
 use crate::pet::{Lora, Pet, Site, lora, lora::Scaling};

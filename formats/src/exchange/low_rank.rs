@@ -7,7 +7,7 @@ use crate::pet::{Lora, PetSpec, Site, lora};
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
 
-/// How many times its numbers a module may grow where zeros fill up smaller ranks.
+/// How many times larger a module may become where zeros fill up smaller ranks.
 const FILL_CAP: usize = 16;
 
 /// The factors at a site: `y += scale · B(Ax)`, `a [rank, in]`, `b [out, rank]`.
@@ -19,14 +19,14 @@ pub(super) struct Pair {
     pub(super) scale: f64,
 }
 
-/// Pairs that are being put together from tensors in any order.
+/// Pairs being put together from tensors that come in any order.
 #[derive(Debug, Default)]
 pub(super) struct Halves(BTreeMap<Site, [Option<(Vec<usize>, Vec<f32>)>; 2]>);
 
 impl Halves {
     /// Takes A (0) or B (1) of a site.
-    pub(super) fn add(&mut self, site: Site, which: usize, shape: Vec<usize>, numbers: Vec<f32>) -> Result<()> {
-        match self.0.entry(site).or_default()[which].replace((shape, numbers)) {
+    pub(super) fn add(&mut self, site: Site, which: usize, shape: Vec<usize>, values: Vec<f32>) -> Result<()> {
+        match self.0.entry(site).or_default()[which].replace((shape, values)) {
             None => Ok(()),
             Some(_) => Err(Error::new(Code::Duplicate, format!("two tensors are {} of {site}", ["A", "B"][which]))),
         }
@@ -89,12 +89,12 @@ pub(super) fn parcel(pairs: BTreeMap<Site, Pair>, usual: Lora) -> Result<Parcel>
     {
         return Err(Error::new(Code::Value, format!("LoRA alpha {} is beyond what a manifest can say", lora.alpha)));
     }
-    let numbers = |p: &Pair| p.a.len() + p.b.len();
-    let (has, filled) = pairs.values().fold((0, 0), |(h, f), p| (h + numbers(p), f + numbers(p) / p.rank * rank));
+    let size = |p: &Pair| p.a.len() + p.b.len();
+    let (has, filled) = pairs.values().fold((0, 0), |(h, f), p| (h + size(p), f + size(p) / p.rank * rank));
     if filled > has.saturating_mul(FILL_CAP) {
         return Err(Error::new(
             Code::Cap,
-            format!("{has} numbers would become {filled} at the largest rank, {rank}; at most {FILL_CAP} times as many are made"),
+            format!("{has} parameters would become {filled} at the largest rank, {rank}, which is more than {FILL_CAP} times as many"),
         )
         .hint("a module has one rank; import an adapter whose ranks are closer together"));
     }

@@ -1,5 +1,6 @@
-//! Names of the linears: Hugging Face's for llama and Gemma 3, and the sites they are.
+//! Hugging Face's names of the linears of llama and Gemma 3, and the sites they stand for.
 
+use crate::error::clip;
 use crate::model_spec::ModelSpec;
 use crate::pet::{Place, Site};
 use crate::{Code, Error, Result};
@@ -14,7 +15,7 @@ const MODULES: [(&str, Place); 7] = [
     ("mlp.down_proj", Place::Down),
 ];
 
-/// The linears.
+/// The places that are linears.
 pub(super) const PLACES: [Place; 7] =
     [Place::Q, Place::K, Place::V, Place::Output, Place::Gate, Place::Up, Place::Down];
 
@@ -46,13 +47,13 @@ pub(super) fn site(spec: &ModelSpec, path: &str) -> Result<Site> {
         (number.to_string() == layer).then_some(Site { layer: number, place })
     });
     let site = found.ok_or_else(|| {
-        Error::new(Code::Unsupported, format!("{:?} is none of the linears a module can act at", super::clip(path)))
+        Error::new(Code::Unsupported, format!("{:?} is none of the linears a module can act at", clip(path)))
             .hint("a module acts at q, k, v, o, gate, up and down projections of layers; lm_head, embeddings and norms cannot be imported")
     })?;
     if site.layer >= spec.n_layer {
         return Err(Error::new(
             Code::BaseMismatch,
-            format!("{:?} is in layer {}, this base has {} layers", super::clip(path), site.layer, spec.n_layer),
+            format!("{:?} is in layer {}, this base has {} layers", clip(path), site.layer, spec.n_layer),
         )
         .hint("the adapter was made for a deeper base; give that base"));
     }

@@ -10,6 +10,7 @@
 //! Layers are whole files, not archives: a blob can be mapped where it lies.
 
 use crate::bundle::{Bundle, verify};
+use crate::error::clip;
 use crate::fingerprint::{CheckDepth, check_base};
 use crate::gguf::Gguf;
 use crate::mmap::Mapped;
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What the artifact is, and the media type of the bundle's layer.
+/// The type of the artifact, and the media type of the bundle's layer.
 pub const BUNDLE: &str = "application/vnd.conpet.bundle.v1";
 /// The media type of the base's layer, as Docker's model-spec has it.
 pub const BASE: &str = "application/vnd.docker.ai.gguf.v3";
@@ -31,7 +32,7 @@ const LAYOUT: &str = "oci-layout";
 /// Longest JSON document of a layout, in bytes.
 const CAP: u64 = 4 << 20;
 
-/// Says what a blob is. Unknown properties are tolerated, as the specification demands; a property that
+/// Describes a blob. Unknown properties are tolerated, as the specification demands; a property that
 /// occurs twice is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -132,7 +133,7 @@ pub fn write(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<Writte
             annotations: BTreeMap::from([
                 ("org.conpet.base.name".into(), m.base.name.clone()),
                 ("org.conpet.base.blake3".into(), m.base.file_blake3.join(" ")),
-                ("org.conpet.stage".into(), m.generation.to_string()),
+                ("org.conpet.stage".into(), m.stage.to_string()),
             ]),
         };
         let mut d = blob(dir, MANIFEST, &json(&manifest))?;
@@ -159,7 +160,7 @@ fn changed(bundle: &Path) -> Error {
 pub fn read(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<()> {
     let layout: Layout = parse(&folder.join(LAYOUT), &document(&folder.join(LAYOUT))?)?;
     if layout.image_layout_version != "1.0.0" {
-        let v = super::clip(&layout.image_layout_version);
+        let v = clip(&layout.image_layout_version);
         return Err(Error::new(Code::Version, format!("image layout {v:?}, only 1.0.0 is read")).in_file(folder));
     }
     let index_path = folder.join("index.json");
@@ -179,7 +180,7 @@ pub fn read(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<()> {
     let path = blob_path(folder, &descriptor.digest);
     let manifest: Manifest = parse(&path, &checked(folder, descriptor)?)?;
     if manifest.artifact_type.as_deref() != Some(BUNDLE) {
-        let got = super::clip(manifest.artifact_type.as_deref().unwrap_or("nothing"));
+        let got = clip(manifest.artifact_type.as_deref().unwrap_or("nothing"));
         return Err(Error::new(Code::Unsupported, format!("artifactType is {got:?}, not {BUNDLE:?}")).in_file(&path));
     }
     let one = |media_type: &str| {
@@ -191,7 +192,7 @@ pub fn read(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<()> {
         }
     };
     if let Some(l) = manifest.layers.iter().find(|l| l.media_type != BUNDLE && l.media_type != BASE) {
-        let what = super::clip(&l.media_type);
+        let what = clip(&l.media_type);
         return Err(Error::new(Code::Unsupported, format!("a layer is {what:?}, which is not known")).in_file(&path));
     }
     let layer = one(BUNDLE)?.ok_or_else(|| Error::new(Code::Missing, "no layer is a bundle").in_file(&path))?;
@@ -222,15 +223,12 @@ pub fn read(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<()> {
     put(bundle, &bytes)
 }
 
-/// A blob, proven to be what its descriptor says.
+/// A blob, after its length and digest were compared with its descriptor.
 fn checked(folder: &Path, d: &Descriptor) -> Result<Mapped> {
     let hex = d.digest.strip_prefix("sha256:").unwrap_or_default();
     if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err(Error::new(
-            Code::Value,
-            format!("digest {:?} is not sha256: and 64 digits", super::clip(&d.digest)),
-        )
-        .in_file(folder));
+        return Err(Error::new(Code::Value, format!("digest {:?} is not sha256: and 64 digits", clip(&d.digest)))
+            .in_file(folder));
     }
     let path = blob_path(folder, &d.digest);
     let map = Mapped::open(&path)?;

@@ -15,8 +15,9 @@ mod config;
 
 use super::low_rank::{self, Halves};
 use super::rows::{self, Order};
-use super::{JSON_CAP, Parcel, clip, misfit, names};
+use super::{JSON_CAP, Parcel, misfit, names};
 use crate::bundle::manifest::BaseRef;
+use crate::error::clip;
 use crate::mmap::Mapped;
 use crate::model_spec::ModelSpec;
 use crate::pet::{
@@ -30,16 +31,17 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The settings.
+/// Name of the file of settings.
 pub const CONFIG: &str = "adapter_config.json";
-/// The tensors.
+/// Name of the file of tensors.
 pub const MODEL: &str = "adapter_model.safetensors";
 const ROOT: &str = "base_model.model.";
 const LORA: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
 const IA3: &str = ".ia3_l";
 const EMBEDDINGS: &str = "prompt_embeddings";
 
-type Numbers = (Vec<usize>, Vec<f32>);
+/// The shape and the values of a tensor.
+type Values = (Vec<usize>, Vec<f32>);
 
 /// Reads a folder for a base.
 ///
@@ -75,7 +77,7 @@ pub fn read(folder: &Path, spec: &ModelSpec, base: &BaseRef) -> Result<Parcel> {
 }
 
 /// The tensors by name without the root, and what the file says of its base.
-fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, Numbers>, BTreeMap<String, String>)> {
+fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, Values>, BTreeMap<String, String>)> {
     super::refuse_pickle(bytes)?;
     let len = bytes.first_chunk::<8>().map_or(u64::MAX, |b| u64::from_le_bytes(*b));
     if len > JSON_CAP as u64 {
@@ -92,14 +94,14 @@ fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, Numbers>, BTreeMap<String, St
             safetensors::Dtype::F16 => Dtype::F16,
             safetensors::Dtype::BF16 => Dtype::BF16,
             other => {
-                return Err(Error::new(Code::Type, format!("numbers of type {other:?}"))
+                return Err(Error::new(Code::Type, format!("values of type {other:?}, which no module can hold"))
                     .in_section(format!("tensor {}", clip(&name)))
                     .hint("save the adapter in float32, float16 or bfloat16"));
             }
         };
-        let numbers = Tensor { dtype, shape: t.shape().to_vec(), data: t.data() }.to_f32();
+        let values = Tensor { dtype, shape: t.shape().to_vec(), data: t.data() }.to_f32();
         let short = name.strip_prefix(ROOT).unwrap_or(&name).to_owned();
-        if out.insert(short, (t.shape().to_vec(), numbers)).is_some() {
+        if out.insert(short, (t.shape().to_vec(), values)).is_some() {
             return Err(
                 Error::new(Code::Duplicate, "two tensors of this name").in_section(format!("tensor {}", clip(&name)))
             );
@@ -108,7 +110,7 @@ fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, Numbers>, BTreeMap<String, St
     Ok((out, said))
 }
 
-/// A tensor that no kind knows, by name.
+/// The error for a tensor that belongs to no kind that can be imported.
 fn unmatched(name: &str) -> Error {
     let hint = if name.contains("lora_magnitude_vector") {
         "this is DoRA, which divides by the norms of the base's rows; train plain LoRA"
@@ -142,7 +144,7 @@ fn same_sites(targets: Option<BTreeSet<Site>>, found: BTreeSet<Site>) -> Result<
     }
 }
 
-fn read_lora(mut c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec) -> Result<Parcel> {
+fn read_lora(mut c: Config, tensors: BTreeMap<String, Values>, spec: &ModelSpec) -> Result<Parcel> {
     c.check_bias()?;
     c.check_start()?;
     let rank = c.count("r")?.unwrap_or(8);
@@ -153,16 +155,16 @@ fn read_lora(mut c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec
     c.finish()?;
     let mut halves = Halves::default();
     let mut found = BTreeSet::new();
-    for (name, (shape, mut numbers)) in tensors {
+    for (name, (shape, mut values)) in tensors {
         let split = LORA.iter().enumerate().find_map(|(i, s)| Some((name.strip_suffix(s)?, i)));
         let (module, which) = split.ok_or_else(|| unmatched(&name))?;
         let site = names::site(spec, module)?;
         // The order of rows is known only where their number is.
         if which == 1 && shape.len() == 2 && shape[0] == site.place.shape(spec).0 && shape[1] > 0 {
-            numbers = rows::reorder(spec, site.place, numbers, shape[1], Order::Gguf)?;
+            values = rows::reorder(spec, site.place, values, shape[1], Order::Gguf)?;
         }
         found.insert(site);
-        halves.add(site, which, shape, numbers)?;
+        halves.add(site, which, shape, values)?;
     }
     let pairs = halves.pairs(spec, |site, has| {
         let want = ranks.at(site)?.unwrap_or(rank as f64);
@@ -183,9 +185,9 @@ fn read_lora(mut c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec
     Ok(parcel)
 }
 
-fn read_ia3(mut c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec) -> Result<Parcel> {
+fn read_ia3(mut c: Config, tensors: BTreeMap<String, Values>, spec: &ModelSpec) -> Result<Parcel> {
     let targets = c.targets(spec)?;
-    // Which vectors scale what a linear reads shows in their shape; the settings only repeat it.
+    // Whether a vector scales what its linear reads shows in its shape; the settings only repeat it.
     c.feedforward()?;
     c.finish()?;
     let (mut out, mut found, mut places) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
@@ -215,21 +217,21 @@ fn read_ia3(mut c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec)
     Parcel::new(PetSpec::new(vec![Part { at, ..Part::new(Pet::Ia3) }])?, out)
 }
 
-/// The one tensor of a kind that learns tokens, and how many tokens.
-fn embeddings(mut c: Config, tensors: BTreeMap<String, Numbers>, width: usize) -> Result<(usize, Vec<f32>)> {
+/// How many tokens a prompt or a prefix has learned, and their one tensor.
+fn embeddings(mut c: Config, tensors: BTreeMap<String, Values>, width: usize) -> Result<(usize, Vec<f32>)> {
     if let Some(n) = c.count("num_transformer_submodules")?.filter(|n| *n != 1) {
         return Err(Error::new(Code::Unsupported, format!("num_transformer_submodules is {n}, a decoder has 1")));
     }
     let said = c.count("num_virtual_tokens")?;
     c.finish()?;
     let mut all = tensors.into_iter();
-    let (name, (shape, numbers)) =
+    let (name, (shape, values)) =
         all.next().ok_or_else(|| Error::new(Code::Missing, format!("no tensor {EMBEDDINGS}")))?;
     if let Some(name) = [Some(name).filter(|n| n != EMBEDDINGS), all.next().map(|t| t.0)].into_iter().flatten().next() {
         return Err(unmatched(&name));
     }
     match *shape.as_slice() {
-        [n, w] if w == width && said.is_none_or(|s| s == n) => Ok((n, numbers)),
+        [n, w] if w == width && said.is_none_or(|s| s == n) => Ok((n, values)),
         [n, w] if w == width => Err(Error::new(
             Code::Value,
             format!("num_virtual_tokens is {}, the tensor has {n} rows", said.unwrap_or(0)),
@@ -254,22 +256,22 @@ fn no_windows(spec: &ModelSpec) -> Result<()> {
     }
 }
 
-fn read_prompt(c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec) -> Result<Parcel> {
+fn read_prompt(c: Config, tensors: BTreeMap<String, Values>, spec: &ModelSpec) -> Result<Parcel> {
     no_windows(spec)?;
-    let (n, numbers) = embeddings(c, tensors, spec.hidden)?;
+    let (n, values) = embeddings(c, tensors, spec.hidden)?;
     let site = Site { layer: 0, place: Place::Embedding };
     let pet = PetSpec::new(vec![Part::new(Pet::Prompt(Prompt { rows: n }))])?;
-    Parcel::new(pet, BTreeMap::from([(format!("{site}.{}", prompt::ROWS), (vec![n, spec.hidden], numbers))]))
+    Parcel::new(pet, BTreeMap::from([(format!("{site}.{}", prompt::ROWS), (vec![n, spec.hidden], values))]))
 }
 
-fn read_prefix(c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec) -> Result<Parcel> {
+fn read_prefix(c: Config, tensors: BTreeMap<String, Values>, spec: &ModelSpec) -> Result<Parcel> {
     no_windows(spec)?;
     let kv = spec.kv_dim();
-    let (n, numbers) = embeddings(c, tensors, spec.n_layer * 2 * kv)?;
+    let (n, values) = embeddings(c, tensors, spec.n_layer * 2 * kv)?;
     let mut out = BTreeMap::new();
     for layer in 0..spec.n_layer {
         for (which, place) in [Place::K, Place::V].into_iter().enumerate() {
-            let token = numbers.chunks_exact(spec.n_layer * 2 * kv);
+            let token = values.chunks_exact(spec.n_layer * 2 * kv);
             let mut pairs = Vec::with_capacity(n * kv);
             for row in token.map(|t| t[(2 * layer + which) * kv..][..kv].to_vec()) {
                 pairs.extend(rows::reorder(spec, place, row, 1, Order::Gguf)?);
@@ -303,7 +305,7 @@ fn export(
     parcel: &Parcel,
     spec: &ModelSpec,
     base_name: Option<&str>,
-) -> Result<(String, BTreeMap<String, (Dtype, Numbers)>)> {
+) -> Result<(String, BTreeMap<String, (Dtype, Values)>)> {
     let tensors = Tensors::parse(&parcel.payload)?;
     let sites = parcel.sites(spec)?;
     let mut out = BTreeMap::new();
@@ -390,7 +392,7 @@ fn tokens(n: usize, width: usize, spec: &ModelSpec, heads: usize) -> Vec<(&'stat
 }
 
 /// Learned pairs of all layers, as PEFT lays them: `[n, layers · 2 · kv_dim]`.
-fn prefix_rows(parcel: &Parcel, tensors: &Tensors<'_>, n: usize, spec: &ModelSpec) -> Result<Numbers> {
+fn prefix_rows(parcel: &Parcel, tensors: &Tensors<'_>, n: usize, spec: &ModelSpec) -> Result<Values> {
     no_windows(spec)?;
     let (kv, width) = (spec.kv_dim(), spec.n_layer * 2 * spec.kv_dim());
     if parcel.sites.len() != 2 * spec.n_layer {
@@ -414,15 +416,15 @@ fn prefix_rows(parcel: &Parcel, tensors: &Tensors<'_>, n: usize, spec: &ModelSpe
 }
 
 /// A safetensors file as PEFT's, the same bytes for the same content, that also says which base it is for.
-fn safetensors(tensors: &BTreeMap<String, (Dtype, Numbers)>, base: &BaseRef) -> Result<Vec<u8>> {
+fn safetensors(tensors: &BTreeMap<String, (Dtype, Values)>, base: &BaseRef) -> Result<Vec<u8>> {
     let said: BTreeMap<&str, &str> = super::base_entries(base).into_iter().chain([("format", "pt")]).collect();
     let mut header = BTreeMap::from([("__metadata__", json!(said))]);
     let mut data = Vec::new();
-    for (name, (dtype, (shape, numbers))) in tensors {
+    for (name, (dtype, (shape, values))) in tensors {
         let start = data.len();
         match dtype {
-            Dtype::F16 => data.extend(numbers.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes())),
-            _ => data.extend(numbers.iter().flat_map(|v| v.to_le_bytes())),
+            Dtype::F16 => data.extend(values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes())),
+            _ => data.extend(values.iter().flat_map(|v| v.to_le_bytes())),
         }
         let dtype = if *dtype == Dtype::F16 { "F16" } else { "F32" };
         header.insert(name, json!({"data_offsets": [start, data.len()], "dtype": dtype, "shape": shape}));

@@ -9,14 +9,16 @@ use crate::model_spec::{ModelSpec, RopeKind};
 use crate::pet::Place;
 use crate::{Code, Error, Result};
 
-/// Whose order rows are brought into.
+/// An order of query and key rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
+    /// The base's own.
     Gguf,
+    /// That of Hugging Face's checkpoints.
     HuggingFace,
 }
 
-/// Brings the rows of `data [out, cols]`, of a linear that gives `out` numbers, into another order.
+/// Brings the rows of `data [out, cols]`, of a linear with `out` outputs, into another order.
 ///
 /// # Errors
 /// `E_UNSUPPORTED` where only part of a permuted head turns: no converter agrees on its order.
@@ -28,7 +30,7 @@ pub(super) fn reorder(spec: &ModelSpec, place: Place, data: Vec<f32>, cols: usiz
     if spec.rope_dim != d {
         return Err(Error::new(
             Code::Unsupported,
-            format!("RoPE turns {} of a head's {d} numbers: the order of q and k rows is not known", spec.rope_dim),
+            format!("RoPE turns {} of a head's {d} values: the order of q and k rows is not known", spec.rope_dim),
         )
         .hint("use a base whose heads turn whole, or an adapter without q_proj and k_proj"));
     }

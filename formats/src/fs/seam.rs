@@ -41,8 +41,7 @@ pub enum Op<'a> {
     SyncDir,
 }
 
-/// What listens: it may refuse a call, which is then not made; of a write it says how many bytes
-/// the call may take.
+/// A listener. It may refuse a call, which is then not made; of a write it says how many bytes the call may take.
 type Watch = Box<dyn FnMut(Op<'_>, &Path) -> Result<usize>>;
 
 thread_local! {
@@ -114,7 +113,7 @@ pub fn sync_data(file: &File, path: &Path) -> Result<()> {
     Ok(rustix::fs::fdatasync(file)?)
 }
 
-/// As [`sync_data`], with all that is known of the file.
+/// As [`sync_data`], with the file's metadata too.
 pub(crate) fn sync_all(file: &File, path: &Path) -> Result<()> {
     step(Op::Sync, path)?;
     Ok(rustix::fs::fsync(file)?)
@@ -143,7 +142,7 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Takes a name away.
+/// Removes a file's name.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     step(Op::Remove, path)?;
     std::fs::remove_file(path)

@@ -3,6 +3,7 @@
 use super::value::{Array, Value, text};
 use super::{DEFAULT_ALIGNMENT, MAGIC};
 use crate::bytes::Cursor;
+use crate::error::clip;
 use crate::quant::QuantType;
 use crate::{Code, Error, Result};
 
@@ -12,6 +13,27 @@ use crate::{Code, Error, Result};
 /// unique and non-empty; alignment a power of two from 8 to 4096; tensor offsets aligned,
 /// ascending, not overlapping; each tensor of a known type whole blocks long and inside the file;
 /// nothing but [`TRAILING_CAP`] zero bytes behind the last.
+///
+/// # Example
+/// ```
+/// use conpet_formats::gguf::{Gguf, TensorType};
+/// use conpet_formats::quant;
+/// # use conpet_formats::tiny;
+///
+/// # fn main() -> conpet_formats::Result<()> {
+/// // Any bytes will do; a base is usually mapped, with `Mapped::open`.
+/// let file = tiny::base(&tiny::TinyConfig::default())?;
+/// let gguf = Gguf::parse(&file)?;
+/// assert_eq!(gguf.required_str("general.architecture")?, "llama");
+///
+/// let table = gguf.tensor("token_embd.weight").expect("a base has an embedding table");
+/// let TensorType::Known(ty) = table.ty else { panic!("this release cannot run {table:?}") };
+/// let mut row = vec![0.0; table.cols() as usize];
+/// let row_bytes = ty.row_bytes(row.len()).expect("rows are whole blocks");
+/// quant::dequantize(ty, &gguf.data(table)[..row_bytes], &mut row);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Gguf<'a> {
     bytes: &'a [u8],
@@ -20,12 +42,12 @@ pub struct Gguf<'a> {
     data_offset: usize,
     metadata: Vec<(&'a str, Value<'a>)>,
     tensors: Vec<TensorInfo<'a>>,
-    /// Places in `metadata` and in `tensors`, by name.
+    /// Indices into `metadata` and into `tensors`, in the order of names.
     by_key: Vec<u32>,
     by_name: Vec<u32>,
 }
 
-/// What a tensor holds.
+/// The type of a tensor's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TensorType {
     /// A type this project computes with.
@@ -52,7 +74,7 @@ pub struct TensorInfo<'a> {
 }
 
 impl TensorInfo<'_> {
-    /// Numbers in a row (`ne[0]`).
+    /// Values in a row (`ne[0]`).
     pub fn cols(&self) -> u64 {
         self.ne[0]
     }
@@ -221,10 +243,11 @@ fn read_metadata<'a>(c: &mut Cursor<'a>, n: usize) -> Result<Vec<(&'a str, Value
         let key = text(c).map_err(|e| e.in_section("metadata key"))?;
         let grammar = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         if key.is_empty() || key.len() > 255 || !key.bytes().all(grammar) {
-            let shown: String = key.chars().take(40).collect();
-            return Err(
-                Error::new(Code::Text, format!("metadata key {shown:?} is not 1 to 255 of [A-Za-z0-9._-]")).at(at)
-            );
+            return Err(Error::new(
+                Code::Text,
+                format!("metadata key {:?} is not 1 to 255 of [A-Za-z0-9._-]", clip(key)),
+            )
+            .at(at));
         }
         let value = Value::read(c).map_err(|e| e.in_section(format!("key {key}")))?;
         out.push((key, value));
@@ -232,7 +255,7 @@ fn read_metadata<'a>(c: &mut Cursor<'a>, n: usize) -> Result<Vec<(&'a str, Value
     Ok(out)
 }
 
-/// Numbers `0..n` in the order of their names, each of which must occur once.
+/// The indices `0..n` in the order of their names, each of which must occur once.
 fn by_name<'a>(bytes: &[u8], n: usize, what: &str, name: impl Fn(usize) -> &'a str) -> Result<Vec<u32>> {
     let mut order: Vec<u32> = (0..n as u32).collect();
     order.sort_unstable_by_key(|i| name(*i as usize));

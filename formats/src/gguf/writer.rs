@@ -26,43 +26,43 @@ impl Writer {
         self.metadata.extend(ty.id().to_le_bytes());
     }
 
-    /// A string value.
+    /// Adds a string value.
     pub fn str(&mut self, key: &str, v: &str) -> &mut Self {
         self.key(key, ValueType::String);
         put_string(&mut self.metadata, v.as_bytes());
         self
     }
-    /// A u32 value.
+    /// Adds a u32 value.
     pub fn u32(&mut self, key: &str, v: u32) -> &mut Self {
         self.key(key, ValueType::U32);
         self.metadata.extend(v.to_le_bytes());
         self
     }
-    /// An f32 value.
+    /// Adds an f32 value.
     pub fn f32(&mut self, key: &str, v: f32) -> &mut Self {
         self.key(key, ValueType::F32);
         self.metadata.extend(v.to_le_bytes());
         self
     }
-    /// A bool value.
+    /// Adds a bool value.
     pub fn bool(&mut self, key: &str, v: bool) -> &mut Self {
         self.key(key, ValueType::Bool);
         self.metadata.push(v.into());
         self
     }
-    /// An array of strings.
+    /// Adds an array of strings.
     pub fn strings<S: AsRef<[u8]>>(&mut self, key: &str, v: &[S]) -> &mut Self {
         self.array(key, ValueType::String, v.len());
         v.iter().for_each(|s| put_string(&mut self.metadata, s.as_ref()));
         self
     }
-    /// An array of i32.
+    /// Adds an array of i32.
     pub fn i32s(&mut self, key: &str, v: &[i32]) -> &mut Self {
         self.array(key, ValueType::I32, v.len());
         v.iter().for_each(|x| self.metadata.extend(x.to_le_bytes()));
         self
     }
-    /// An array of f32.
+    /// Adds an array of f32.
     pub fn f32s(&mut self, key: &str, v: &[f32]) -> &mut Self {
         self.array(key, ValueType::F32, v.len());
         v.iter().for_each(|x| self.metadata.extend(x.to_le_bytes()));

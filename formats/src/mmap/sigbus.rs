@@ -1,4 +1,4 @@
-//! What the system sends when a mapped page has no file behind it any more: SIGBUS.
+//! SIGBUS, the signal that the system sends when a mapped page has no file behind it any more.
 //!
 //! A file that is cut short under a running process, or a disk that cannot read a page, would end the
 //! process at its next look at that page. One handler for the process knows the mapped ranges; it puts
@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 /// Files that can be mapped at a time. A signal handler can neither lock nor allocate, hence a table.
 const RANGES: usize = 4096;
 
-/// A place in the table; its `start` is an address, or one of these.
+/// Values of a place's `start` that are no addresses.
 const FREE: usize = 0;
 const CLAIMED: usize = 1;
 
+/// A place in the table, for one mapped range.
 struct Place {
     start: AtomicUsize,
     len: AtomicUsize,
@@ -70,7 +71,7 @@ impl Place {
     }
 }
 
-/// What was done about SIGBUS before, and the size of a page.
+/// The action for SIGBUS that was in place before ours, and the size of a page.
 static BEFORE: OnceLock<(libc::sigaction, usize)> = OnceLock::new();
 
 fn install() -> Result<()> {
@@ -126,7 +127,7 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut siginfo_t, context: *mut c_voi
     hand_on(before, signal, info, context);
 }
 
-/// Does what would have been done without this handler.
+/// Hands the signal to the action that was in place before ours.
 fn hand_on(before: &libc::sigaction, signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: the address and the flags are as an earlier sigaction(2) accepted them, so the address is
     // that of a function of the type that the flags tell. Setting the default action and raising

@@ -13,10 +13,12 @@ pub struct BlockIq4Nl {
     pub qs: [u8; 16],
 }
 
-const _: () = assert!(size_of::<BlockIq4Nl>() == super::QuantType::Iq4Nl.block_bytes());
+const _: () = assert!(size_of::<BlockIq4Nl>() == 18);
 
 impl Block for BlockIq4Nl {
-    const TYPE: super::QuantType = super::QuantType::Iq4Nl;
+    const GGML_ID: u32 = 20;
+    const NAME: &'static str = "IQ4_NL";
+    const LEN: usize = 32;
     const RUN: usize = 32;
     const BITS: u32 = 8;
 

@@ -17,10 +17,12 @@ pub struct BlockQ2K {
     pub dmin: [u8; 2],
 }
 
-const _: () = assert!(size_of::<BlockQ2K>() == super::QuantType::Q2K.block_bytes());
+const _: () = assert!(size_of::<BlockQ2K>() == 84);
 
 impl Block for BlockQ2K {
-    const TYPE: super::QuantType = super::QuantType::Q2K;
+    const GGML_ID: u32 = 10;
+    const NAME: &'static str = "Q2_K";
+    const LEN: usize = 256;
     const RUN: usize = 16;
     const BITS: u32 = 2;
 

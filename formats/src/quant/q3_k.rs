@@ -17,10 +17,12 @@ pub struct BlockQ3K {
     pub d: [u8; 2],
 }
 
-const _: () = assert!(size_of::<BlockQ3K>() == super::QuantType::Q3K.block_bytes());
+const _: () = assert!(size_of::<BlockQ3K>() == 110);
 
 impl Block for BlockQ3K {
-    const TYPE: super::QuantType = super::QuantType::Q3K;
+    const GGML_ID: u32 = 11;
+    const NAME: &'static str = "Q3_K";
+    const LEN: usize = 256;
     const RUN: usize = 16;
     const BITS: u32 = 3;
 

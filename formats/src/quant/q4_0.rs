@@ -13,12 +13,15 @@ pub struct BlockQ4_0 {
     pub qs: [u8; 16],
 }
 
-const _: () = assert!(size_of::<BlockQ4_0>() == super::QuantType::Q4_0.block_bytes());
+const _: () = assert!(size_of::<BlockQ4_0>() == 18);
 
 impl Block for BlockQ4_0 {
-    const TYPE: super::QuantType = super::QuantType::Q4_0;
+    const GGML_ID: u32 = 2;
+    const NAME: &'static str = "Q4_0";
+    const LEN: usize = 32;
     const RUN: usize = 32;
     const BITS: u32 = 4;
+    const QUANTIZE: Option<fn(&[f32], &mut Vec<u8>)> = Some(quantize);
 
     #[inline(always)]
     fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {

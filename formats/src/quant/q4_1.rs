@@ -15,12 +15,15 @@ pub struct BlockQ4_1 {
     pub qs: [u8; 16],
 }
 
-const _: () = assert!(size_of::<BlockQ4_1>() == super::QuantType::Q4_1.block_bytes());
+const _: () = assert!(size_of::<BlockQ4_1>() == 20);
 
 impl Block for BlockQ4_1 {
-    const TYPE: super::QuantType = super::QuantType::Q4_1;
+    const GGML_ID: u32 = 3;
+    const NAME: &'static str = "Q4_1";
+    const LEN: usize = 32;
     const RUN: usize = 32;
     const BITS: u32 = 4;
+    const QUANTIZE: Option<fn(&[f32], &mut Vec<u8>)> = Some(quantize);
 
     #[inline(always)]
     fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {

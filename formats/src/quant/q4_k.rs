@@ -17,10 +17,12 @@ pub struct BlockQ4K {
     pub qs: [u8; 128],
 }
 
-const _: () = assert!(size_of::<BlockQ4K>() == super::QuantType::Q4K.block_bytes());
+const _: () = assert!(size_of::<BlockQ4K>() == 144);
 
 impl Block for BlockQ4K {
-    const TYPE: super::QuantType = super::QuantType::Q4K;
+    const GGML_ID: u32 = 12;
+    const NAME: &'static str = "Q4_K";
+    const LEN: usize = 256;
     const RUN: usize = 32;
     const BITS: u32 = 4;
 

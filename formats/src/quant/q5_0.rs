@@ -15,10 +15,12 @@ pub struct BlockQ5_0 {
     pub qs: [u8; 16],
 }
 
-const _: () = assert!(size_of::<BlockQ5_0>() == super::QuantType::Q5_0.block_bytes());
+const _: () = assert!(size_of::<BlockQ5_0>() == 22);
 
 impl Block for BlockQ5_0 {
-    const TYPE: super::QuantType = super::QuantType::Q5_0;
+    const GGML_ID: u32 = 6;
+    const NAME: &'static str = "Q5_0";
+    const LEN: usize = 32;
     const RUN: usize = 32;
     const BITS: u32 = 5;
 

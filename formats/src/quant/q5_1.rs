@@ -17,10 +17,12 @@ pub struct BlockQ5_1 {
     pub qs: [u8; 16],
 }
 
-const _: () = assert!(size_of::<BlockQ5_1>() == super::QuantType::Q5_1.block_bytes());
+const _: () = assert!(size_of::<BlockQ5_1>() == 24);
 
 impl Block for BlockQ5_1 {
-    const TYPE: super::QuantType = super::QuantType::Q5_1;
+    const GGML_ID: u32 = 7;
+    const NAME: &'static str = "Q5_1";
+    const LEN: usize = 32;
     const RUN: usize = 32;
     const BITS: u32 = 5;
 

@@ -20,10 +20,12 @@ pub struct BlockQ5K {
     pub qs: [u8; 128],
 }
 
-const _: () = assert!(size_of::<BlockQ5K>() == super::QuantType::Q5K.block_bytes());
+const _: () = assert!(size_of::<BlockQ5K>() == 176);
 
 impl Block for BlockQ5K {
-    const TYPE: super::QuantType = super::QuantType::Q5K;
+    const GGML_ID: u32 = 13;
+    const NAME: &'static str = "Q5_K";
+    const LEN: usize = 256;
     const RUN: usize = 32;
     const BITS: u32 = 5;
 

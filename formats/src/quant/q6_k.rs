@@ -17,10 +17,12 @@ pub struct BlockQ6K {
     pub d: [u8; 2],
 }
 
-const _: () = assert!(size_of::<BlockQ6K>() == super::QuantType::Q6K.block_bytes());
+const _: () = assert!(size_of::<BlockQ6K>() == 210);
 
 impl Block for BlockQ6K {
-    const TYPE: super::QuantType = super::QuantType::Q6K;
+    const GGML_ID: u32 = 14;
+    const NAME: &'static str = "Q6_K";
+    const LEN: usize = 256;
     const RUN: usize = 16;
     const BITS: u32 = 6;
 

@@ -13,12 +13,15 @@ pub struct BlockQ8_0 {
     pub qs: [i8; 32],
 }
 
-const _: () = assert!(size_of::<BlockQ8_0>() == super::QuantType::Q8_0.block_bytes());
+const _: () = assert!(size_of::<BlockQ8_0>() == 34);
 
 impl Block for BlockQ8_0 {
-    const TYPE: super::QuantType = super::QuantType::Q8_0;
+    const GGML_ID: u32 = 8;
+    const NAME: &'static str = "Q8_0";
+    const LEN: usize = 32;
     const RUN: usize = 32;
     const BITS: u32 = 8;
+    const QUANTIZE: Option<fn(&[f32], &mut Vec<u8>)> = Some(quantize);
 
     #[inline(always)]
     fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {

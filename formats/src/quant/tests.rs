@@ -91,3 +91,12 @@ fn every_f16_converts_as_half_does() {
         assert!(ours.to_bits() == want.to_bits() || ours.is_nan() && want.is_nan(), "{bits:#06x}: {ours} for {want}");
     }
 }
+
+#[test]
+fn every_type_is_found_by_its_id_and_its_name() {
+    for ty in QuantType::ALL {
+        assert_eq!((QuantType::from_ggml(ty.ggml_id()), QuantType::from_name(ty.name())), (Some(ty), Some(ty)));
+        assert_eq!(ty.row_bytes(3 * ty.block_len()), Some(3 * ty.block_bytes()));
+    }
+    assert_eq!((QuantType::from_ggml(39), QuantType::from_name("MXFP4")), (None, None));
+}

@@ -14,28 +14,28 @@ use std::ops::Range;
 /// the hidden layer before them.
 #[derive(Debug, Clone)]
 pub struct Scorer {
-    /// What the payload lies in.
+    /// The file that the payload lies in.
     pub map: Mapped,
-    /// Where in it the weight lies.
+    /// Where the weight lies in it.
     pub weight: Range<usize>,
-    /// Type of the weight's numbers, F32 or F16.
+    /// Type of the weight's values, F32 or F16.
     pub ty: QuantType,
     /// Length of a feature.
     pub dim: usize,
     /// The layer before the weight, if there is one.
     pub hidden: Option<Hidden>,
-    /// What is added to each class's score; at least one.
+    /// What is added to each class's score; there is at least one class.
     pub bias: Vec<f32>,
     /// The task of each class, ascending, each below the number of tasks.
     pub class_task: Vec<usize>,
-    /// A second opinion, from the tokens themselves.
+    /// Evidence from the tokens themselves, if there is any.
     pub ngrams: Option<Ngrams>,
-    /// How unlike all classes an input is.
+    /// The measure of how unlike all classes an input is, if there is one.
     pub novelty: Option<Novelty>,
 }
 
 impl Scorer {
-    /// Reads the payload at `range` of `map`, for features of `dim` numbers.
+    /// Reads the payload at `range` of `map`, for features of `dim` values.
     ///
     /// # Errors
     /// If a tensor is missing, or shapes, tasks or the feature's width do not agree.
@@ -52,7 +52,10 @@ impl Scorer {
         if weight.shape != [classes, width] || bias.shape != [classes] {
             return Err(Error::new(
                 Code::Shape,
-                format!("selector weight {:?} and bias {:?} do not fit {width} numbers", weight.shape, bias.shape),
+                format!(
+                    "selector weight {:?} and bias {:?} do not fit a feature of {width} values",
+                    weight.shape, bias.shape
+                ),
             ));
         }
         let ty = match weight.dtype {

@@ -1,75 +1,10 @@
-//! The strict reader.
+//! The strict reader of payloads.
 
+use super::tensor::{Dtype, Tensor};
+use super::writer::TensorsWriter;
 use super::{ALIGN, HEADER_CAP, PAD};
 use crate::{Code, Error, Result};
 use safetensors::SafeTensors;
-
-/// Number types a payload may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Dtype {
-    F32,
-    F16,
-    BF16,
-    I32,
-    U8,
-}
-
-impl Dtype {
-    /// Bytes of one number.
-    pub const fn size(self) -> usize {
-        match self {
-            Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::BF16 => 2,
-            Self::U8 => 1,
-        }
-    }
-    /// The name used in headers.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::BF16 => "BF16",
-            Self::I32 => "I32",
-            Self::U8 => "U8",
-        }
-    }
-}
-
-/// One tensor, borrowed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tensor<'a> {
-    /// What its numbers are.
-    pub dtype: Dtype,
-    /// Sizes, slowest dimension first.
-    pub shape: Vec<usize>,
-    /// Little-endian bytes.
-    pub data: &'a [u8],
-}
-
-impl Tensor<'_> {
-    /// Its numbers as `f32`.
-    pub fn to_f32(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.data.len() / self.dtype.size()];
-        let ty = match self.dtype {
-            Dtype::F32 => crate::quant::QuantType::F32,
-            Dtype::F16 => crate::quant::QuantType::F16,
-            Dtype::BF16 => crate::quant::QuantType::BF16,
-            Dtype::I32 => return self.to_i32().iter().map(|v| *v as f32).collect(),
-            Dtype::U8 => return self.data.iter().map(|v| f32::from(*v)).collect(),
-        };
-        crate::quant::dequantize(ty, self.data, &mut out);
-        out
-    }
-
-    /// Its numbers as `i32`; empty if it does not hold I32.
-    pub fn to_i32(&self) -> Vec<i32> {
-        if self.dtype != Dtype::I32 {
-            return Vec::new();
-        }
-        self.data.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-    }
-}
 
 /// A validated payload.
 ///
@@ -90,7 +25,7 @@ impl<'a> Tensors<'a> {
         Self::parse_unscanned(bytes)?.finite(bytes)
     }
 
-    /// [`Tensors::parse`] without looking at the numbers: for payloads whose digest was verified
+    /// [`Tensors::parse`] without looking at the values: for payloads whose digest was verified
     /// and which were scanned when they were written.
     pub fn parse_unscanned(bytes: &'a [u8]) -> Result<Self> {
         let header_len = match bytes.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)) {
@@ -161,7 +96,7 @@ impl<'a> Tensors<'a> {
             entries.push((name, Tensor { dtype, shape, data }));
         }
         entries.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut w = super::TensorsWriter::new();
+        let mut w = TensorsWriter::new();
         for (n, t) in entries.iter().filter(|(n, _)| !n.starts_with(PAD)) {
             w.add_view(n, t.clone())?;
         }
@@ -191,7 +126,7 @@ impl<'a> Tensors<'a> {
             };
             if let Some(i) = bad {
                 let start = t.data.as_ptr() as usize - bytes.as_ptr() as usize;
-                return Err(Error::new(Code::NotFinite, format!("number {i} is not finite or exceeds 65504"))
+                return Err(Error::new(Code::NotFinite, format!("value {i} is not finite or exceeds 65504"))
                     .in_section(format!("tensor {name}"))
                     .at((start + i * t.dtype.size()) as u64));
             }

@@ -1,6 +1,7 @@
 //! The canonical writer: equal content gives equal bytes.
 
-use super::{ALIGN, Dtype, PAD, Tensor};
+use super::tensor::{Dtype, Tensor};
+use super::{ALIGN, PAD};
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -32,11 +33,11 @@ impl<'a> TensorsWriter<'a> {
         Self::default()
     }
 
-    /// Adds numbers as F32.
+    /// Adds values as F32.
     pub fn add_f32(&mut self, name: &str, shape: &[usize], v: &[f32]) -> Result<()> {
         self.add(name, Dtype::F32, shape, Bytes::Owned(v.iter().flat_map(|x| x.to_le_bytes()).collect()))
     }
-    /// Adds numbers rounded to F16.
+    /// Adds values rounded to F16.
     pub fn add_f16(&mut self, name: &str, shape: &[usize], v: &[f32]) -> Result<()> {
         let bytes = v.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect();
         self.add(name, Dtype::F16, shape, Bytes::Owned(bytes))
@@ -88,7 +89,7 @@ impl<'a> TensorsWriter<'a> {
         self.tensors.values().map(|(_, _, b)| b.get().len().next_multiple_of(ALIGN)).sum()
     }
 
-    /// (name, start, end, pad after) of each tensor within the data section.
+    /// Name, start, end, and length of the padding behind it, of each tensor within the data section.
     fn layout(&self) -> Vec<(&str, usize, usize, usize)> {
         let n = self.tensors.len();
         let mut at = 0;

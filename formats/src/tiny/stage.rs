@@ -36,7 +36,7 @@ pub fn with_task(
     weights: &[f32],
     biases: &[f32],
 ) -> Result<Draft> {
-    let (id, stage, n) = (d.manifest.tasks.len() as u32, d.generation(), labels.len());
+    let (id, stage, n) = (d.manifest.tasks.len() as u32, d.stage(), labels.len());
     let mut w = TensorsWriter::new();
     w.add_f32(head::WEIGHT, &[n, weights.len() / n.max(1)], weights)?;
     w.add_f32(head::BIAS, &[n], biases)?;

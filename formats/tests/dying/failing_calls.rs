@@ -206,17 +206,17 @@ fn u07_a_start_is_counted_or_the_good_stage_is_served() {
                 cases += 1;
                 let context = format!("{tries} tries, call {n} ({hit}) {fault:?}, from then on: {on}");
                 assert_eq!(heard.after_failed_sync, 0, "{context}: went on after a failed sync");
-                match served.map(|b| b.generation()) {
-                    Ok(stage) if stage == tried.generation => {
+                match served.map(|b| b.stage()) {
+                    Ok(stage) if stage == tried.stage => {
                         let left = State::load(&path).0.trial.map(|t| t.tries_left);
                         assert!(left.is_some_and(|left| left + 1 == tries), "{context}: {left:?} are left");
                     }
-                    Ok(stage) => assert_eq!(stage, good.generation, "{context}"),
+                    Ok(stage) => assert_eq!(stage, good.stage, "{context}"),
                     Err(e) => stage::assert_clear(&e, &path, &context),
                 }
                 // The machine is whole again.
-                let next = start(&path, None, None).unwrap().generation();
-                assert_eq!(next, if tries > 0 { tried.generation } else { good.generation }, "{context}");
+                let next = start(&path, None, None).unwrap().stage();
+                assert_eq!(next, if tries > 0 { tried.stage } else { good.stage }, "{context}");
                 stage::append(&path, 1).unwrap_or_else(|e| panic!("{context}: no further append: {e}"));
                 stage::assert_sound(&path, &context);
             }

@@ -37,7 +37,7 @@ fn the_process_that_is_killed() {
             }
             other => panic!("{other}"),
         }
-        let said = if order == "replace" { i % 256 } else { stage::stage_of(&path).unwrap().generation };
+        let said = if order == "replace" { i % 256 } else { stage::stage_of(&path).unwrap().stage };
         writeln!(out, "done {said}").unwrap();
     }
 }
@@ -139,11 +139,11 @@ fn go(order: &str, kills: usize) {
             Err(e) => panic!("{context}: {e}"),
         };
         if let ("append", Some(said)) = (order, said) {
-            assert!((said..=said + 1).contains(&found.generation), "{context}: {said} was said, {found:?} found");
-            assert!(last.is_none_or(|l| l.generation <= found.generation), "{context}: went back to {found:?}");
+            assert!((said..=said + 1).contains(&found.stage), "{context}: {said} was said, {found:?} found");
+            assert!(last.is_none_or(|l| l.stage <= found.stage), "{context}: went back to {found:?}");
         }
         if order == "rollback" {
-            assert!([1, 2].contains(&found.generation), "{context}: {found:?}");
+            assert!([1, 2].contains(&found.stage), "{context}: {found:?}");
         }
         if round % 16 == 0 {
             stage::append(&path, 1).unwrap_or_else(|e| panic!("{context}: {e}"));
@@ -202,17 +202,17 @@ fn go_updating(order: &str, kills: usize) {
         };
         let trial = State::load(&path).0.trial.filter(|t| t.commit == found.digest);
         match order {
-            "apply" => assert!(found == before || found.generation == 3, "{context}: {found:?}"),
+            "apply" => assert!(found == before || found.stage == 3, "{context}: {found:?}"),
             "apply --trial" => {
                 let tries = (found != before).then_some(TRIES);
                 assert_eq!(trial.map(|t| t.tries_left), tries, "{context}: {found:?}");
             }
             "mark-good" => assert_eq!(found, before, "{context}"),
             // From stage 2, under a number of its own; of a damaged file of two stages too.
-            "compact" | "recover" => assert!(found == before || found.generation == 3, "{context}: {found:?}"),
+            "compact" | "recover" => assert!(found == before || found.stage == 3, "{context}: {found:?}"),
             _ => {
                 let served = start(&path, None, None).unwrap_or_else(|e| panic!("{context}: {e}"));
-                assert_eq!(served.generation(), before.generation, "{context}");
+                assert_eq!(served.stage(), before.stage, "{context}");
             }
         }
         if round % 16 == 0 {

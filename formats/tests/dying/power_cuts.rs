@@ -103,7 +103,7 @@ impl Trial {
         grown.map_err(|e| format!("an image takes no further change: {e}"))?;
         stage::assert_sound(&path, "after the next change");
         let next = stage::stage_of(&path).unwrap();
-        assert!(stage.is_none_or(|s| s.generation < next.generation), "{stage:?} before {next:?}");
+        assert!(stage.is_none_or(|s| s.stage < next.stage), "{stage:?} before {next:?}");
         if again == 0 {
             return Ok(());
         }
@@ -152,9 +152,9 @@ fn cut_off(what: &str, p: Protocol, path: &Path, r: &Recorded) {
     let mut t = Trial::new(path);
     if p == Protocol::Apply {
         // An update that was cut off is sent again, and then the box goes on.
-        let (kit, updated) = (stage::beside(path), r.stages[1].as_ref().map_or(0, |s| s.generation));
+        let (kit, updated) = (stage::beside(path), r.stages[1].as_ref().map_or(0, |s| s.stage));
         t.next = Box::new(move |image| {
-            if stage::stage_of(image)?.generation <= updated {
+            if stage::stage_of(image)?.stage <= updated {
                 stage::apply_delta(image, &kit, false)?;
             }
             stage::append(image, 1)

@@ -15,7 +15,7 @@ fn u25_readers_beside_a_writer_see_whole_stages() {
     let held = Bundle::open(&path).unwrap();
     let first = whole(&held).unwrap();
     let (done, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
-    // What a generation's digest is: the same for every reader, whenever it looked.
+    // What a stage's digest is: the same for every reader, whenever it looked.
     let digests = Mutex::new(BTreeMap::<u64, String>::new());
     let changes = figure(60, 10_000);
     let made = std::thread::scope(|s| {
@@ -24,8 +24,8 @@ fn u25_readers_beside_a_writer_see_whole_stages() {
                 while !done.load(Ordering::Relaxed) {
                     let found = stage::stage_of(&path).expect("a reader beside a writer");
                     let mut known = digests.lock().unwrap();
-                    let digest = known.entry(found.generation).or_insert_with(|| found.digest.clone());
-                    assert_eq!(*digest, found.digest, "two contents of generation {}", found.generation);
+                    let digest = known.entry(found.stage).or_insert_with(|| found.digest.clone());
+                    assert_eq!(*digest, found.digest, "two contents of stage {}", found.stage);
                     opened.fetch_add(1, Ordering::Relaxed);
                 }
             });

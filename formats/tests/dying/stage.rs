@@ -11,7 +11,7 @@ pub(crate) const FIRST: usize = 8192;
 
 /// A stage with one more task, whose head fills about `pages` pages that are all different.
 fn with_task(d: Draft, pages: usize) -> Draft {
-    let (id, stage) = (d.manifest.tasks.len(), d.generation());
+    let (id, stage) = (d.manifest.tasks.len(), d.stage());
     let values: Vec<f32> = (0..1024 * pages).map(|i| (stage as f32) + (i % 4093) as f32 / 4096.0).collect();
     let feature = FeatureSpec::single(1, Pool::Mean, StateNorm::Output);
     let name = format!("task {id} of stage {stage}");
@@ -116,7 +116,7 @@ pub(crate) fn apply_delta(path: &Path, kit: &Path, trial: bool) -> Result<()> {
 /// Which stage a file holds, told by its commit's digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stage {
-    pub(crate) generation: u64,
+    pub(crate) stage: u64,
     pub(crate) digest: String,
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn whole(b: &Bundle) -> Result<Stage> {
         b.section(i as u32)?;
     }
     b.history()?;
-    Ok(Stage { generation: b.generation(), digest: b.digest() })
+    Ok(Stage { stage: b.stage(), digest: b.digest() })
 }
 
 /// The stage in force in a file, all of it read.

@@ -100,7 +100,7 @@ fn in_force(path: &Path) -> Result<(Stage, Option<u32>), Violation> {
 }
 
 fn served(path: &Path) -> Result<u64, Violation> {
-    start(path, None, None).map(|b| b.generation()).map_err(|e| format!("is not served: {e}"))
+    start(path, None, None).map(|b| b.stage()).map_err(|e| format!("is not served: {e}"))
 }
 
 fn equal<T: PartialEq + std::fmt::Debug>(what: &str, got: T, want: T) -> Result<(), Violation> {
@@ -123,7 +123,7 @@ fn put_on_trial(r: &Recorded, [good, tried]: &[Stage; 2]) -> Result<usize, Viola
         if stage != *tried {
             equal("stage", &stage, good)?;
         }
-        equal("served", served(image)?, stage.generation)?;
+        equal("served", served(image)?, stage.stage)?;
         stage::apply_delta(image, &kit, true).map_err(|e| format!("not again: {e}"))?;
         let (stage, trial) = in_force(image)?;
         equal("stage", &stage, tried)?;
@@ -168,9 +168,9 @@ fn u16_a_start_cut_off_is_counted_or_not_and_the_trial_ends() {
         let left = trial.ok_or("no trial")?;
         equal("counted once at most", [TRIES, TRIES - 1].contains(&left), true)?;
         for _ in 0..left {
-            equal("served", served(image)?, tried.generation)?;
+            equal("served", served(image)?, tried.stage)?;
         }
-        equal("served at last", served(image)?, good.generation)?;
+        equal("served at last", served(image)?, good.stage)?;
         goes_on(image)
     });
     assert!(n.unwrap() >= 2);
@@ -186,7 +186,7 @@ fn u16_what_was_given_up_is_never_served_again() {
     let n = cut(&r, |image| {
         let (stage, trial) = in_force(image)?;
         equal("trial", trial, (stage == tried).then_some(0))?;
-        equal("served", served(image)?, good.generation)?;
+        equal("served", served(image)?, good.stage)?;
         equal("stage", &stage::stage_of(image).unwrap(), &good)?;
         equal("failed", State::load(image).0.bad, vec![tried.digest.clone()])?;
         let again = stage::apply_delta(image, &kit, false).map_err(|e| e.code());
@@ -208,9 +208,9 @@ fn u06_a_stage_is_marked_good_or_still_on_trial() {
         let (stage, trial) = in_force(image)?;
         equal("stage", &stage, &tried)?;
         let floor = State::load(image).0.floor;
-        equal("trial and floor", (trial, floor) == (Some(1), 0) || (trial, floor) == (None, tried.generation), true)?;
+        equal("trial and floor", (trial, floor) == (Some(1), 0) || (trial, floor) == (None, tried.stage), true)?;
         mark_good(image, true).map_err(|e| format!("not again: {e}"))?;
-        equal("served", served(image)?, tried.generation)?;
+        equal("served", served(image)?, tried.stage)?;
         goes_on(image)
     });
     assert!(n.unwrap() >= 2);

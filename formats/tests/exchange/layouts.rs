@@ -41,9 +41,9 @@ fn d07_a_bundle_written_again_stage_by_stage_is_the_same_bytes() {
     let world = World::llama();
     let path = bundle(&world);
     let again = world.path("again.cpb");
-    for generation in 1..=2 {
-        let from = Bundle::open_generation(&path, generation).unwrap();
-        let mut draft = match generation {
+    for stage in 1..=2 {
+        let from = Bundle::open_stage(&path, stage).unwrap();
+        let mut draft = match stage {
             1 => Draft::new(world.base.clone(), "import", 0),
             _ => Draft::from_bundle(&Bundle::open(&again).unwrap()),
         };
@@ -51,7 +51,7 @@ fn d07_a_bundle_written_again_stage_by_stage_is_the_same_bytes() {
             draft.add_section(from.section_records()[i].kind, from.section(i as u32).unwrap().to_vec());
         }
         draft.manifest = from.manifest().clone();
-        if generation == 1 { draft.create(&again).unwrap() } else { draft.append(&again).unwrap() }
+        if stage == 1 { draft.create(&again).unwrap() } else { draft.append(&again).unwrap() }
     }
     assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&again).unwrap());
 }

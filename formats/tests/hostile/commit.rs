@@ -7,7 +7,7 @@ use Want::{Fine, Refused, Warned};
 use conpet_formats::Code::{self, Cap, Digest, Layout, Magic, Missing, Reserved, Truncated, Type, Unsupported, Value};
 
 /// Offsets within a commit, and within a section record.
-const GENERATION: usize = 8;
+const STAGE: usize = 8;
 const PARENT: usize = 16;
 const PARENT_HASH: usize = 24;
 const PREVIOUS: usize = 68;
@@ -101,8 +101,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case("C14", "a parent off its page", spoiled(PARENT, &le(8193)), Refused(Layout)),
         case("C14", "a parent that is a section", spoiled(PARENT, &le(8192)), Refused(Truncated)),
         refused("C14", "itself as the commit before", spoiled(PREVIOUS, &le(at as u64)), Layout, 8),
-        refused("C14", "generation 0", spoiled(GENERATION, &le(0)), Layout, 8),
-        case("C14", "another generation than the manifest's", spoiled(GENERATION, &le(7)), Refused(Value)),
+        refused("C14", "stage 0", spoiled(STAGE, &le(0)), Layout, 8),
+        case("C14", "another stage number than the manifest's", spoiled(STAGE, &le(7)), Refused(Value)),
         case(
             "C16",
             "a signature of 200 bytes that are not there",
@@ -129,9 +129,9 @@ pub(crate) fn cases() -> Vec<Case> {
         .replace("\"generation\":2", "\"generation\":1")
         .replace("\"stage\":2", "\"stage\":1");
     let mut same = super::forge::with_manifest(good, text.as_bytes());
-    put(&mut same, at + GENERATION, &le(1));
+    put(&mut same, at + STAGE, &le(1));
     seal(&mut same);
-    c.push(case("C14", "the generation of its parent", same, Refused(Layout)));
+    c.push(case("C14", "the stage number of its parent", same, Refused(Layout)));
     // What `open` need not look at, the full check must find.
     let pad = (field(0, 32) + field(0, 40)) as usize;
     assert!(!pad.is_multiple_of(PAGE), "the first section has padding behind it");

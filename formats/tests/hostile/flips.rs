@@ -12,7 +12,7 @@ fn seen(bytes: Vec<u8>) -> Option<(u64, String, bool)> {
     let b = Bundle::from_bytes(bytes, Path::new("x.cpb")).ok()?;
     (0..b.section_records().len()).try_for_each(|i| b.section(i as u32).map(drop)).ok()?;
     b.history().ok()?;
-    Some((b.generation(), b.digest(), !b.warnings().is_empty()))
+    Some((b.stage(), b.digest(), !b.warnings().is_empty()))
 }
 
 /// 1 where all cases are asked for, else `sampled`, which is prime to 8 so that all bits of a byte have their turn.
@@ -23,7 +23,7 @@ fn step(sampled: usize) -> usize {
 #[test]
 fn every_flipped_bit_is_noticed() {
     let good = bundle_bytes();
-    let stage = (bundle().generation(), bundle().digest());
+    let stage = (bundle().stage(), bundle().digest());
     // What the current stage consists of; the rest is padding and earlier stages.
     let live = |i: u64| {
         i < 8192
@@ -38,8 +38,8 @@ fn every_flipped_bit_is_noticed() {
         assert!(found.iter().any(|f| f.damage), "bit {bit}: the full check finds nothing");
         match seen(bytes) {
             None => 0,
-            Some((generation, digest, warning)) => {
-                assert_eq!((generation, digest), stage, "bit {bit}: another stage");
+            Some((number, digest, warning)) => {
+                assert_eq!((number, digest), stage, "bit {bit}: another stage");
                 assert!(warning || !live(bit as u64 / 8), "bit {bit} is part of the stage and was not noticed");
                 if warning { 1 } else { 2 }
             }

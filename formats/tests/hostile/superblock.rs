@@ -106,7 +106,7 @@ pub(crate) fn cases() -> Vec<Case> {
     }
     c.push(case("B13", "a commit of 8 MiB + 1", large, Refused(Cap)).at(48));
     // What a newer superblock may not take back: the end, and the largest number given.
-    for (what, at) in [("end", 56), ("largest generation", 96)] {
+    for (what, at) in [("end", 56), ("largest stage", 96)] {
         let mut out = interrupted();
         put(&mut out, PAGE + at, &le(end * 64));
         put(&mut out, at, &le(if at == 56 { end } else { 2 }));

@@ -67,7 +67,7 @@ fn x08_only_a_regular_file_is_a_bundle() {
     for p in places.iter().chain(&["/dev/zero".into(), "/dev/null".into(), path("absent")]) {
         let codes = [
             Bundle::open(p).unwrap_err().code(),
-            Bundle::open_generation(p, 1).unwrap_err().code(),
+            Bundle::open_stage(p, 1).unwrap_err().code(),
             verify(p, true).unwrap_err().code(),
             Survey::open(p).unwrap_err().code(),
             rollback(p, 1).unwrap_err().code(),

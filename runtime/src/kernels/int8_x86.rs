@@ -328,7 +328,7 @@ macro_rules! single {
             #[inline]
             #[target_feature(enable = $features)]
             fn rows<B: Vectors, const R: usize>(rows: [&[B]; R], x: Row<'_>) -> [f32; R] {
-                let (len, n) = (B::TYPE.block_len(), rows[0].len());
+                let (len, n) = (B::LEN, rows[0].len());
                 assert!(rows.iter().all(|r| r.len() == n) && x.codes.len() == n * len);
                 let per = 256 / len;
                 let (mut sums, mut minima) = ([_mm256_setzero_ps(); R], [_mm256_setzero_ps(); R]);

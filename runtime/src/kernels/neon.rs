@@ -280,7 +280,7 @@ fn widened(acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
 #[inline]
 #[target_feature(enable = "neon")]
 fn row<B: Block>(row: &[B], x: Row<'_>, dot: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t) -> f32 {
-    let len = B::TYPE.block_len();
+    let len = B::LEN;
     assert_eq!(x.codes.len(), row.len() * len);
     let flip = vdupq_n_u8(if B::BITS == 8 { 0x80 } else { 0 });
     let (mut sums, mut minima) = (vdupq_n_f32(0.0), 0.0f32);

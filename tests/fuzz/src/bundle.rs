@@ -76,7 +76,7 @@ fn naive(file: &[u8], b: &Bundle) {
     }
     super::manifest::canonical(file, at as usize, b);
     if let Ok(stages) = b.history() {
-        assert!(stages.windows(2).all(|w| w[0].generation < w[1].generation && w[0].offset < w[1].offset));
-        assert_eq!((stages[0].parent, stages[stages.len() - 1].generation), (0, b.generation()));
+        assert!(stages.windows(2).all(|w| w[0].stage < w[1].stage && w[0].offset < w[1].offset));
+        assert_eq!((stages[0].parent, stages[stages.len() - 1].stage), (0, b.stage()));
     }
 }

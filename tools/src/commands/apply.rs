@@ -1,4 +1,4 @@
-//! `apply`: an update, whole or not at all.
+//! `apply` takes an update, whole or not at all.
 
 use crate::cli::ApplyArgs;
 use crate::exit::{ExitStatus, Failure};

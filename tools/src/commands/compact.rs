@@ -1,4 +1,4 @@
-//! `compact`: the current stage alone, in place of the bundle.
+//! `compact` replaces the bundle by its current stage alone.
 
 use crate::cli::CompactArgs;
 use crate::exit::{ExitStatus, Failure};

@@ -1,4 +1,4 @@
-//! `delta`: what a bundle has more than an earlier state of it, as a file to send.
+//! `delta` writes what a bundle has beyond an earlier state of it, as a file to send.
 
 use crate::cli::DeltaArgs;
 use crate::exit::{self, ExitStatus, Failure};

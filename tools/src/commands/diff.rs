@@ -1,4 +1,4 @@
-//! `diff`: proves what two stages share. A section is unchanged if both stages record the same
+//! `diff` shows what two stages share, and proves it: a section is unchanged if both stages record the same
 //! digest for it, and its bytes still hash to that digest.
 
 use super::{count, short};

@@ -1,4 +1,4 @@
-//! `export`: a module for PEFT or llama.cpp, or the whole bundle for a registry.
+//! `export` writes a module for PEFT or llama.cpp, or the whole bundle for a registry.
 
 use super::count;
 use crate::cli::ExportArgs;
@@ -13,6 +13,7 @@ use conpet_formats::fs;
 use conpet_formats::gguf::Gguf;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::template;
 use serde::Serialize;
 use std::path::Path;
 
@@ -63,7 +64,7 @@ pub(super) fn run(args: &ExportArgs, out: &mut Output<'_>) -> Result<ExitStatus,
         Failure::usage(format!("there is no format {word}"), "formats are peft DIR, gguf FILE and oci DIR")
     })?;
     let mut bundle = Bundle::open(&args.file)?;
-    if let Some(stage) = args.stage.filter(|s| *s != bundle.generation()) {
+    if let Some(stage) = args.stage.filter(|s| *s != bundle.stage()) {
         bundle = view::older(&bundle, stage)?;
     }
     bundle.warnings().iter().for_each(|w| out.warn(&format!("{}: {w}", args.file.display())));
@@ -123,7 +124,7 @@ fn module(args: &ExportArgs, bundle: &Bundle, format: Format, to: &Path) -> Resu
     Ok(Export {
         schema: "conpet.inspect.export/1",
         file: args.file.display().to_string(),
-        stage: bundle.generation(),
+        stage: bundle.stage(),
         format: format.name(),
         to: to.display().to_string(),
         module: Some(Module { id: entry.id.clone(), pet: parcel.pet.to_string(), sites: parcel.sites.len() }),
@@ -148,7 +149,7 @@ fn find(m: &Manifest, wanted: &str) -> Result<usize, Failure> {
     })
 }
 
-/// What of the module's tasks another program's adapter has no place for.
+/// The parts of the module's tasks for which another program's adapter has no place.
 fn lost(m: &Manifest, module: usize) -> Vec<String> {
     let of = |t: &&TaskEntry| t.module == Some(module as u32) || t.ensemble.contains(&(module as u32));
     let mut out = Vec::new();
@@ -159,7 +160,7 @@ fn lost(m: &Manifest, module: usize) -> Vec<String> {
         if !t.ensemble.is_empty() {
             out.push(format!("the other modules of the ensemble of task {}", t.name));
         }
-        if t.template != "{input}" {
+        if t.template != template::INPUT {
             out.push(format!("the template of task {}: {}", t.name, t.template));
         }
     }
@@ -177,7 +178,7 @@ fn layout(args: &ExportArgs, bundle: &Bundle, to: &Path) -> Result<Export, Failu
     Ok(Export {
         schema: "conpet.inspect.export/1",
         file: args.file.display().to_string(),
-        stage: bundle.generation(),
+        stage: bundle.stage(),
         format: "oci",
         to: to.display().to_string(),
         module: None,

@@ -1,4 +1,4 @@
-//! `extract`: one section's payload, verified, into a new file at the path the user typed.
+//! `extract` copies one section's payload, verified, to a new file.
 
 use crate::cli::ExtractArgs;
 use crate::exit::{self, ExitStatus, Failure};

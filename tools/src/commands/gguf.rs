@@ -1,4 +1,4 @@
-//! `gguf`: what is in a base, and whether this release can run it.
+//! `gguf` shows what is in a base, and whether this release can run it.
 
 mod cross_check;
 
@@ -26,7 +26,7 @@ struct Listing<'a> {
     data_offset: usize,
     /// Why this release cannot run it; `None` if it can.
     unsupported: Option<String>,
-    /// Numbers in all tensors.
+    /// Values in all tensors together.
     numbers: u64,
     metadata: Vec<Entry<'a>>,
     tensors: Vec<Tensor<'a>>,
@@ -93,7 +93,7 @@ pub(super) fn run(args: &GgufArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
     out.field("runs", &unsupported.as_deref().map_or("yes".to_owned(), |why| format!("no: {why}")));
     out.field(
         "tensors",
-        &format!("{}, {} numbers: {}", count(gguf.tensors().len(), "tensor"), number(numbers), types(&gguf)),
+        &format!("{}, {} parameters: {}", count(gguf.tensors().len(), "tensor"), number(numbers), types(&gguf)),
     );
     if let Some(d) = &differences {
         let n =
@@ -171,7 +171,7 @@ fn elements(a: &Array<'_>, n: usize) -> Vec<String> {
     numbers(a).take(n).map(|v| v.to_string()).collect()
 }
 
-/// The elements of an array of numbers or bools, exact up to 2^53; none for strings.
+/// The elements of an array of numbers or bools, exact up to 2^53. An array of strings gives none.
 fn numbers<'a>(a: &Array<'a>) -> Box<dyn Iterator<Item = f64> + 'a> {
     fn each<'a, const N: usize>(raw: &'a [u8], f: impl Fn([u8; N]) -> f64 + 'a) -> Box<dyn Iterator<Item = f64> + 'a> {
         Box::new(raw.as_chunks::<N>().0.iter().map(move |b| f(*b)))

@@ -1,11 +1,11 @@
-//! `hexmap`: what lies at which byte of a bundle, damaged or not.
+//! `hexmap` shows what lies at which byte of a bundle, damaged or not.
 
 use crate::cli::FileArgs;
 use crate::exit::{ExitStatus, Failure};
 use crate::output::Output;
 use crate::part;
 use crate::table::{Table, number};
-use conpet_formats::bundle::{Region, SectionRecord, Survey, What};
+use conpet_formats::bundle::{Region, RegionKind, SectionRecord, Survey};
 use conpet_formats::{Code, Error};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -30,10 +30,10 @@ struct Row {
     /// `A` or `B`; the id of a module or head, `selector`, `stats`, or `section N`.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// Of a commit and its parts the stage; of a section the first stage that lists it.
+    /// The stage of a commit and its parts; the first stage that lists a section.
     #[serde(skip_serializing_if = "Option::is_none")]
     stage: Option<u64>,
-    /// Of a section: the current stage lists it.
+    /// For a section, whether the current stage lists it.
     #[serde(skip_serializing_if = "Option::is_none")]
     current: Option<bool>,
     damaged: bool,
@@ -45,16 +45,16 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
     let survey = Survey::look(&args.file)?;
     let regions = survey.regions();
     let slots = || {
-        regions.iter().filter_map(|r| match &r.what {
-            What::Superblock(_, says) => Some(says.as_ref()),
+        regions.iter().filter_map(|r| match &r.kind {
+            RegionKind::Superblock(_, says) => Some(says.as_ref()),
             _ => None,
         })
     };
     // Neither superblock nor stage: another kind of file.
     let no_bundle = |e: &Error| e.code() == Code::Magic || e.code() == Code::Truncated;
     if survey.stages().is_empty() && slots().all(|s| s.is_err_and(no_bundle)) {
-        let first = regions.into_iter().find_map(|r| match r.what {
-            What::Superblock(_, says) => says.err(),
+        let first = regions.into_iter().find_map(|r| match r.kind {
+            RegionKind::Superblock(_, says) => says.err(),
             _ => None,
         });
         return Err(first.unwrap_or_else(|| Error::new(Code::Magic, "not a bundle")).in_file(&args.file).into());
@@ -84,7 +84,7 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
 
 fn row(r: &Region, survey: &Survey, live: &[SectionRecord], end: Option<u64>) -> Row {
     let behind = end.is_some_and(|end| r.offset >= end);
-    let number_of = |stage: usize| Some(survey.stages()[stage].generation);
+    let number_of = |stage: usize| Some(survey.stages()[stage].stage);
     let mut row = Row {
         offset: r.offset,
         bytes: r.len,
@@ -95,8 +95,8 @@ fn row(r: &Region, survey: &Survey, live: &[SectionRecord], end: Option<u64>) ->
         damaged: false,
         note: String::new(),
     };
-    match &r.what {
-        What::Superblock(name, says) => {
+    match &r.kind {
+        RegionKind::Superblock(name, says) => {
             (row.what, row.name) = ("superblock", Some(name.to_string()));
             row.damaged = says.is_err();
             row.note = match says {
@@ -104,10 +104,10 @@ fn row(r: &Region, survey: &Survey, live: &[SectionRecord], end: Option<u64>) ->
                 Err(e) => e.brief(),
             };
         }
-        What::Commit { stage } => (row.what, row.stage) = ("commit", number_of(*stage)),
-        What::Manifest { stage } => (row.what, row.stage) = ("manifest", number_of(*stage)),
-        What::Signature { stage } => (row.what, row.stage) = ("signature", number_of(*stage)),
-        What::Section { stage, index, whole } => {
+        RegionKind::Commit { stage } => (row.what, row.stage) = ("commit", number_of(*stage)),
+        RegionKind::Manifest { stage } => (row.what, row.stage) = ("manifest", number_of(*stage)),
+        RegionKind::Signature { stage } => (row.what, row.stage) = ("signature", number_of(*stage)),
+        RegionKind::Section { stage, index, whole } => {
             let s = &survey.stages()[*stage];
             let record = &s.sections[*index as usize];
             row.what = record.kind.name();
@@ -121,10 +121,10 @@ fn row(r: &Region, survey: &Survey, live: &[SectionRecord], end: Option<u64>) ->
                 _ => String::new(),
             };
         }
-        What::BrokenCommit => (row.what, row.damaged) = ("broken commit", !behind),
-        What::Padding => row.what = "padding",
-        What::Zeros => (row.what, row.damaged) = ("zeros", !behind),
-        What::Unreachable => (row.what, row.damaged) = ("unreachable", !behind),
+        RegionKind::BrokenCommit => (row.what, row.damaged) = ("broken commit", !behind),
+        RegionKind::Padding => row.what = "padding",
+        RegionKind::Zeros => (row.what, row.damaged) = ("zeros", !behind),
+        RegionKind::Unreachable => (row.what, row.damaged) = ("unreachable", !behind),
     }
     if behind {
         let what = "behind the end: an unfinished append";

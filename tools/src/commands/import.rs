@@ -1,4 +1,4 @@
-//! `import`: another program's adapter becomes a task of a bundle.
+//! `import` makes another program's adapter a task of a bundle, or takes a bundle out of an OCI layout.
 
 use super::count;
 use crate::cli::ImportArgs;
@@ -85,7 +85,7 @@ fn adapter(args: &ImportArgs, source: Source) -> Result<Import, Failure> {
     enter(args, source, existing, &spec, (base_ref, parcel), name)
 }
 
-/// Writes the stage.
+/// Writes a stage with the module and its task.
 fn enter(
     args: &ImportArgs,
     source: Source,
@@ -105,7 +105,7 @@ fn enter(
     };
     let task = NewTask { name: name.clone(), template: args.template.clone(), max_answer: args.max_answer };
     parcel.enter(&mut draft, spec, task).map_err(exit::creating)?;
-    let (stage, id) = (draft.generation(), format!("m{:04}", draft.manifest.modules.len() - 1));
+    let (stage, id) = (draft.stage(), format!("m{:04}", draft.manifest.modules.len() - 1));
     let created = existing.is_none();
     if created {
         draft.create(&args.bundle).map_err(exit::creating)?
@@ -138,7 +138,7 @@ fn layout(args: &ImportArgs) -> Result<Import, Failure> {
         from: args.from.display().to_string(),
         format: "oci",
         bundle: args.bundle.display().to_string(),
-        stage: bundle.generation(),
+        stage: bundle.stage(),
         created: true,
         module: None,
         base: brought.map(|b| b.display().to_string()),

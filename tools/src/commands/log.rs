@@ -1,4 +1,4 @@
-//! `log`: the stages of a bundle, oldest first.
+//! `log` lists the stages of a bundle, oldest first.
 
 use super::short;
 use crate::cli::FileArgs;
@@ -45,7 +45,7 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
     let stages: Vec<Stage> = history.iter().map(|s| stage(s, &history)).collect();
     if out.json() {
         let file = args.file.display().to_string();
-        out.object(&Log { schema: "conpet.inspect.log/1", file, current: view.generation(), damage, stages })?;
+        out.object(&Log { schema: "conpet.inspect.log/1", file, current: view.stage(), damage, stages })?;
         return Ok(status);
     }
     let mut t = Table::new(&[">stage", ">parent", ">bytes", ">commit at", "commit", "learned"]);
@@ -63,9 +63,9 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
 }
 
 fn stage(s: &StageInfo, all: &[StageInfo]) -> Stage {
-    let before = all.iter().find(|p| p.generation == s.parent).map_or(&[][..], |p| &p.tasks);
+    let before = all.iter().find(|p| p.stage == s.parent).map_or(&[][..], |p| &p.tasks);
     Stage {
-        stage: s.generation,
+        stage: s.stage,
         parent: s.parent,
         offset: s.offset,
         digest: s.digest.clone(),
@@ -78,7 +78,7 @@ fn stage(s: &StageInfo, all: &[StageInfo]) -> Stage {
 
 fn current(view: &View) -> StageInfo {
     StageInfo {
-        generation: view.generation(),
+        stage: view.stage(),
         parent: 0,
         offset: 0,
         digest: view.digest(),

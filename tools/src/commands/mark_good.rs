@@ -1,4 +1,4 @@
-//! `mark-good`: the current stage has proven itself.
+//! `mark-good` ends the trial of the current stage, which has proven itself.
 
 use crate::cli::MarkGoodArgs;
 use crate::exit::{ExitStatus, Failure};

@@ -1,4 +1,4 @@
-//! `recover`: whatever still verifies of a damaged bundle, as a new file.
+//! `recover` saves whatever still verifies of a damaged bundle in a new file.
 
 use crate::cli::RecoverArgs;
 use crate::exit::{self, ExitStatus, Failure};

@@ -1,4 +1,4 @@
-//! `rollback`: makes an older stage the current one.
+//! `rollback` makes an older stage the current one.
 
 use crate::cli::RollbackArgs;
 use crate::exit::{ExitStatus, Failure};
@@ -19,7 +19,7 @@ struct Rollback {
 
 pub(super) fn run(args: &RollbackArgs, out: &mut Output<'_>) -> Result<ExitStatus, Failure> {
     let before = Bundle::open(&args.file)?;
-    if args.generation != before.generation() {
+    if args.generation != before.stage() {
         // Asked first, so that a wrong number is told apart from damage.
         view::older(&before, args.generation)?;
         bundle::rollback(&args.file, args.generation)?;
@@ -27,7 +27,7 @@ pub(super) fn run(args: &RollbackArgs, out: &mut Output<'_>) -> Result<ExitStatu
     let result = Rollback {
         schema: "conpet.inspect.rollback/1",
         file: args.file.display().to_string(),
-        before: before.generation(),
+        before: before.stage(),
         now: args.generation,
         left: before.digest(),
     };

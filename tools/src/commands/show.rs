@@ -1,4 +1,4 @@
-//! `show`: what is in a bundle. Reads the current commit only, so it is quick on any size.
+//! `show` says what is in a bundle. It reads the current commit only, so it is quick for a bundle of any size.
 
 use super::{count, short};
 use crate::cli::StageArgs;
@@ -66,7 +66,7 @@ pub(super) fn run(args: &StageArgs, out: &mut Output<'_>) -> Result<ExitStatus, 
         out.object(&Show {
             schema: "conpet.inspect.show/1",
             file: args.file.display().to_string(),
-            stage: view.generation(),
+            stage: view.stage(),
             digest: view.digest(),
             damage: view.damage(),
             base: &m.base,
@@ -86,7 +86,7 @@ pub(super) fn run(args: &StageArgs, out: &mut Output<'_>) -> Result<ExitStatus, 
     }
     let bytes: u64 = sections.iter().map(|s| s.bytes).sum();
     out.field("bundle", &args.file.display().to_string());
-    out.field("stage", &format!("{}, commit {}", view.generation(), short(&view.digest())));
+    out.field("stage", &format!("{}, commit {}", view.stage(), short(&view.digest())));
     out.field(
         "base",
         &format!("{} ({}, {}, {} bytes)", m.base.name, m.base.arch, m.base.quant, number(m.base.file_len)),
@@ -139,7 +139,7 @@ fn selector(m: &Manifest) -> String {
 }
 
 fn modules(m: &Manifest) -> Table {
-    let mut t = Table::new(&["module", "kind", ">rank", ">scale", ">numbers", "type", ">sites", "targets", "tasks"]);
+    let mut t = Table::new(&["module", "kind", ">rank", ">scale", ">parameters", "type", ">sites", "targets", "tasks"]);
     for (i, x) in m.modules.iter().enumerate() {
         let i = i as u32;
         let serves = |t: &&TaskEntry| t.module == Some(i) || t.ensemble.contains(&i);
@@ -150,9 +150,9 @@ fn modules(m: &Manifest) -> Table {
         let kind = x.pet.clone().unwrap_or_else(|| x.kind.name().to_owned());
         let rank = x.rank.map_or_else(none, |r| r.to_string());
         let scale = x.scale.as_ref().map_or_else(none, |s| s.as_str().to_owned());
-        let numbers = x.train.get("numbers").cloned().unwrap_or_else(none);
+        let parameters = x.train.get("numbers").cloned().unwrap_or_else(none);
         let sites = x.site_count.to_string();
-        t.row([&x.id, &kind, &rank, &scale, &numbers, &x.dtype, &sites, &x.targets, &tasks.join(", ")]);
+        t.row([&x.id, &kind, &rank, &scale, &parameters, &x.dtype, &sites, &x.targets, &tasks.join(", ")]);
     }
     t
 }

@@ -1,4 +1,4 @@
-//! `signing-text` and `sign`: a stage that someone vouches for, with the stock minisign tool in between.
+//! `signing-text` and `sign`: the text that the stock minisign tool signs, and the stage with its signature.
 
 use crate::cli::{SignArgs, SigningTextArgs};
 use crate::exit::{self, ExitStatus, Failure};
@@ -12,7 +12,7 @@ struct SigningText {
     schema: &'static str,
     file: String,
     text: String,
-    /// Where it was written; `None` if nowhere.
+    /// The file it was written to, if it was written to one.
     to: Option<String>,
 }
 

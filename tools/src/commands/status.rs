@@ -1,4 +1,4 @@
-//! `status`: which stage a box would serve, and how it stands with its updates.
+//! `status` says which stage a box would serve, and where it stands with its updates.
 
 use super::short;
 use crate::cli::FileArgs;
@@ -14,7 +14,7 @@ struct Status<'a> {
     file: String,
     stage: u64,
     commit: String,
-    /// It carries a signature; whether a trusted one, `verify --trust` says.
+    /// True if it carries a signature; `verify --trust` says whether a trusted key made it.
     signed: bool,
     /// `None` unless the current stage is on trial.
     trial: Option<&'a Trial>,
@@ -31,14 +31,14 @@ pub(super) fn run(args: &FileArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
     let result = Status {
         schema: "conpet.inspect.status/1",
         file: args.file.display().to_string(),
-        stage: bundle.generation(),
+        stage: bundle.stage(),
         commit: bundle.digest(),
         signed: bundle.signature().is_some(),
         trial: state.in_force(&bundle),
         failed: &state.bad,
         floor: state.floor,
     };
-    let below = state.allows(bundle.generation()).map_err(|e| e.in_file(&args.file));
+    let below = state.allows(bundle.stage()).map_err(|e| e.in_file(&args.file));
     if out.json() {
         out.object(&result)?;
     } else {

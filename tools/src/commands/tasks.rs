@@ -1,4 +1,4 @@
-//! `tasks`: the tasks of a stage and their labels.
+//! `tasks` lists the tasks of a stage and their labels.
 
 use crate::cli::StageArgs;
 use crate::exit::{ExitStatus, Failure};
@@ -55,7 +55,7 @@ pub(super) fn run(args: &StageArgs, out: &mut Output<'_>) -> Result<ExitStatus, 
         out.object(&Tasks {
             schema: "conpet.inspect.tasks/1",
             file: args.file.display().to_string(),
-            stage: view.generation(),
+            stage: view.stage(),
             damage: view.damage(),
             tasks,
         })?;

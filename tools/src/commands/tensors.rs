@@ -1,4 +1,4 @@
-//! `tensors`: the numbers of one section, summed up tensor by tensor.
+//! `tensors` sums up the parameters of one section, tensor by tensor.
 
 use crate::cli::TensorsArgs;
 use crate::exit::{ExitStatus, Failure};
@@ -18,7 +18,7 @@ struct Listing {
     tensors: Vec<Summary>,
 }
 
-/// One tensor. Norm, least and greatest are over its finite numbers.
+/// One tensor. The norm and the range are those of its finite values.
 #[derive(Debug, PartialEq, Serialize)]
 struct Summary {
     name: String,
@@ -35,7 +35,7 @@ struct Summary {
 pub(super) fn run(args: &TensorsArgs, out: &mut Output<'_>) -> Result<ExitStatus, Failure> {
     let view = View::open(&args.file, args.stage, out)?;
     let index = part::find(view.manifest(), view.sections(), &args.part)?;
-    // Not-a-number is something to report here, not to refuse.
+    // NaN is reported here rather than refused.
     let payload = Tensors::parse_unscanned(view.section(index)?)
         .map_err(|e| e.in_section(format!("section {index}")).in_file(&args.file))?;
     let tensors: Vec<Summary> = payload.names().filter_map(|n| payload.get(n).map(|t| summarise(n, &t))).collect();
@@ -50,7 +50,7 @@ pub(super) fn run(args: &TensorsArgs, out: &mut Output<'_>) -> Result<ExitStatus
         return Ok(view.status());
     }
     listing.part.fields(out);
-    out.field("numbers", &number(listing.numbers as u64));
+    out.field("parameters", &number(listing.numbers as u64));
     let mut t = Table::new(&["tensor", "type", "shape", ">norm", ">min", ">max", ">NaN", ">inf"]);
     for x in &listing.tensors {
         let float = |v: Option<f32>| v.map_or("-".to_owned(), |v| format!("{v:.5}"));
@@ -95,7 +95,7 @@ mod tests {
     use conpet_formats::tensors::Dtype;
 
     #[test]
-    fn numbers_that_are_none_are_counted_apart() {
+    fn values_that_are_not_finite_are_counted_apart() {
         let values = [3.0f32, f32::NAN, -4.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
         let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let s = summarise("x", &Tensor { dtype: Dtype::F32, shape: vec![2, 3], data: &data });

@@ -1,4 +1,4 @@
-//! `verify`: is every byte of a bundle what it promises to be, and is this its base?
+//! `verify` checks that every byte of a bundle is what it should be, and that a base is the bundle's own.
 
 use super::count;
 use crate::cli::VerifyArgs;
@@ -140,7 +140,7 @@ fn check(bundle: &Path, base: &Path, full: bool) -> Result<(), Failure> {
 
 fn stages(survey: &Survey) -> Vec<Stage> {
     let stage = |s: &bundle::FoundStage| Stage {
-        stage: s.generation,
+        stage: s.stage,
         offset: s.offset,
         sections: s.sections.len(),
         whole: (0..s.sections.len()).filter(|i| survey.section(s, *i as u32).is_ok()).count(),

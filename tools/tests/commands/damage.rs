@@ -230,7 +230,7 @@ fn x07_terminal_commands_in_a_base_are_shown_not_sent() {
     gguf       version 3, 1,696 bytes
     data       at 1,696, aligned to 32
     runs       no: base architecture "ll\\u{1b}[31mama\\u{7}" is not supported [E_UNSUPPORTED]
-    tensors    0 tensors, 0 numbers:
+    tensors    0 tensors, 0 parameters:
 
     metadata
     key                    type       value
@@ -283,7 +283,7 @@ fn a_closed_pipe_ends_quietly() {
 fn every_flipped_byte_is_survived() {
     let p = Place::new();
     let good = p.bytes("b.cpb");
-    assert_eq!(Bundle::open(&p.path("b.cpb")).unwrap().generation(), 2);
+    assert_eq!(Bundle::open(&p.path("b.cpb")).unwrap().stage(), 2);
     for i in (0..good.len()).step_by(37) {
         p.damaged("x.cpb", |b| b[i] ^= 0x41);
         for words in ["@/x.cpb", "verify --full @/x.cpb --json", "log @/x.cpb"] {

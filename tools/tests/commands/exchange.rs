@@ -73,7 +73,7 @@ fn a_module_goes_out_and_comes_in() {
     for module in 0..2 {
         assert_eq!(new.section(module).unwrap(), old.section(2).unwrap(), "the tensors are the same");
     }
-    assert_eq!((new.generation(), new.manifest().tasks[1].template.as_str()), (2, "Q:{input}"));
+    assert_eq!((new.stage(), new.manifest().tasks[1].template.as_str()), (2, "Q:{input}"));
     assert!(verify(&p.path("new.cpb"), true).unwrap().is_empty());
     // A bundle that already has tasks gets one more.
     assert_eq!(p.run("import @/peft -m @/base.gguf -b @/b.cpb --task again").status, ExitStatus::Success);
@@ -139,7 +139,7 @@ fn another_base_is_exit_code_3() {
         let ran = p.run(words);
         assert_eq!(ran.status, ExitStatus::BaseMismatch, "{words}: {}", ran.whole());
     }
-    assert!(!p.path("new.cpb").exists() && !p.path("layout").exists() && p.bundle().generation() == 2);
+    assert!(!p.path("new.cpb").exists() && !p.path("layout").exists() && p.bundle().stage() == 2);
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn gguf() {
     gguf       version 3, 43,008 bytes
     data       at 12,832, aligned to 32
     runs       yes
-    tensors    20 tensors, 27,936 numbers: 5 x F32, 15 x Q8_0
+    tensors    20 tensors, 27,936 parameters: 5 x F32, 15 x Q8_0
     cross      gguf-rs agrees
 
     metadata

@@ -13,7 +13,7 @@ fn tensors() {
     Success (0)
     part       m0001, a module of stage 2
     bytes      448
-    numbers    128
+    parameters 128
 
     tensor                      type  shape       norm       min      max  NaN  inf
     blk.1.attn_q.weight.lora_a  F16   [2, 32]  4.61824  -0.98438  0.98438    0    0

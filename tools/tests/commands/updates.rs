@@ -143,7 +143,7 @@ fn trial_status_and_mark_good() {
     trial      stage 2 comes back after 3 starts, unless mark-good is run
     --- stderr
     ");
-    assert_eq!(update::start(&p.path("b.cpb"), None, None).unwrap().generation(), 3);
+    assert_eq!(update::start(&p.path("b.cpb"), None, None).unwrap().stage(), 3);
     assert_snapshot!(p.run("status @/b.cpb").whole(), @r"
     Success (0)
     bundle     @/b.cpb
@@ -172,7 +172,7 @@ fn trial_status_and_mark_good() {
     --- stderr
     "#);
     for stage in [3, 3, 2] {
-        assert_eq!(update::start(&p.path("b.cpb"), None, None).unwrap().generation(), stage);
+        assert_eq!(update::start(&p.path("b.cpb"), None, None).unwrap().stage(), stage);
     }
     assert_snapshot!(p.run("status @/b.cpb").whole(), @r"
     Success (0)

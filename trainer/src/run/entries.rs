@@ -112,7 +112,7 @@ impl Run<'_> {
     /// Enters a task of the stream into the manifest.
     pub fn add_task(&self, draft: &mut Draft, t: usize, module: Option<u32>, head: Option<u32>) {
         let task = &self.tasks[t];
-        let stage = draft.generation();
+        let stage = draft.stage();
         draft.manifest.tasks.push(TaskEntry {
             ensemble: Vec::new(),
             head,

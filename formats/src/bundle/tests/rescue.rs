@@ -28,7 +28,7 @@ fn with_selector(mut d: Draft) -> Draft {
         w.add_f32("x", &[2000], &[n; 2000]).unwrap();
         w.finish().unwrap()
     };
-    let n = d.generation() as f32;
+    let n = d.stage() as f32;
     let (section, stats) =
         (d.add_section(SectionKind::Selector, payload(n)), d.add_section(SectionKind::Stats, payload(-n)));
     let s = &mut d.manifest.selector;
@@ -67,7 +67,7 @@ fn compaction_keeps_the_stage_and_every_reader() {
     assert_eq!(done.bytes_now + 4 * 5 * PAGE, done.bytes_before);
     let new = Bundle::open(&path).unwrap();
     for r in &readers {
-        assert_eq!((r.generation(), payloads(r)), (5, payloads(&new)), "read through the old file");
+        assert_eq!((r.stage(), payloads(r)), (5, payloads(&new)), "read through the old file");
     }
     assert_eq!(verify(&path, true).unwrap(), []);
     assert_eq!(new.history().unwrap().len(), 1);
@@ -78,14 +78,14 @@ fn compaction_keeps_the_stage_and_every_reader() {
     assert_eq!(from, format!("stage 5, commit {}", readers[0].digest()));
     a.for_each_section(|s| *s = 0);
     b.for_each_section(|s| *s = 0);
-    b.generation = 5;
+    b.stage = 5;
     assert_eq!(a, b);
     // Once is enough, and learning goes on from there.
     let again = compact(&path, options).unwrap();
     assert_eq!((again.before, again.now), (6, 6));
     let growing = with_selector(with_task(Draft::from_bundle(&new), "the next task"));
     growing.append(&path).unwrap();
-    assert_eq!(Bundle::open(&path).unwrap().generation(), 7);
+    assert_eq!(Bundle::open(&path).unwrap().stage(), 7);
     assert_eq!(verify(&path, true).unwrap(), []);
 }
 

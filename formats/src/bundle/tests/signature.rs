@@ -76,13 +76,13 @@ impl Place {
 #[test]
 fn a_signed_stage_is_the_same_stage_with_a_name_under_it() {
     let p = Place::new();
-    let (signed, plain) = (Bundle::open(&p.at("b.cpb")).unwrap(), Bundle::open_generation(&p.at("b.cpb"), 2).unwrap());
-    assert_eq!((signed.generation(), signed.section_records()), (3, plain.section_records()));
+    let (signed, plain) = (Bundle::open(&p.at("b.cpb")).unwrap(), Bundle::open_stage(&p.at("b.cpb"), 2).unwrap());
+    assert_eq!((signed.stage(), signed.section_records()), (3, plain.section_records()));
     assert_eq!(p.check("b.cpb"), Ok(p.ours.pk.to_base64()));
     assert_eq!(verify(&p.at("b.cpb"), true).unwrap(), []);
     let h = signed.history().unwrap();
     assert_eq!(h.iter().map(|s| s.signed).collect::<Vec<_>>(), [false, false, true]);
-    assert_eq!(start(&p.at("b.cpb"), None, Some(&p.trust())).unwrap().generation(), 3);
+    assert_eq!(start(&p.at("b.cpb"), None, Some(&p.trust())).unwrap().stage(), 3);
     // A later stage can be signed too, and by several hands one after the other.
     p.grow("b.cpb", "three");
     assert_eq!(p.check("b.cpb"), Err(Code::Signature));
@@ -210,18 +210,18 @@ fn a_bundle_is_not_downgraded_in_silence() {
     let path = p.at("b.cpb");
     p.grow("b.cpb", "three");
     assert_eq!(start(&path, None, None).unwrap_err().code(), Code::Signature);
-    assert_eq!(start(&path, Some(4), None).unwrap().generation(), 4);
+    assert_eq!(start(&path, Some(4), None).unwrap().stage(), 4);
     assert_eq!(start(&path, Some(4), Some(&p.trust())).unwrap_err().code(), Code::Signature);
-    assert_eq!(start(&p.at("unsigned.cpb"), None, None).unwrap().generation(), 2, "never signed");
+    assert_eq!(start(&p.at("unsigned.cpb"), None, None).unwrap().stage(), 2, "never signed");
     assert_eq!(start(&p.at("unsigned.cpb"), None, Some(&p.trust())).unwrap_err().code(), Code::Signature);
     rollback(&path, 3).unwrap();
-    assert_eq!(start(&path, None, None).unwrap().generation(), 3);
+    assert_eq!(start(&path, None, None).unwrap().stage(), 3);
     // Damage in an old commit is for `verify` to report; it does not keep a box from answering.
     let mut bytes = std::fs::read(p.at("unsigned.cpb")).unwrap();
-    let first = Bundle::open_generation(&p.at("unsigned.cpb"), 1).unwrap();
+    let first = Bundle::open_stage(&p.at("unsigned.cpb"), 1).unwrap();
     bytes[first.commit_off as usize + 100] ^= 1;
     std::fs::write(p.at("x.cpb"), bytes).unwrap();
-    assert_eq!(start(&p.at("x.cpb"), None, None).unwrap().generation(), 2);
+    assert_eq!(start(&p.at("x.cpb"), None, None).unwrap().stage(), 2);
     // Compaction cannot carry the signature over: it asks first.
     let options = CompactOptions::default();
     assert_eq!(compact(&path, options).unwrap_err().code(), Code::Signature);

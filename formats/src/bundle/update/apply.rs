@@ -1,4 +1,4 @@
-//! Applying a delta: everything is proven first, the tail is appended and read back, and only then
+//! Applying a delta: everything is checked first, the tail is appended and read back, and only then
 //! does the superblock move.
 
 use super::delta::Delta;
@@ -15,13 +15,13 @@ use std::path::Path;
 /// How to apply a delta.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ApplyOptions<'a> {
-    /// Go back by itself unless the stage is marked good.
+    /// Put the stage on trial: the bundle goes back by itself unless the stage is marked good.
     pub trial: bool,
     /// The stage must be signed by one of these keys.
     pub trust: Option<&'a Trust>,
 }
 
-/// What was done.
+/// What applying a delta did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
     /// The stage before.
@@ -45,7 +45,7 @@ pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions<'_>) -> Result<Ap
     let (slot, to) = (bundle.slot, delta.to);
     let (mut state, _) = State::load(path);
     if slot.file_id == to.file_id && slot.commit_hash == to.commit_hash {
-        return Ok(Applied { before: bundle.generation(), now: bundle.generation(), written: 0, already: true });
+        return Ok(Applied { before: bundle.stage(), now: bundle.stage(), written: 0, already: true });
     }
     fits(delta, &bundle, &state).map_err(|e| e.in_file(path))?;
     let written = to.end - slot.end;
@@ -76,9 +76,9 @@ pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions<'_>) -> Result<Ap
     read_back(delta, Mapped::of(&file)?, &new).map_err(|e| e.in_file(path))?;
     if options.trial {
         state.trial = Some(Trial {
-            stage: to.max_generation,
+            stage: to.max_stage,
             commit: delta.digest(),
-            good_stage: bundle.generation(),
+            good_stage: bundle.stage(),
             good_commit: bundle.digest(),
             tries_left: TRIES,
         });
@@ -86,14 +86,14 @@ pub fn apply(path: &Path, delta: &Delta, options: ApplyOptions<'_>) -> Result<Ap
         state.save(path)?;
     }
     publish(&file, &new, path)?;
-    Ok(Applied { before: bundle.generation(), now: to.max_generation, written, already: false })
+    Ok(Applied { before: bundle.stage(), now: to.max_stage, written, already: false })
 }
 
 fn used_up(path: &Path) -> Error {
     Error::new(Code::Value, "the sequence number is used up").in_file(path)
 }
 
-/// Without a trust file, too, an unsigned stage does not follow a signed one.
+/// Refuses an unsigned stage after a signed one, also where no trust file asks for signatures.
 fn still_unsigned(bundle: &Bundle, delta: &Delta) -> Result<()> {
     if last_signed(bundle).is_none() {
         return Ok(());
@@ -102,12 +102,12 @@ fn still_unsigned(bundle: &Bundle, delta: &Delta) -> Result<()> {
     Err(Error::new(Code::Signature, text).in_file(delta.path()).hint("use a delta to a signed stage"))
 }
 
-/// Does the delta continue this bundle, and may it?
+/// Checks that the delta continues this bundle, and that its stage may be applied.
 fn fits(delta: &Delta, bundle: &Bundle, state: &State) -> Result<()> {
     let (slot, from, to) = (&bundle.slot, &delta.from, &delta.to);
-    let other = |text: String, hint: String| Err(Error::new(Code::Parent, text).hint(hint));
+    let wrong_parent = |text: String, hint: String| Err(Error::new(Code::Parent, text).hint(hint));
     if slot.file_id != to.file_id {
-        return other(
+        return wrong_parent(
             format!("{} was made for another bundle: the file ids differ", delta.path().display()),
             "use a delta of this bundle; a compacted or newly made bundle is copied whole".into(),
         );
@@ -129,19 +129,19 @@ fn fits(delta: &Delta, bundle: &Bundle, state: &State) -> Result<()> {
             .hint("run `conpet-inspect mark-good` or `conpet-inspect rollback` first"));
     }
     if slot.commit_hash != from.commit_hash || bundle.commit_off != from.commit_off {
-        return other(
+        return wrong_parent(
             format!(
                 "the delta continues stage {} ({}), the bundle is at stage {} ({})",
-                from.generation,
+                from.stage,
                 short(&from.commit_hash),
-                bundle.generation(),
+                bundle.stage(),
                 short(&slot.commit_hash)
             ),
-            format!("use a delta from stage {}, or copy the whole new bundle", bundle.generation()),
+            format!("use a delta from stage {}, or copy the whole new bundle", bundle.stage()),
         );
     }
     if slot.end < from.end || slot.end > to.end || !slot.end.is_multiple_of(PAGE) {
-        return other(
+        return wrong_parent(
             format!("the bundle has {} bytes, the delta continues from {} to {}", slot.end, from.end, to.end),
             "the bundle has grown in another way; copy the whole new bundle".into(),
         );
@@ -154,7 +154,7 @@ fn short(digest: &[u8; 32]) -> String {
     blake3::Hash::from(*digest).to_hex()[..16].to_owned()
 }
 
-/// What a reader will find, before it can: the delta's file may have changed while it was copied.
+/// Checks what was appended before any reader can see it: the delta's file may have changed while it was copied.
 fn read_back(delta: &Delta, map: Mapped, new: &Superblock) -> Result<()> {
     let tail = map.get(delta.from.end as usize..new.end as usize);
     if tail.is_none_or(|t| *blake3::hash(t).as_bytes() != delta.tail_hash) {

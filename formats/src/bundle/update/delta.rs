@@ -1,4 +1,4 @@
-//! A delta: what a later stage of a bundle has more than an earlier one, as a file of its own.
+//! A delta: what a later stage of a bundle has beyond an earlier one, as a file of its own.
 //!
 //! One page of header (what it continues, the superblock it leads to, a digest of the tail), then
 //! the tail of the bundle, byte for byte. `docs/bundle-format.md` has the bytes.
@@ -14,27 +14,27 @@ use crate::tensors::Tensors;
 use crate::{Code, Error, Result, fs};
 use std::path::{Path, PathBuf};
 
-/// Magic in the manner of the bundle's.
+/// Magic bytes in the manner of the bundle's.
 const MAGIC: [u8; 8] = [0x89, b'C', b'P', b'D', 0x0d, 0x0a, 0x1a, 0x0a];
 const MAJOR: u16 = 1;
 /// Bytes of the header that are used before its digest.
 const USED: usize = 256;
 
-/// A delta whose header is whole; its tail is proven when it is applied.
+/// A delta whose header is whole; its tail is checked when it is applied.
 #[derive(Debug)]
 pub struct Delta {
     path: PathBuf,
     map: Mapped,
-    pub(super) from: From,
-    /// The superblock that NEW had.
+    pub(super) from: Origin,
+    /// The superblock of the bundle it leads to.
     pub(super) to: Superblock,
     pub(super) tail_hash: [u8; 32],
 }
 
 /// The stage that a delta continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct From {
-    pub generation: u64,
+pub(super) struct Origin {
+    pub stage: u64,
     pub commit_off: u64,
     pub commit_hash: [u8; 32],
     /// Where the tail begins.
@@ -70,7 +70,7 @@ impl Delta {
                 .hint("use a newer conpet"));
         }
         let reserved = c.u32()?;
-        let (generation, commit_off, commit_hash, end) = (c.u64()?, c.u64()?, c.digest()?, c.u64()?);
+        let (stage, commit_off, commit_hash, end) = (c.u64()?, c.u64()?, c.digest()?, c.u64()?);
         let (tail_len, tail_hash) = (c.u64()?, c.digest()?);
         if reserved != 0 || head[112..128].iter().chain(&head[USED + 32..]).any(|b| *b != 0) {
             return Err(Error::new(Code::Reserved, "reserved bytes of the header are not zero"));
@@ -78,7 +78,7 @@ impl Delta {
         let mut page = [0; PAGE as usize];
         page[..128].copy_from_slice(&head[128..USED]);
         let to = Superblock::decode(&page).map_err(|e| e.in_section("the superblock it leads to"))?;
-        let from = From { generation, commit_off, commit_hash, end };
+        let from = Origin { stage, commit_off, commit_hash, end };
         // The commit ends the tail: then the next append finds it, and nothing hides behind it.
         let ends = to.commit_off.checked_add(to.commit_len.into()).and_then(|e| e.checked_next_multiple_of(PAGE));
         if end < FIRST
@@ -100,17 +100,17 @@ impl Delta {
 
     /// The stage it continues.
     pub fn from_stage(&self) -> u64 {
-        self.from.generation
+        self.from.stage
     }
     /// The stage it leads to.
     pub fn to_stage(&self) -> u64 {
-        self.to.max_generation
+        self.to.max_stage
     }
     /// Digest of the commit it leads to, lower-case hex.
     pub fn digest(&self) -> String {
         blake3::Hash::from(self.to.commit_hash).to_hex().to_string()
     }
-    /// Where it was opened from.
+    /// The path it was opened from.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -119,7 +119,7 @@ impl Delta {
         &self.map[PAGE as usize..]
     }
 
-    /// Proves everything about the tail, read as the continuation of `old`: digests of the tail, of every
+    /// Checks everything about the tail, read as the continuation of `old`: digests of the tail, of every
     /// commit and of every section that they use; that the commits chain to one another and to those
     /// of `old`; the manifests; the payloads; and that nothing else is in it. Returns the commit it leads to.
     pub(super) fn check(&self, old: &[u8]) -> Result<Commit> {
@@ -140,31 +140,31 @@ impl Delta {
         loop {
             let bytes = joined.commit(at)?;
             let commit = Commit::decode(bytes, at)?;
-            if commit.generation >= below {
-                return Err(Error::new(Code::Layout, "generations do not rise along the file").at(at));
+            if commit.stage >= below {
+                return Err(Error::new(Code::Layout, "stage numbers do not rise along the file").at(at));
             }
             if at < start {
                 break;
             }
             if at == self.to.commit_off {
-                let is = (bytes.len() as u64, *blake3::hash(bytes).as_bytes(), commit.generation);
-                if is != (self.to.commit_len.into(), self.to.commit_hash, self.to.max_generation) {
+                let is = (bytes.len() as u64, *blake3::hash(bytes).as_bytes(), commit.stage);
+                if is != (self.to.commit_len.into(), self.to.commit_hash, self.to.max_stage) {
                     return Err(Error::new(Code::Digest, "the superblock names another commit").at(at));
                 }
             }
             ranges.push((at, at + bytes.len() as u64));
             let parent = joined.commit(commit.parent_off)?;
             if *blake3::hash(parent).as_bytes() != commit.parent_hash {
-                return Err(Error::new(Code::Parent, format!("stage {}'s parent does not match", commit.generation))
+                return Err(Error::new(Code::Parent, format!("stage {}'s parent does not match", commit.stage))
                     .at(commit.parent_off));
             }
             let manifest = canonical::read(&commit.manifest)?;
             validate::check(&manifest, &commit.sections)?;
-            if manifest.generation != commit.generation {
+            if manifest.stage != commit.stage {
                 return Err(Error::new(Code::Value, "manifest and commit name different stages").at(at));
             }
             for (i, s) in commit.sections.iter().enumerate() {
-                let place = || format!("stage {}, section {i}", commit.generation);
+                let place = || format!("stage {}, section {i}", commit.stage);
                 if !met.is_new(s).map_err(|e| e.in_section(place()))? {
                     continue;
                 }
@@ -177,7 +177,7 @@ impl Delta {
                     ranges.push((s.offset, s.offset + s.len));
                 }
             }
-            (at, below) = (commit.previous_off, commit.generation);
+            (at, below) = (commit.previous_off, commit.stage);
             last.get_or_insert(commit);
         }
         if at != before {
@@ -216,10 +216,10 @@ impl<'a> Joined<'a> {
     }
 }
 
-/// Writes what NEW has more than OLD as a delta; OLD must be an earlier state of NEW.
+/// Writes what the bundle `new` has beyond `old` as a delta; `old` must be an earlier state of `new`.
 ///
 /// # Errors
-/// If OLD is no earlier state of NEW, there is nothing to send, a part of the tail is damaged, or the
+/// If `old` is no earlier state of `new`, there is nothing to send, a part of the tail is damaged, or the
 /// file exists.
 pub fn write_delta(old: &Path, new: &Path, to: &Path) -> Result<Delta> {
     let (a, b) = (Bundle::open(old)?, Bundle::open(new)?);
@@ -237,9 +237,9 @@ pub fn write_delta(old: &Path, new: &Path, to: &Path) -> Result<Delta> {
             "give the older bundle first; if the two have grown apart, copy the new one whole",
         );
     }
-    if b.slot.end == end || b.generation() != b.slot.max_generation {
+    if b.slot.end == end || b.stage() != b.slot.max_stage {
         return parent(
-            format!("there is no newer stage to send: stage {} is current", b.generation()),
+            format!("there is no newer stage to send: stage {} is current", b.stage()),
             "add a stage, or go back where the bundle is with `conpet-inspect rollback`",
         );
     }
@@ -247,7 +247,7 @@ pub fn write_delta(old: &Path, new: &Path, to: &Path) -> Result<Delta> {
     let mut head = [0; PAGE as usize];
     head[..8].copy_from_slice(&MAGIC);
     head[8..10].copy_from_slice(&MAJOR.to_le_bytes());
-    head[16..24].copy_from_slice(&a.generation().to_le_bytes());
+    head[16..24].copy_from_slice(&a.stage().to_le_bytes());
     head[24..32].copy_from_slice(&a.commit_off.to_le_bytes());
     head[32..64].copy_from_slice(&a.commit_hash);
     head[64..72].copy_from_slice(&end.to_le_bytes());

@@ -1,4 +1,4 @@
-//! Which stage to serve from. The one place where `conpet-run` may write, and only during a trial.
+//! Opens the stage to serve from. This is the one place where `conpet-run` may write, and only during a trial.
 
 use super::state::{State, Trial};
 use crate::bundle::Bundle;
@@ -9,7 +9,7 @@ use crate::{Code, Error, Result};
 use std::path::Path;
 use std::time::Duration;
 
-/// How often, and how long apart, to ask for a lock that another start holds for a moment.
+/// How often to ask for a lock that another start holds for a moment, and how long to wait between two times.
 const PATIENCE: (u32, Duration) = (10, Duration::from_millis(20));
 
 /// Opens the stage to serve from: `stage`, or the current one. A start of a stage on trial is counted
@@ -24,7 +24,7 @@ const PATIENCE: (u32, Duration) = (10, Duration::from_millis(20));
 pub fn start(path: &Path, stage: Option<u64>, trust: Option<&Trust>) -> Result<Bundle> {
     let (state, damaged) = State::load(path);
     let mut bundle = match stage {
-        Some(g) => Bundle::open_generation(path, g)?,
+        Some(g) => Bundle::open_stage(path, g)?,
         None => {
             let now = Bundle::open(path)?;
             match state.in_force(&now) {
@@ -34,7 +34,7 @@ pub fn start(path: &Path, stage: Option<u64>, trust: Option<&Trust>) -> Result<B
         }
     };
     // The floor stays as it was read: going back to the good stage does not lower it.
-    state.allows(bundle.generation()).map_err(|e| e.in_file(path))?;
+    state.allows(bundle.stage()).map_err(|e| e.in_file(path))?;
     match (trust, stage) {
         (Some(trust), _) => drop(trust.check(&bundle)?),
         (None, None) => not_downgraded(&bundle)?,
@@ -84,13 +84,17 @@ fn on_trial(path: &Path, trial: Trial, now: Bundle) -> Result<Bundle> {
     }
 }
 
+/// What became of a trial when its next start was counted.
 enum Counted {
+    /// It goes on, with one start less.
     Started(Trial),
+    /// Its starts are used up, and the good stage is current again.
     GaveUp(Trial),
     /// Another process has ended the trial meanwhile.
     Over,
 }
 
+/// Counts a start under the file's lock.
 fn count(path: &Path) -> Result<Counted> {
     let (file, map) = patiently(path)?;
     let now = Bundle::open_map(map.clone(), path)?;
@@ -114,7 +118,7 @@ fn count(path: &Path) -> Result<Counted> {
 
 /// The stage to go back to, which must be the very one that was current before.
 fn good_stage(path: &Path, trial: &Trial) -> Result<Bundle> {
-    let good = Bundle::open_generation(path, trial.good_stage)?;
+    let good = Bundle::open_stage(path, trial.good_stage)?;
     if good.digest() == trial.good_commit {
         return Ok(good);
     }
@@ -123,6 +127,7 @@ fn good_stage(path: &Path, trial: &Trial) -> Result<Bundle> {
         .hint("remove the .state file to use the current stage, or restore the bundle from a copy"))
 }
 
+/// Opens the file for writing, and waits a little where another start holds its lock.
 fn patiently(path: &Path) -> Result<(crate::fs::Locked, crate::mmap::Mapped)> {
     for _ in 1..PATIENCE.0 {
         match open_mapped(path, true) {

@@ -1,8 +1,7 @@
-//! The few words kept beside a bundle, in `BUNDLE.state`: a stage on trial, stages that failed, and
-//! the floor.
+//! The small file beside a bundle, `BUNDLE.state`: a stage on trial, stages that failed, and the floor.
 //!
-//! Written whole, by renaming. Nothing depends on it to run: if it is lost, empty or garbage, the
-//! bundle's current stage is simply the current stage.
+//! It is written whole, by renaming. Nothing needs it to run: if it is lost, empty or garbage, the bundle's current
+//! stage is served, and no trial and no floor are in force.
 
 use crate::bundle::Bundle;
 use crate::fs::open_mapped;
@@ -15,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub const TRIES: u32 = 3;
 /// Failed stages that are remembered; older ones cannot be applied again anyway once others follow.
 const BAD_CAP: usize = 16;
-/// A state is some hundred bytes.
+/// Longest state file that is read, in bytes; it has some hundred.
 const CAP: u64 = 64 << 10;
 
 /// What is kept beside a bundle. Unknown fields are left out when it is written again.
@@ -24,16 +23,16 @@ const CAP: u64 = 64 << 10;
 pub struct State {
     /// Commits that were tried and not marked good, by digest, the newest last.
     pub bad: Vec<String>,
-    /// No stage below this is applied, returned to or served.
+    /// No stage with a number below this is applied, returned to or served.
     pub floor: u64,
-    /// The stage that must prove itself.
+    /// The stage on trial, if there is one.
     pub trial: Option<Trial>,
 }
 
 /// A stage on trial. It is in force while its commit is the bundle's current one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
-    /// Its number.
+    /// The stage's number.
     pub stage: u64,
     /// Digest of its commit, lower-case hex.
     pub commit: String,
@@ -53,7 +52,8 @@ impl State {
         name.into()
     }
 
-    /// The state of a bundle; the default where there is none. If it cannot be read or believed, also why.
+    /// The state of a bundle, and the default where there is none. If it cannot be read or does not match its digest,
+    /// the default and the error.
     pub fn load(bundle: &Path) -> (Self, Option<Error>) {
         let path = Self::path(bundle);
         match Self::read(&path) {
@@ -108,7 +108,7 @@ impl State {
             .hint("use a newer stage; an operator who wants this one all the same removes the .state file"))
     }
 
-    /// Remembers that a commit failed.
+    /// Puts a commit on the list of those that failed.
     pub(super) fn condemn(&mut self, commit: &str) {
         self.forgive(commit);
         self.bad.push(commit.to_owned());
@@ -116,8 +116,8 @@ impl State {
         self.bad.drain(..excess);
     }
 
-    /// Forgets that; true if it was known.
-    pub(in crate::bundle) fn forgive(&mut self, commit: &str) -> bool {
+    /// Takes a commit off the list of those that failed; true if it was on it.
+    pub(super) fn forgive(&mut self, commit: &str) -> bool {
         let before = self.bad.len();
         self.bad.retain(|b| b != commit);
         self.bad.len() != before
@@ -134,14 +134,13 @@ fn damaged(what: &str) -> Error {
 pub struct Marked {
     /// The current stage.
     pub stage: u64,
-    /// It was on trial.
+    /// True if it was on trial.
     pub was_trial: bool,
     /// The floor now.
     pub floor: u64,
 }
 
-/// The current stage has proven itself: a trial of it ends well. With `floor`, earlier stages are refused
-/// from now on.
+/// Ends the trial of the current stage, which has proven itself. With `floor`, earlier stages are refused from now on.
 ///
 /// # Errors
 /// If the bundle cannot be opened, another process writes, or the state cannot be written.
@@ -155,10 +154,10 @@ pub fn mark_good(path: &Path, floor: bool) -> Result<Marked> {
         state.trial = None;
     }
     if floor {
-        state.floor = state.floor.max(bundle.generation());
+        state.floor = state.floor.max(bundle.stage());
     }
     if state != before {
         state.save(path)?;
     }
-    Ok(Marked { stage: bundle.generation(), was_trial, floor: state.floor })
+    Ok(Marked { stage: bundle.stage(), was_trial, floor: state.floor })
 }

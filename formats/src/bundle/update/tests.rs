@@ -41,7 +41,7 @@ impl Place {
     /// Stage served by one start, and what was said.
     fn start(&self) -> (u64, String) {
         let b = start(&self.at("b.cpb"), None, None).unwrap();
-        (b.generation(), b.warnings().join("; "))
+        (b.stage(), b.warnings().join("; "))
     }
     fn state(&self) -> State {
         State::load(&self.at("b.cpb")).0
@@ -271,7 +271,7 @@ fn nothing_below_the_floor_is_used() {
     assert_eq!(mark_good(&p.at("b.cpb"), true).unwrap().floor, 3);
     assert_eq!(rollback(&p.at("b.cpb"), 2).unwrap_err().code(), Code::Rollback);
     assert_eq!(start(&p.at("b.cpb"), Some(2), None).unwrap_err().code(), Code::Rollback);
-    assert_eq!(start(&p.at("b.cpb"), Some(3), None).unwrap().generation(), 3);
+    assert_eq!(start(&p.at("b.cpb"), Some(3), None).unwrap().stage(), 3);
     p.copy("old.cpb", "b.cpb");
     assert_eq!(start(&p.at("b.cpb"), None, None).unwrap_err().code(), Code::Rollback);
     let before = p.bytes("b.cpb");
@@ -359,12 +359,12 @@ fn rolling_back_and_forth_moves_no_byte_under_a_reader() {
     let seven = p.bytes("b.cpb");
     for stage in [3, 7, 3] {
         rollback(&path, stage).unwrap();
-        assert_eq!(start(&path, None, None).unwrap().generation(), stage);
+        assert_eq!(start(&path, None, None).unwrap().stage(), stage);
     }
     p.grow("b.cpb", "other");
     let now = Bundle::open(&path).unwrap();
     let parent = now.history().unwrap().last().unwrap().parent;
-    assert_eq!((now.generation(), parent), (8, 3));
+    assert_eq!((now.stage(), parent), (8, 3));
     assert_eq!(p.bytes("b.cpb")[FIRST as usize..seven.len()], seven[FIRST as usize..]);
     assert!((0..7).all(|i| reader.section(i).is_ok()));
     assert_eq!(verify(&path, true).unwrap(), []);
@@ -380,7 +380,7 @@ fn a_delta_may_lead_to_another_branch() {
     p.apply("branch", false).unwrap();
     assert_eq!(p.bytes("b.cpb"), p.bytes("new.cpb"));
     let stages: Vec<_> = Bundle::open(&p.at("b.cpb")).unwrap().history().unwrap();
-    assert_eq!(stages.iter().map(|s| s.generation).collect::<Vec<_>>(), [1, 2, 3, 5]);
+    assert_eq!(stages.iter().map(|s| s.stage).collect::<Vec<_>>(), [1, 2, 3, 5]);
 }
 
 #[test]

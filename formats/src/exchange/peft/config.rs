@@ -1,6 +1,7 @@
 //! `adapter_config.json`: every setting is used, known to change nothing, or refused by name.
 
-use crate::exchange::{clip, names};
+use crate::error::clip;
+use crate::exchange::names;
 use crate::model_spec::ModelSpec;
 use crate::pet::{Place, Site};
 use crate::{Code, Error, Result};
@@ -13,7 +14,7 @@ const CAP: usize = 1 << 20;
 /// Most names in a list or a pattern: more than there are linears in any base.
 const NAMES_CAP: usize = 8192;
 
-/// Settings that say how an adapter was made, not what it computes.
+/// Settings that say how an adapter was made, and nothing of what it computes.
 const SILENT: [&str; 22] = [
     "base_model_name_or_path",
     "corda_config",
@@ -39,7 +40,7 @@ const SILENT: [&str; 22] = [
     "use_cache",
 ];
 
-/// What usually helps with settings that are refused.
+/// What to do about settings that are refused, by name.
 const HINTS: [(&str, &str); 6] = [
     (
         "use_dora",
@@ -55,7 +56,7 @@ const HINTS: [(&str, &str); 6] = [
     ("alora_invocation_tokens", "a module acts on every token; train plain LoRA"),
 ];
 
-/// The settings not looked at yet.
+/// The settings that have not been used yet.
 pub(super) struct Config(BTreeMap<String, Value>);
 
 impl Config {
@@ -77,7 +78,7 @@ impl Config {
         Error::new(Code::Value, format!("{key} is {}, not {want}", clip(&value.to_string())))
     }
 
-    /// A text.
+    /// Takes a setting that is a text.
     pub(super) fn text(&mut self, key: &str) -> Result<Option<String>> {
         match self.take(key) {
             None => Ok(None),
@@ -86,7 +87,7 @@ impl Config {
         }
     }
 
-    /// A whole number from 1 to 2^31.
+    /// Takes a setting that is a whole number from 1 to 2^31.
     pub(super) fn count(&mut self, key: &str) -> Result<Option<usize>> {
         match self.take(key) {
             None => Ok(None),
@@ -97,12 +98,12 @@ impl Config {
         }
     }
 
-    /// A positive number.
+    /// Takes a setting that is a positive number.
     pub(super) fn number(&mut self, key: &str) -> Result<Option<f64>> {
         self.take(key).map(|v| positive(key, &v)).transpose()
     }
 
-    /// Yes or no; absent is no.
+    /// Takes a setting that is true or false; one that is absent is false.
     pub(super) fn flag(&mut self, key: &str) -> Result<bool> {
         match self.take(key) {
             None => Ok(false),
@@ -136,7 +137,7 @@ impl Config {
         }
     }
 
-    /// `bias` must be `none`.
+    /// Refuses any `bias` but `none`.
     pub(super) fn check_bias(&mut self) -> Result<()> {
         match self.text("bias")?.filter(|b| b != "none") {
             Some(b) => Err(Error::new(Code::Unsupported, format!("bias is {:?}, not \"none\"", clip(&b)))
@@ -145,7 +146,7 @@ impl Config {
         }
     }
 
-    /// Starts that took something out of the base's own weights are refused.
+    /// Refuses start values that were taken out of the base's own weights.
     pub(super) fn check_start(&mut self) -> Result<()> {
         match self.take("init_lora_weights") {
             None | Some(Value::Bool(_)) => Ok(()),
@@ -213,7 +214,7 @@ impl Config {
             None => Ok(Names::List(BTreeSet::new())),
             Some(Value::String(_)) => Ok(Names::Expression),
             Some(Value::Array(a)) => {
-                few(key, a.len())?;
+                check_count(key, a.len())?;
                 let text = |v: Value| match v {
                     Value::String(s) => Ok(s),
                     other => Err(Self::wrong(key, &other, "a name")),
@@ -233,7 +234,7 @@ impl Config {
             }
             Some(v) => return Err(Self::wrong(key, &v, "an object of numbers")),
         };
-        few(key, entries.len())?;
+        check_count(key, entries.len())?;
         let plain = |n: &str| n.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
         match entries.iter().find(|(n, _)| !plain(n.strip_prefix('^').unwrap_or(n))) {
             Some((n, _)) => {
@@ -244,7 +245,7 @@ impl Config {
         }
     }
 
-    /// What has not been taken must say nothing, or nothing of consequence.
+    /// Refuses what has not been used, unless it is off or changes nothing.
     ///
     /// # Errors
     /// `E_UNSUPPORTED`, naming the first setting that does.
@@ -274,7 +275,7 @@ enum Names {
     Expression,
 }
 
-/// Values that hold at some modules.
+/// A setting whose value differs from module to module.
 pub(super) struct Pattern {
     key: &'static str,
     entries: Vec<(String, f64)>,
@@ -303,14 +304,14 @@ impl Pattern {
         }
     }
 
-    /// Whether nothing is set.
+    /// True if it names no module.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 }
 
-/// Each name is held against each linear.
-fn few(key: &str, n: usize) -> Result<()> {
+/// Bounds the names of a setting, each of which is compared with each linear.
+fn check_count(key: &str, n: usize) -> Result<()> {
     match n > NAMES_CAP {
         true => Err(Error::new(Code::Cap, format!("{key} has {n} names, cap {NAMES_CAP}"))),
         false => Ok(()),
@@ -361,7 +362,7 @@ impl<'de> Deserialize<'de> for Unique {
 pub(super) struct Saved<'a> {
     pub(super) peft_type: &'static str,
     pub(super) base_name: Option<&'a str>,
-    /// What its kind has beside.
+    /// The settings of its kind, beside those that every kind has.
     pub(super) own: Vec<(&'static str, Value)>,
 }
 

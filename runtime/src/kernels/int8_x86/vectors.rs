@@ -36,7 +36,7 @@ pub(in super::super) trait Vectors: Block + Sized {
     /// * As above.
     #[inline(always)]
     unsafe fn scales256(blocks: &[Self]) -> Scales {
-        let runs = Self::TYPE.block_len() / Self::RUN;
+        let runs = Self::LEN / Self::RUN;
         let (mut scale, mut min) = ([0.0; 16], [0.0; 16]);
         for (i, b) in blocks.iter().enumerate() {
             b.scales::<F16c>(&mut scale[i * runs..], &mut min[i * runs..]);
