@@ -13,7 +13,7 @@ use crate::kernels::Kernels;
 use crate::kv::Kv;
 use crate::module::{Module, Point};
 use crate::threads::Threads;
-use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::model_spec::{ModelSpec, Rope};
 use conpet_formats::pet::Place;
 use in_force::InForce;
 use std::ops::Range;
@@ -43,8 +43,8 @@ pub struct Scratch {
     /// What a module's parts compute in, and what they give beside a sublayer.
     work: Aligned<f32>,
     aside: Aligned<f32>,
-    /// Rotary tables of the batch's tokens: of layers that see all, and of local ones.
-    rope: [Aligned<f32>; 2],
+    /// Tables of the batch's tokens for each rotary embedding of the base.
+    rope: Vec<Aligned<f32>>,
 }
 
 impl Scratch {
@@ -56,7 +56,8 @@ impl Scratch {
         self.attn.reserve(n * spec.q_dim());
         self.gate.reserve(n * spec.ffn);
         self.up.reserve(n * spec.ffn);
-        self.rope.iter_mut().for_each(|r| r.reserve(n * spec.rope_dim));
+        self.rope.resize_with(spec.ropes.len(), Aligned::default);
+        self.rope.iter_mut().zip(&spec.ropes).for_each(|(table, rope)| table.reserve(n * rope.dim));
     }
 
     /// Bytes held.
@@ -106,9 +107,8 @@ pub fn layers(
     modules.prepare(dev, base);
     s.reserve(spec, n);
     modules.reserve(spec.hidden, s);
-    turns(threads, spec.rope_base, spec, rows, &mut s.rope[0][..n * spec.rope_dim]);
-    if let Some(local) = &spec.variant.local {
-        turns(threads, local.rope_base, spec, rows, &mut s.rope[1][..n * spec.rope_dim]);
+    for (rope, table) in spec.ropes.iter().zip(&mut s.rope) {
+        turns(threads, *rope, rows, &mut table[..n * rope.dim]);
     }
     let (qd, kd) = (spec.q_dim(), spec.kv_dim());
     let [beside_attn, beside_ffn] = [Place::Output, Place::Down].map(|place| modules.aside(place));
@@ -133,11 +133,10 @@ pub fn layers(
                 by_token(threads, x, spec.head_dim, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
             }
         }
-        let tables = &s.rope[usize::from(spec.local(l).is_some())];
+        let (rope, tables) = (spec.rope(l), &s.rope[spec.attention(l).rope]);
         for (x, width) in [(&mut *q, qd), (&mut *k, kd)] {
             by_token(threads, x, width, |t, x| {
-                let table = &tables[t * spec.rope_dim..(t + 1) * spec.rope_dim];
-                kernels.rope(x, spec.head_dim, table, spec.rope);
+                kernels.rope(x, spec.head_dim, &tables[t * rope.dim..(t + 1) * rope.dim], rope.kind);
             });
         }
         let mut at = 0;
@@ -173,7 +172,7 @@ pub fn layers(
             act(Point::Aside(Place::Down), x, &mut s.aside[..x.len()], &mut s.work);
         }
         by_token(threads, gate, spec.ffn, |t, gate| {
-            kernels.gate_mul(spec.variant.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
+            kernels.gate_mul(spec.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
         });
         act(Point::In(Place::Down), &[], gate, &mut s.work);
         modules.linears(dev, (l, &w), [Linear::Down], gate, [&mut *x], &mut s.low);
@@ -214,13 +213,13 @@ pub(crate) fn by_token(threads: &Threads, data: &mut [f32], width: usize, f: imp
 }
 
 /// Rotary tables of every token of the batch, `[tokens, rope_dim]`.
-fn turns(threads: &Threads, base: f32, spec: &ModelSpec, rows: &[Row<'_>], tables: &mut [f32]) {
-    by_token(threads, tables, spec.rope_dim, |t, table| {
+fn turns(threads: &Threads, rope: Rope, rows: &[Row<'_>], tables: &mut [f32]) {
+    by_token(threads, tables, rope.dim, |t, table| {
         let mut first = 0;
         for r in rows {
             if t < first + r.tokens {
                 let past = r.kv.as_ref().map_or(0, |kv| kv.len()) + r.module.map_or(0, Module::positions);
-                return rope_table(base, past + t - first, table);
+                return rope_table(rope.base, past + t - first, table);
             }
             first += r.tokens;
         }

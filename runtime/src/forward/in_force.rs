@@ -4,7 +4,7 @@
 //! module acts on all of them, what its LoRA adds rides on those products; where there are several,
 //! each adds to its own tokens afterwards.
 
-use super::{Row, Scratch};
+use super::{Row, Scratch, by_token};
 use crate::base::{Base, LayerRef, Linear};
 use crate::kernels::Kernels;
 use crate::module::{Module, Point};
@@ -85,6 +85,11 @@ impl<'a> InForce<'a> {
             (w.linear(which[i - 1]), &mut **y, on[i - 1])
         });
         kernels.matmul_many(threads, parts, x, self.tokens);
+        for (y, which) in ys.iter_mut().zip(which) {
+            if let Some(bias) = w.bias(which) {
+                by_token(threads, y, bias.len(), |_, y| kernels.add(y, bias));
+            }
+        }
         for (range, m) in &self.some {
             let on = m.add(dev, (l, which), self.part(x, range), range.len(), low);
             for (y, add) in ys.iter_mut().zip(on) {
