@@ -214,3 +214,6 @@ impl ModelSpec {
         Ok(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,9 +87,7 @@ impl<'a> Keys<'a> {
         let hint = format!("use a base without {}.rope.scaling.*, or with the type none", self.arch);
         let kind = self.gguf.str(&self.name("rope.scaling.type"))?;
         if let Some(kind) = kind.filter(|k| *k != "none") {
-            return Err(
-                Error::new(Code::Unsupported, format!("RoPE scaling {kind:?} is not supported")).hint(hint)
-            );
+            return Err(Error::new(Code::Unsupported, format!("RoPE scaling {kind:?} is not supported")).hint(hint));
         }
         for key in ["rope.scaling.factor", "rope.scale_linear"] {
             // llama.cpp takes 0 for absent.
