@@ -91,10 +91,10 @@ impl<'a> Keys<'a> {
         }
         for key in ["rope.scaling.factor", "rope.scale_linear"] {
             // llama.cpp takes 0 for absent.
-            if kind.is_none() && self.float(key)?.is_some_and(|v| v != 0.0) {
+            let stretches = self.float(key)?.is_some_and(|v| v != 0.0);
+            if kind.is_none() && stretches {
                 self.only(key, 1.0, &hint)?;
             }
-            self.name(key);
         }
         self.only("rope.scaling.attn_factor", 1.0, &hint)
     }
@@ -110,8 +110,7 @@ impl<'a> Keys<'a> {
         self.only("attention.causal", 1.0, "this release runs decoders only")?;
         let in_metadata = |what: String| Error::new(Code::Value, what).in_section("metadata");
         let n_layer = self.num("block_count")?;
-        let missing = |key: &str| self.gguf.required_u32(&self.name(key)).map(|v| v as usize);
-        let same = |key: &str| self.same_in_layers(key, n_layer)?.map_or_else(|| missing(key), Ok);
+        let same = |key: &str| self.same_in_layers(key, n_layer)?.map_or_else(|| self.num(key), Ok);
         let (hidden, n_head) = (self.num("embedding_length")?, same("attention.head_count")?);
         if n_head == 0 {
             return Err(in_metadata(format!("{} is 0", self.name("attention.head_count"))));
