@@ -129,7 +129,9 @@ pub fn base(c: &TinyConfig) -> Result<Vec<u8>> {
     };
     let (h, f) = (c.hidden as u64, c.ffn as u64);
     let kv = (c.hidden / c.heads * c.kv_heads) as u64;
-    tensor(&mut w, "token_embd.weight", c.embedding, &[h, vocab as u64], draw(&mut rng, vocab * c.hidden, 1.0))?;
+    // A Gemma multiplies its embeddings by √hidden; layers would not be heard beside larger ones.
+    let embedding = if gemma { 1.0 / (c.hidden as f32).sqrt() } else { 1.0 };
+    tensor(&mut w, "token_embd.weight", c.embedding, &[h, vocab as u64], draw(&mut rng, vocab * c.hidden, embedding))?;
     // Residual writes are scaled down so that depth does not blow the stream up.
     let residual = 1.0 / (2.0 * c.layers as f32).sqrt();
     for l in 0..c.layers {
