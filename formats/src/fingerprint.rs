@@ -99,6 +99,7 @@ fn sample(file: &[u8]) -> String {
 
 fn structure(gguf: &Gguf<'_>) -> Result<String> {
     let s = ModelSpec::from_gguf(gguf)?;
+    let rope = s.ropes[0];
     let mut h = blake3::Hasher::new_derive_key("conpet 2026 base structure v1");
     h.update(
         format!(
@@ -112,16 +113,16 @@ fn structure(gguf: &Gguf<'_>) -> Result<String> {
             s.ffn,
             s.vocab,
             s.norm_eps.to_bits(),
-            s.rope_base.to_bits(),
-            s.rope_dim,
-            s.rope,
+            rope.base.to_bits(),
+            rope.dim,
+            rope.kind,
             s.tied
         )
         .as_bytes(),
     );
     // What follows from the architecture's name is not repeated.
-    if let Some(local) = &s.variant.local {
-        h.update(format!("window {}\n", local.window).as_bytes());
+    if let Some(window) = s.window() {
+        h.update(format!("window {window}\n").as_bytes());
     }
     let mut tensors: Vec<_> = gguf.tensors().iter().map(|t| (t.name, t.ne, t.ty)).collect();
     tensors.sort_by_key(|t| t.0);

@@ -1,66 +1,41 @@
 //! What a decoder is, read from a GGUF's metadata and checked before anything is computed.
 //!
-//! One implementation serves every family; a family is a reading of metadata into [`ModelSpec`],
-//! one file each under `model_spec/`, listed in [`ModelSpec::from_gguf`].
+//! One implementation serves every family, in the runtime and in the trainer: both read what a layer
+//! is from [`ModelSpec`]. A family is one file under `model_spec/` that fills it in, and one line in
+//! [`FAMILIES`]. Every key of the family and every tensor of the file is read, known to change nothing
+//! (`model_spec/keys.rs`), or refused by name.
 
 use crate::gguf::Gguf;
 use crate::{Code, Error, Result};
+use keys::Keys;
 
 mod gemma3;
+mod keys;
+mod layer;
 mod llama;
 
-/// Which pairs of a head's numbers RoPE rotates (Su et al. 2021).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopeKind {
-    /// Adjacent pairs `(2i, 2i+1)`: what llama-arch GGUF files expect (their q/k rows are permuted).
-    Adjacent,
-    /// Halves `(i, i + d/2)`: the Hugging Face layout, kept by qwen2, gemma and others.
-    Halves,
+pub use layer::{Activation, Attention, Linear, Norm, Rope, RopeKind};
+
+/// A reading of metadata into a spec.
+struct Family {
+    /// `general.architecture`.
+    arch: &'static str,
+    /// Models of it that are known to run, for people.
+    models: &'static str,
+    read: fn(&Keys<'_>) -> Result<ModelSpec>,
 }
 
-/// Function of the feed-forward gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Activation {
-    /// `x · σ(x)`.
-    #[default]
-    Silu,
-    /// GELU in its tanh form (Hendrycks & Gimpel 2016).
-    GeluTanh,
-}
+/// The families there are.
+const FAMILIES: &[Family] = &[llama::FAMILY, gemma3::FAMILY];
 
-/// Layers that attend to the newest tokens only.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Local {
-    /// Tokens they see, the own one included.
-    pub window: usize,
-    /// Their RoPE base frequency.
-    pub rope_base: f32,
-    /// Layers `period - 1`, `2 · period - 1` and so on are not among them.
-    pub period: usize,
-}
+/// The tensor of the embedding table, `[vocab, hidden]`.
+pub const EMBEDDING: &str = "token_embd.weight";
+/// The tensor of the last norm, `[hidden]`.
+pub const OUTPUT_NORM: &str = "output_norm.weight";
+/// The tensor of the output head, `[vocab, hidden]`, unless the embedding table is the head.
+pub const OUTPUT: &str = "output.weight";
 
-/// Where a family departs from llama, which is the default.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Variant {
-    /// Function of the feed-forward gate.
-    pub activation: Activation,
-    /// Multiplies the embeddings.
-    pub embedding_scale: f32,
-    /// Each head of queries and keys passes an RMSNorm before RoPE.
-    pub qk_norm: bool,
-    /// What attention and the feed-forward layer add passes an RMSNorm first.
-    pub post_norm: bool,
-    /// Layers that attend to the newest tokens only.
-    pub local: Option<Local>,
-}
-
-impl Default for Variant {
-    fn default() -> Self {
-        Self { activation: Activation::Silu, embedding_scale: 1.0, qk_norm: false, post_norm: false, local: None }
-    }
-}
-
-/// The numbers that define a decoder's computation.
+/// What a decoder computes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
     /// `general.architecture`.
@@ -75,7 +50,7 @@ pub struct ModelSpec {
     pub n_head: usize,
     /// Key/value heads; divides `n_head`.
     pub n_kv_head: usize,
-    /// Numbers per head.
+    /// Width of a head.
     pub head_dim: usize,
     /// Width of the feed-forward layer.
     pub ffn: usize,
@@ -83,31 +58,99 @@ pub struct ModelSpec {
     pub vocab: usize,
     /// Longest context the base was trained for, in tokens.
     pub context: usize,
-    /// RMSNorm epsilon.
+    /// Epsilon of every norm.
     pub norm_eps: f32,
-    /// RoPE base frequency.
-    pub rope_base: f32,
-    /// How many of a head's numbers rotate; even, `<= head_dim`.
-    pub rope_dim: usize,
-    /// Which pairs rotate.
-    pub rope: RopeKind,
     /// The output head is the embedding table.
     pub tied: bool,
-    /// Where the family departs from llama.
-    pub variant: Variant,
+    /// Multiplies the embeddings.
+    pub embedding_scale: f32,
+    /// Multiplies the product of a query and a key; `1 / sqrt(head_dim)` as a rule.
+    pub attention_scale: f32,
+    /// Function of the feed-forward gate.
+    pub activation: Activation,
+    /// The norms of each layer, in forward order; [`Norm::Attn`] and [`Norm::Ffn`] are always there.
+    pub norms: &'static [Norm],
+    /// The linears that have a bias.
+    pub biases: Vec<Linear>,
+    /// The rotary embeddings of the layers, each once; never empty.
+    pub ropes: Vec<Rope>,
+    /// The attention of the layers in turn, again and again: layer `l` has entry `l % len`. Never empty.
+    pub attention: Vec<Attention>,
 }
 
 impl ModelSpec {
     /// Reads and checks the spec of a base.
+    ///
+    /// # Errors
+    /// If the architecture, or a key or value of it, is not one that this release runs; if the file is one
+    /// part of a split model.
     pub fn from_gguf(g: &Gguf<'_>) -> Result<Self> {
         let arch = g.required_str("general.architecture")?;
-        let keys = Keys { gguf: g, arch };
-        match arch {
-            "llama" => llama::read(&keys),
-            "gemma3" => gemma3::read(&keys),
-            other => Err(Error::new(Code::Unsupported, format!("base architecture {other:?} is not supported"))
-                .hint("this release runs: llama (SmolLM2, Llama 2/3, Mistral, TinyLlama), gemma3 (270M, 1B)")),
+        if let Some(parts) = g.u32("split.count")?.filter(|n| *n > 1) {
+            let part = g.u32("split.no")?.unwrap_or(0) + 1;
+            return Err(Error::new(Code::Unsupported, format!("the file is part {part} of {parts} of a split model"))
+                .in_section("key split.count")
+                .hint("join the parts with llama-gguf-split --merge, and give the file that it writes"));
         }
+        let Some(family) = FAMILIES.iter().find(|f| f.arch == arch) else {
+            let known: Vec<String> = FAMILIES.iter().map(|f| format!("{} ({})", f.arch, f.models)).collect();
+            return Err(Error::new(Code::Unsupported, format!("base architecture {arch:?} is not supported"))
+                .hint(format!("this release runs: {}", known.join(", "))));
+        };
+        let keys = Keys::new(g, arch);
+        let spec = (family.read)(&keys)?.check()?;
+        keys.all_read()?;
+        Ok(spec)
+    }
+
+    /// Refuses a file with a tensor that a base of this spec does not have.
+    ///
+    /// # Errors
+    /// Names the first such tensor.
+    pub fn check_tensors(&self, g: &Gguf<'_>) -> Result<()> {
+        let known: std::collections::BTreeSet<String> = self.tensor_names().collect();
+        match g.tensors().iter().find(|t| !known.contains(t.name)) {
+            None => Ok(()),
+            Some(t) => Err(Error::new(Code::Unsupported, format!("a {} base has no such tensor", self.arch))
+                .in_section(format!("tensor {}", t.name))
+                .hint("it may change what the model computes, so the base is not run; take one without this tensor")),
+        }
+    }
+
+    /// The names of all tensors.
+    fn tensor_names(&self) -> impl Iterator<Item = String> {
+        let layer = |l| {
+            let weights = Linear::ALL.into_iter().map(move |x| x.weight(l));
+            let biases = self.biases.iter().map(move |x| x.bias(l));
+            weights.chain(biases).chain(self.norms.iter().map(move |x| x.weight(l)))
+        };
+        let ends = [EMBEDDING, OUTPUT_NORM].into_iter().chain((!self.tied).then_some(OUTPUT));
+        ends.map(String::from).chain((0..self.n_layer).flat_map(layer))
+    }
+
+    /// Whether layers have this norm.
+    pub fn has(&self, norm: Norm) -> bool {
+        self.norms.contains(&norm)
+    }
+
+    /// Elements of a norm's weight.
+    pub fn norm_width(&self, norm: Norm) -> usize {
+        if matches!(norm, Norm::Q | Norm::K) { self.head_dim } else { self.hidden }
+    }
+
+    /// The attention of a layer.
+    pub fn attention(&self, layer: usize) -> Attention {
+        self.attention[layer % self.attention.len()]
+    }
+
+    /// The rotary embedding of a layer.
+    pub fn rope(&self, layer: usize) -> Rope {
+        self.ropes[self.attention(layer).rope]
+    }
+
+    /// The window of the layers that do not see everything, if there are any.
+    pub fn window(&self) -> Option<usize> {
+        self.attention.iter().find_map(|a| a.window)
     }
 
     /// Width of all query heads.
@@ -120,33 +163,22 @@ impl ModelSpec {
         self.n_kv_head * self.head_dim
     }
 
-    /// The local attention of a layer, if it does not see everything.
-    pub fn local(&self, layer: usize) -> Option<&Local> {
-        self.variant.local.as_ref().filter(|l| !(layer + 1).is_multiple_of(l.period))
-    }
-
     /// The linear sites of a layer, in forward order: (short name, out, in). The site's full name
     /// is `blk.<layer>.<short>.weight`.
     pub fn linears(&self) -> [(&'static str, usize, usize); 7] {
         let (h, q, kv, f) = (self.hidden, self.q_dim(), self.kv_dim(), self.ffn);
-        [
-            ("attn_q", q, h),
-            ("attn_k", kv, h),
-            ("attn_v", kv, h),
-            ("attn_output", h, q),
-            ("ffn_gate", f, h),
-            ("ffn_up", f, h),
-            ("ffn_down", h, f),
-        ]
+        let shapes = [(q, h), (kv, h), (kv, h), (h, q), (f, h), (f, h), (h, f)];
+        std::array::from_fn(|i| (Linear::ALL[i].name(), shapes[i].0, shapes[i].1))
     }
 
-    /// Numbers in the base that training could touch: linears, norms, embedding, head.
+    /// Parameters of the base that training could touch: linears, norms, embedding, head.
     pub fn parameters(&self) -> usize {
-        let v = &self.variant;
-        let norms = if v.post_norm { 4 } else { 2 } * self.hidden + if v.qk_norm { 2 * self.head_dim } else { 0 };
-        let layer: usize = self.linears().iter().map(|(_, o, i)| o * i).sum::<usize>() + norms;
+        let linears = self.linears();
+        let weights: usize = linears.iter().map(|(_, o, i)| o * i).sum();
+        let biases: usize = self.biases.iter().map(|l| linears[*l as usize].1).sum();
+        let norms: usize = self.norms.iter().map(|n| self.norm_width(*n)).sum();
         let tables = if self.tied { 1 } else { 2 };
-        self.n_layer * layer + tables * self.vocab * self.hidden + self.hidden
+        self.n_layer * (weights + biases + norms) + tables * self.vocab * self.hidden + self.hidden
     }
 
     /// Semantic bounds (reliability: a hyper-parameter from a file is hostile until checked).
@@ -161,13 +193,11 @@ impl ModelSpec {
         if self.n_kv_head == 0 || !self.n_head.is_multiple_of(self.n_kv_head) {
             return bad(format!("head_count {} is not a multiple of head_count_kv {}", self.n_head, self.n_kv_head));
         }
-        if self.head_dim == 0
-            || self.head_dim > 1024
-            || self.rope_dim == 0
-            || !self.rope_dim.is_multiple_of(2)
-            || self.rope_dim > self.head_dim
-        {
-            return bad(format!("head size {} or rope size {} is out of range", self.head_dim, self.rope_dim));
+        let unfit = |r: &&Rope| r.dim == 0 || !r.dim.is_multiple_of(2) || r.dim > self.head_dim;
+        let rope = self.ropes.iter().find(unfit);
+        if self.head_dim == 0 || self.head_dim > 1024 || rope.is_some() {
+            let rope = rope.unwrap_or(&self.ropes[0]).dim;
+            return bad(format!("head size {} or rope size {rope} is out of range", self.head_dim));
         }
         if self.ffn == 0 || self.ffn > 1 << 20 || self.vocab == 0 || self.vocab > 1 << 22 {
             return bad(format!("feed_forward_length {} or vocabulary {} is out of range", self.ffn, self.vocab));
@@ -178,78 +208,12 @@ impl ModelSpec {
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             return bad(format!("layer_norm_rms_epsilon {} is not in (0, 1)", self.norm_eps));
         }
-        if !(self.rope_base > 0.0 && self.rope_base.is_finite()) {
-            return bad(format!("rope.freq_base {} is not a positive number", self.rope_base));
+        if let Some(r) = self.ropes.iter().find(|r| !(r.base > 0.0 && r.base.is_finite())) {
+            return bad(format!("rope.freq_base {} is not a positive number", r.base));
         }
         Ok(self)
     }
 }
 
-/// The metadata of one architecture: every key begins with its name.
-struct Keys<'a> {
-    gguf: &'a Gguf<'a>,
-    arch: &'a str,
-}
-
-impl Keys<'_> {
-    fn name(&self, key: &str) -> String {
-        format!("{}.{key}", self.arch)
-    }
-
-    fn num(&self, key: &str) -> Result<usize> {
-        Ok(self.gguf.required_u32(&self.name(key))? as usize)
-    }
-
-    fn opt(&self, key: &str) -> Result<Option<usize>> {
-        Ok(self.gguf.u32(&self.name(key))?.map(|v| v as usize))
-    }
-
-    fn float(&self, key: &str) -> Result<Option<f32>> {
-        self.gguf.f32(&self.name(key))
-    }
-
-    fn no_rope_scaling(&self, hint: &str) -> Result<()> {
-        match self.gguf.str(&self.name("rope.scaling.type"))?.filter(|k| *k != "none") {
-            Some(kind) => {
-                Err(Error::new(Code::Unsupported, format!("RoPE scaling {kind:?} is not supported")).hint(hint))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// What every family says alike, the rest as llama has it; not checked yet.
-    fn common(&self) -> Result<ModelSpec> {
-        let (hidden, n_head) = (self.num("embedding_length")?, self.num("attention.head_count")?);
-        let in_metadata = |what: String| Error::new(Code::Value, what).in_section("metadata");
-        if n_head == 0 {
-            return Err(in_metadata(format!("{} is 0", self.name("attention.head_count"))));
-        }
-        let head_dim = match self.opt("attention.key_length")? {
-            Some(d) => d,
-            None if hidden % n_head == 0 => hidden / n_head,
-            None => {
-                return Err(in_metadata(format!("embedding_length {hidden} is not a multiple of head_count {n_head}")));
-            }
-        };
-        let table = self.gguf.tensor("token_embd.weight");
-        let table = table.ok_or_else(|| Error::new(Code::Missing, "no tensor token_embd.weight"))?;
-        Ok(ModelSpec {
-            arch: self.arch.to_owned(),
-            name: self.gguf.str("general.name")?.unwrap_or(self.arch).to_owned(),
-            n_layer: self.num("block_count")?,
-            hidden,
-            n_head,
-            n_kv_head: self.opt("attention.head_count_kv")?.unwrap_or(n_head),
-            head_dim,
-            ffn: self.num("feed_forward_length")?,
-            vocab: usize::try_from(table.rows()).unwrap_or(usize::MAX),
-            context: self.num("context_length")?,
-            norm_eps: self.gguf.required_f32(&self.name("attention.layer_norm_rms_epsilon"))?,
-            rope_base: self.float("rope.freq_base")?.unwrap_or(10_000.0),
-            rope_dim: head_dim,
-            rope: RopeKind::Adjacent,
-            tied: self.gguf.tensor("output.weight").is_none(),
-            variant: Variant::default(),
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -139,6 +139,40 @@ impl QuantType {
     }
 }
 
+/// The name in llama.cpp (`ggml.h`) of a type that cannot be run here.
+pub(crate) fn foreign_name(ggml_id: u32) -> Option<&'static str> {
+    Some(match ggml_id {
+        4 => "Q4_2",
+        5 => "Q4_3",
+        9 => "Q8_1",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        28 => "F64",
+        29 => "IQ1_M",
+        31 => "Q4_0_4_4",
+        32 => "Q4_0_4_8",
+        33 => "Q4_0_8_8",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        36 => "IQ4_NL_4_4",
+        37 => "IQ4_NL_4_8",
+        38 => "IQ4_NL_8_8",
+        39 => "MXFP4",
+        40 => "NVFP4",
+        _ => return None,
+    })
+}
+
 /// How the half-precision scales of a block become single precision. All ways give the same number;
 /// a processor's own instruction is the faster one.
 pub trait Half {

@@ -18,12 +18,9 @@ use rand_chacha::ChaCha8Rng;
 pub enum TinyArch {
     /// As SmolLM2.
     Llama,
-    /// As Gemma 3, with a window that short texts outgrow.
+    /// As Gemma 3.
     Gemma3,
 }
-
-/// Tokens that the local layers of a tiny Gemma see.
-const WINDOW: u32 = 24;
 
 /// What the tiny base is like.
 #[derive(Debug, Clone)]
@@ -48,6 +45,10 @@ pub struct TinyConfig {
     pub embedding: QuantType,
     /// Trained context, in tokens.
     pub context: usize,
+    /// Whether the linears of attention have biases; of a llama.
+    pub biases: bool,
+    /// Tokens that the local layers of a Gemma see; short texts outgrow the default.
+    pub window: usize,
 }
 
 impl Default for TinyConfig {
@@ -63,6 +64,8 @@ impl Default for TinyConfig {
             linear: QuantType::Q8_0,
             embedding: QuantType::Q8_0,
             context: 512,
+            biases: false,
+            window: 24,
         }
     }
 }
@@ -98,14 +101,14 @@ pub fn base(c: &TinyConfig) -> Result<Vec<u8>> {
         .u32(&key("feed_forward_length"), c.ffn as u32)
         .u32(&key("attention.head_count"), c.heads as u32)
         .u32(&key("attention.head_count_kv"), c.kv_heads as u32)
-        .f32(&key("rope.freq_base"), 10_000.0)
+        .f32(&key("rope.freq_base"), if gemma { 1_000_000.0 } else { 10_000.0 })
         .f32(&key("attention.layer_norm_rms_epsilon"), 1e-5)
         .u32(&key("vocab_size"), vocab as u32)
         .u32(&key("rope.dimension_count"), head_dim);
     if gemma {
         w.u32(&key("attention.key_length"), head_dim)
             .u32(&key("attention.value_length"), head_dim)
-            .u32(&key("attention.sliding_window"), WINDOW);
+            .u32(&key("attention.sliding_window"), c.window as u32);
     }
     w.str("tokenizer.ggml.model", "gpt2")
         .str("tokenizer.ggml.pre", "smollm")
@@ -126,7 +129,9 @@ pub fn base(c: &TinyConfig) -> Result<Vec<u8>> {
     };
     let (h, f) = (c.hidden as u64, c.ffn as u64);
     let kv = (c.hidden / c.heads * c.kv_heads) as u64;
-    tensor(&mut w, "token_embd.weight", c.embedding, &[h, vocab as u64], draw(&mut rng, vocab * c.hidden, 1.0))?;
+    // A Gemma multiplies its embeddings by √hidden; layers would not be heard beside larger ones.
+    let embedding = if gemma { 1.0 / (c.hidden as f32).sqrt() } else { 1.0 };
+    tensor(&mut w, "token_embd.weight", c.embedding, &[h, vocab as u64], draw(&mut rng, vocab * c.hidden, embedding))?;
     // Residual writes are scaled down so that depth does not blow the stream up.
     let residual = 1.0 / (2.0 * c.layers as f32).sqrt();
     for l in 0..c.layers {
@@ -148,6 +153,10 @@ pub fn base(c: &TinyConfig) -> Result<Vec<u8>> {
         ] {
             let values = draw(&mut rng, (out * input) as usize, gain / (input as f32).sqrt());
             tensor(&mut w, &format!("blk.{l}.{name}.weight"), c.linear, &[input, out], values)?;
+            if c.biases && name.starts_with("attn") {
+                let values = draw(&mut rng, out as usize, 0.5);
+                tensor(&mut w, &format!("blk.{l}.{name}.bias"), QuantType::F32, &[out], values)?;
+            }
         }
     }
     tensor(&mut w, "output_norm.weight", QuantType::F32, &[h], vec![1.0; c.hidden])?;

@@ -66,7 +66,7 @@ pub(crate) fn attention(
 ) {
     let (group, kd) = (spec.n_head / spec.n_kv_head, spec.kv_dim());
     let (heads, width) = (spec.n_kv_head, group * spec.head_dim);
-    let window = spec.local(layer).map_or(usize::MAX, |l| l.window);
+    let window = spec.attention(layer).window.unwrap_or(usize::MAX);
     // One unit of work is one token and one key/value head, whose query heads lie side by side.
     let work = |first: usize, out: &mut [f32]| {
         let units = first..first + out.len() / width;
@@ -131,7 +131,7 @@ impl Block<'_> {
         s.keys.reserve(hd * KEYS);
         s.scores.reserve(rows * KEYS);
         s.sums.reserve(rows * wide);
-        let scale = 1.0 / (hd as f32).sqrt();
+        let scale = spec.attention_scale;
         for (t, q_rows) in self.tokens.clone().zip(s.q.chunks_exact_mut(group * hd)) {
             let at = t * spec.q_dim() + self.head * group * hd;
             q_rows.iter_mut().zip(&q[at..at + group * hd]).for_each(|(o, v)| *o = scale * v);

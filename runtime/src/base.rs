@@ -10,17 +10,19 @@ use crate::kernels::MatrixRef;
 use crate::tokenizer::Tokenizer;
 use conpet_formats::gguf::{Gguf, TensorInfo, TensorType};
 use conpet_formats::mmap::Mapped;
-use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::model_spec::{self, ModelSpec, Norm};
 use conpet_formats::quant::{self, QuantType};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+pub use conpet_formats::model_spec::Linear;
 
 /// A frozen quantized model.
 #[derive(Debug)]
 pub struct Base {
     map: Mapped,
     path: PathBuf,
-    /// The numbers that define the computation.
+    /// What it computes.
     pub spec: ModelSpec,
     /// Text to tokens and back, from the GGUF.
     pub tokenizer: Tokenizer,
@@ -49,26 +51,9 @@ struct Layer {
     ffn_norm: Vec<f32>,
     qk_norm: Option<[Vec<f32>; 2]>,
     post_norm: Option<[Vec<f32>; 2]>,
-    /// In the order of [`ModelSpec::linears`].
+    /// By [`Linear`].
     linears: [Weight; 7],
-}
-
-/// The seven linears of a layer, in the order of [`ModelSpec::linears`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum Linear {
-    Q,
-    K,
-    V,
-    Output,
-    Gate,
-    Up,
-    Down,
-}
-
-impl Linear {
-    /// All seven, in forward order.
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::Output, Self::Gate, Self::Up, Self::Down];
+    biases: [Option<Vec<f32>>; 7],
 }
 
 /// The weights of one layer, borrowed from the map. Linears are `[out, in]`.
@@ -83,12 +68,18 @@ pub struct LayerRef<'a> {
     /// Norms of what attention and the feed-forward layer add, `[hidden]`, likewise.
     pub post_norm: Option<[&'a [f32]; 2]>,
     linears: [MatrixRef<'a>; 7],
+    biases: [Option<&'a [f32]>; 7],
 }
 
 impl<'a> LayerRef<'a> {
     /// One linear.
     pub fn linear(&self, which: Linear) -> MatrixRef<'a> {
         self.linears[which as usize]
+    }
+
+    /// Its bias `[out]`, in families that have one.
+    pub fn bias(&self, which: Linear) -> Option<&'a [f32]> {
+        self.biases[which as usize]
     }
 }
 
@@ -97,7 +88,8 @@ impl Base {
     ///
     /// # Errors
     /// If the file is not a strict GGUF, its architecture or a tensor type is unsupported, or a
-    /// tensor is missing or has another shape than the metadata demands.
+    /// tensor is missing, has another shape than the metadata demands, or is not one that the
+    /// architecture has.
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_map(Mapped::open(path)?, path).map_err(|e| e.in_file(path))
     }
@@ -108,7 +100,7 @@ impl Base {
         let gguf = Gguf::parse(&map)?;
         let spec = ModelSpec::from_gguf(&gguf)?;
         let weight = |name: &str, rows: usize, cols: usize| find(&gguf, name, rows, cols);
-        let norm = |name: &str, width: usize| -> Result<Vec<f32>> {
+        let vector = |name: &str, width: usize| -> Result<Vec<f32>> {
             let w = find(&gguf, name, 1, width)?;
             let mut v = vec![0.0; width];
             quant::dequantize(w.ty, &map[w.start..w.start + w.len], &mut v);
@@ -119,28 +111,30 @@ impl Base {
         };
         let layers = (0..spec.n_layer)
             .map(|l| {
-                let shapes = spec.linears();
                 let mut linears = [Weight { ty: QuantType::F32, rows: 0, cols: 0, start: 0, len: 0 }; 7];
-                for (slot, (short, out, input)) in linears.iter_mut().zip(shapes) {
-                    *slot = weight(&format!("blk.{l}.{short}.weight"), out, input)?;
+                let mut biases = [const { None }; 7];
+                for (linear, (_, out, input)) in Linear::ALL.into_iter().zip(spec.linears()) {
+                    linears[linear as usize] = weight(&linear.weight(l), out, input)?;
+                    if spec.biases.contains(&linear) {
+                        biases[linear as usize] = Some(vector(&linear.bias(l), out)?);
+                    }
                 }
-                let norm = |short: &str, width: usize| norm(&format!("blk.{l}.{short}.weight"), width);
-                let pair = |there: bool, names: [&str; 2], width: usize| -> Result<Option<[Vec<f32>; 2]>> {
-                    there.then(|| Ok([norm(names[0], width)?, norm(names[1], width)?])).transpose()
-                };
-                let v = &spec.variant;
+                let norm = |norm: Norm| vector(&norm.weight(l), spec.norm_width(norm));
+                let pair = |a: Norm, b: Norm| spec.has(a).then(|| Ok([norm(a)?, norm(b)?])).transpose();
                 Ok(Layer {
-                    attn_norm: norm("attn_norm", spec.hidden)?,
-                    ffn_norm: norm("ffn_norm", spec.hidden)?,
-                    qk_norm: pair(v.qk_norm, ["attn_q_norm", "attn_k_norm"], spec.head_dim)?,
-                    post_norm: pair(v.post_norm, ["post_attention_norm", "post_ffw_norm"], spec.hidden)?,
+                    attn_norm: norm(Norm::Attn)?,
+                    ffn_norm: norm(Norm::Ffn)?,
+                    qk_norm: pair(Norm::Q, Norm::K)?,
+                    post_norm: pair(Norm::PostAttn, Norm::PostFfn)?,
                     linears,
+                    biases,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let embedding = weight("token_embd.weight", spec.vocab, spec.hidden)?;
-        let output = if spec.tied { embedding } else { weight("output.weight", spec.vocab, spec.hidden)? };
-        let output_norm = norm("output_norm.weight", spec.hidden)?;
+        let embedding = weight(model_spec::EMBEDDING, spec.vocab, spec.hidden)?;
+        let output = if spec.tied { embedding } else { weight(model_spec::OUTPUT, spec.vocab, spec.hidden)? };
+        let output_norm = vector(model_spec::OUTPUT_NORM, spec.hidden)?;
+        spec.check_tensors(&gguf)?;
         let tokenizer = Tokenizer::from_gguf(&gguf, map.clone())?;
         if tokenizer.n_vocab() > spec.vocab {
             return Err(Error::new(
@@ -200,6 +194,7 @@ impl Base {
             qk_norm: l.qk_norm.as_ref().map(|n| n.each_ref().map(Vec::as_slice)),
             post_norm: l.post_norm.as_ref().map(|n| n.each_ref().map(Vec::as_slice)),
             linears: l.linears.map(|w| self.matrix(w)),
+            biases: l.biases.each_ref().map(Option::as_deref),
         }
     }
 
@@ -262,7 +257,7 @@ fn find(gguf: &Gguf<'_>, name: &str, rows: usize, cols: usize) -> Result<Weight>
     })?;
     let section = || format!("tensor {name}");
     let TensorType::Known(ty) = info.ty else {
-        return Err(Error::new(Code::Type, format!("tensor type {:?} cannot be run", info.ty))
+        return Err(Error::new(Code::Type, format!("tensor type {} cannot be run", info.ty))
             .in_section(section())
             .hint("use a base quantized to F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K or IQ4_NL"));
     };

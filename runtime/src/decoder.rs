@@ -15,7 +15,7 @@ use crate::cpu::Cpu;
 use crate::kv::{Kv, KvType};
 use crate::module::{Module, Point};
 use crate::rope::rope_table;
-use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::model_spec::{ModelSpec, Rope};
 use conpet_formats::pet::Place;
 use in_force::{InForce, Work};
 use std::ops::Range;
@@ -33,8 +33,8 @@ pub(crate) struct Scratch {
     up: Aligned<f32>,
     /// What runs beside a sublayer.
     aside: Aligned<f32>,
-    /// Rotary tables of the batch's tokens: of layers that see all, and of local ones.
-    rope: [Aligned<f32>; 2],
+    /// Tables of the batch's tokens for each rotary embedding of the base.
+    rope: Vec<Aligned<f32>>,
     in_force: Work,
 }
 
@@ -47,7 +47,8 @@ impl Scratch {
         self.attn.reserve(n * spec.q_dim());
         self.gate.reserve(n * spec.ffn);
         self.up.reserve(n * spec.ffn);
-        self.rope.iter_mut().for_each(|r| r.reserve(n * spec.rope_dim));
+        self.rope.resize_with(spec.ropes.len(), Aligned::default);
+        self.rope.iter_mut().zip(&spec.ropes).for_each(|(table, rope)| table.reserve(n * rope.dim));
     }
 }
 
@@ -74,9 +75,8 @@ pub(crate) fn layers(
     in_force.modules().for_each(|m| prepare(cpu, base, m));
     s.reserve(spec, n);
     in_force.reserve(spec.q_dim().max(spec.ffn).max(spec.hidden), &mut s.in_force);
-    turns(cpu, spec.rope_base, spec, spans, &mut s.rope[0][..n * spec.rope_dim]);
-    if let Some(local) = &spec.variant.local {
-        turns(cpu, local.rope_base, spec, spans, &mut s.rope[1][..n * spec.rope_dim]);
+    for (rope, table) in spec.ropes.iter().zip(&mut s.rope) {
+        turns(cpu, *rope, spans, &mut table[..n * rope.dim]);
     }
     let (qd, kd) = (spec.q_dim(), spec.kv_dim());
     let [beside_attn, beside_ffn] = [Place::Output, Place::Down].map(|place| in_force.aside(place));
@@ -104,11 +104,10 @@ pub(crate) fn layers(
                 cpu.by_row(x, spec.head_dim, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
             }
         }
-        let tables = &s.rope[usize::from(spec.local(l).is_some())];
+        let (rope, tables) = (spec.rope(l), &s.rope[spec.attention(l).rope]);
         for (x, width) in [(&mut *q, qd), (&mut *k, kd)] {
             cpu.by_row(x, width, |t, x| {
-                let table = &tables[t * spec.rope_dim..(t + 1) * spec.rope_dim];
-                kernels.rope(x, spec.head_dim, table, spec.rope);
+                kernels.rope(x, spec.head_dim, &tables[t * rope.dim..(t + 1) * rope.dim], rope.kind);
             });
         }
         let mut at = 0;
@@ -145,7 +144,7 @@ pub(crate) fn layers(
             act(Point::Aside(Place::Down), x, &mut s.aside[..x.len()], &mut s.in_force);
         }
         cpu.by_row(gate, spec.ffn, |t, gate| {
-            kernels.gate_mul(spec.variant.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
+            kernels.gate_mul(spec.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
         });
         act(Point::In(Place::Down), &[], gate, &mut s.in_force);
         in_force.linears(cpu, (l, &w), [Linear::Down], gate, [&mut *x], &mut s.in_force);
@@ -185,12 +184,12 @@ fn prepare(cpu: &Cpu, base: &Base, module: &Module) {
 }
 
 /// Rotary tables of every token of the batch, `[tokens, rope_dim]`.
-fn turns(cpu: &Cpu, base: f32, spec: &ModelSpec, spans: &[Span<'_>], tables: &mut [f32]) {
-    cpu.by_row(tables, spec.rope_dim, |t, table| {
+fn turns(cpu: &Cpu, rope: Rope, spans: &[Span<'_>], tables: &mut [f32]) {
+    cpu.by_row(tables, rope.dim, |t, table| {
         let mut first = 0;
         for s in spans {
             if t < first + s.tokens {
-                return rope_table(base, s.past() + s.blend.positions() + t - first, table);
+                return rope_table(rope.base, s.past() + s.blend.positions() + t - first, table);
             }
             first += s.tokens;
         }

@@ -167,7 +167,7 @@ impl Engine {
     /// Embeds tokens into `hidden [tokens, hidden]`.
     pub fn embed(&self, tokens: impl Iterator<Item = u32>, hidden: &mut Vec<f32>) {
         let (table, h) = (self.base.embedding(), self.base.spec.hidden);
-        let scale = self.base.spec.variant.embedding_scale;
+        let scale = self.base.spec.embedding_scale;
         hidden.clear();
         for t in tokens {
             let at = hidden.len();

@@ -51,6 +51,22 @@ fn g19_types_that_cannot_be_run_are_refused_on_use() {
         assert!(Gguf::parse(&bytes).is_ok(), "type {ty} is listed");
         refused(Base::from_map(Mapped::from_vec(bytes), Path::new("x.gguf")), Code::Type, &format!("type {ty}"));
     }
+    let bytes = poked("output_norm.weight", 4 + 8, &39u32.to_le_bytes());
+    let e = Base::from_map(Mapped::from_vec(bytes), Path::new("x.gguf")).unwrap_err();
+    assert!(e.message().contains("MXFP4"), "{e}");
+}
+
+#[test]
+fn a_tensor_that_nobody_reads_is_refused_by_name() {
+    let config = TinyConfig { biases: true, ..TinyConfig::default() };
+    let mut bytes = tiny::base(&config).unwrap();
+    let load = |bytes: &[u8]| Base::from_map(Mapped::from_vec(bytes.to_vec()), Path::new("x.gguf"));
+    assert!(load(&bytes).is_ok());
+    // Without the first layer's, the family has no such bias.
+    let at = bytes.windows(17).position(|w| w == b"blk.0.attn_k.bias").unwrap();
+    bytes[at + 4] = b'9';
+    let e = load(&bytes).unwrap_err();
+    assert!(e.code() == Code::Unsupported && e.to_string().contains("tensor blk.9.attn_k.bias"), "{e}");
 }
 
 /// Token tables written by `f` over a good vocabulary of each kind of tokenizer.

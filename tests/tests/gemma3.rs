@@ -47,7 +47,7 @@ fn reference(file: &[u8], tokens: &[u32]) -> Rows {
         let get = |name: &str| tensor(&g, file, &format!("blk.{l}.{name}.weight"));
         let (q_norm, k_norm) = (get("attn_q_norm"), get("attn_k_norm"));
         let everything = l % 6 == 5;
-        let base: f64 = if everything { f64::from(s.rope_base) } else { 10_000.0 };
+        let base: f64 = if everything { 1_000_000.0 } else { 10_000.0 };
         let heads = |w: &Rows, norms: Option<&Rows>, p: usize, x: &[f64]| -> Rows {
             let all = times(w, x);
             let turn = |head: &[f64]| -> Vec<f64> {

@@ -9,6 +9,7 @@ use conpet_formats::pet::lora::{self, Scaling};
 use conpet_formats::pet::{Lora, PetSpec};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::blend::Blend;
+use conpet_formats::tiny::{self, TinyArch, TinyConfig};
 use conpet_runtime::engine::Engine;
 use conpet_runtime::prompt::Prompt;
 use conpet_runtime::module::Module;
@@ -112,6 +113,27 @@ fn tiny_base() {
     let dir = tempfile::tempdir().unwrap();
     // The same f32 sums in another order, through at most four layers.
     check(conpet_tests::tiny_engine(dir.path()), "tiny", 1, 5.0, 1e-4);
+}
+
+/// Every form of layer a family has; texts outgrow the window.
+#[test]
+fn tiny_gemma3() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gemma.gguf");
+    let config = TinyConfig { arch: TinyArch::Gemma3, layers: 7, ..TinyConfig::default() };
+    std::fs::write(&path, tiny::base(&config).unwrap()).unwrap();
+    // As above, through at most seven layers.
+    check(Engine::open(&path, 2).unwrap(), "tiny gemma3", 1, 5.0, 1e-4);
+}
+
+#[test]
+fn gemma3() {
+    let Some(path) = conpet_tests::real_gemma3() else {
+        println!("skipped: no Gemma 3 base here (set CONPET_GEMMA3)");
+        return;
+    };
+    // As above, through 12 layers.
+    check(Engine::open(&path, 2).unwrap(), "Gemma 3", 6, 0.2, 1e-3);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The differentiable decoder: the branch layers of a llama-family base with a module in force.
+//! The differentiable decoder: the branch layers of a base with a module in force.
 //!
 //! It computes what the runtime's decoder computes (a test holds them together), from the
 //! same quantized weights, with gradients for the module's factors and nothing else. Each layer is one
@@ -9,13 +9,14 @@ mod layer;
 
 use crate::nn::attention::{Heads, Ragged};
 use crate::nn::frozen_weight::{FrozenLinear, FrozenWeight, QuantWeight};
+use crate::nn::gate::Gate;
 use crate::nn::pet::{Dropout, Plan};
 use crate::nn::rms_norm::{RmsNorm, rms_norm};
 use crate::nn::sparse::Probe;
 use candle_core::{Result, Tensor};
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::pet::{PetSpec, Place, Site, prompt};
-use conpet_runtime::base::{Base, Linear};
+use conpet_runtime::base::{Base, LayerRef, Linear};
 use conpet_runtime::engine::Engine;
 use conpet_runtime::kernels::{Kernels, MatrixRef};
 use layer::{Frozen, LayerOp, Pass, kept_per_token};
@@ -117,14 +118,20 @@ impl Decoder {
         let norm = |w: &[f32]| RmsNorm { weight: Arc::new(w.to_vec()), eps: spec.norm_eps, kernels };
         let layers = (first..spec.n_layer).map(|l| {
             let w = base.layer(l);
-            let weight = |which: &[Linear]| frozen(&which.iter().map(|x| w.linear(*x)).collect::<Vec<_>>(), dense);
+            let weight = |which: &[Linear]| {
+                let parts: Vec<MatrixRef<'_>> = which.iter().map(|x| w.linear(*x)).collect();
+                frozen(&parts, dense).with_bias(bias(&w, which))
+            };
+            let pair = |norms: Option<[&[f32]; 2]>| norms.map(|n| n.map(norm));
             Arc::new(Frozen {
                 attn_norm: norm(w.attn_norm),
                 qkv: weight(&[Linear::Q, Linear::K, Linear::V]),
+                heads: Heads::new(&spec, l, pair(w.qk_norm), kernels),
                 output: weight(&[Linear::Output]),
                 ffn_norm: norm(w.ffn_norm),
                 gate_up: weight(&[Linear::Gate, Linear::Up]),
                 down: weight(&[Linear::Down]),
+                post_norm: pair(w.post_norm),
             })
         });
         Self {
@@ -152,7 +159,8 @@ impl Decoder {
         }
         let order = |v: Vec<u32>| Tensor::new(v, hidden.device());
         let hidden = Tensor::cat(&[prompt, hidden], 0)?.index_select(&order(all)?, 0)?;
-        self.layers(&hidden, &Ragged::new(&self.spec, &lens), adapters, how)?.index_select(&order(own)?, 0)
+        let batch = Ragged::new(&self.spec, &lens).pinned(n);
+        self.layers(&hidden, &batch, adapters, how)?.index_select(&order(own)?, 0)
     }
 
     fn layers(&self, hidden: &Tensor, batch: &Ragged, adapters: &Adapters, how: &Training) -> Result<Tensor> {
@@ -160,8 +168,7 @@ impl Decoder {
         let one = (kept_per_token(&self.spec) * batch.tokens()).max(1);
         let kept = how.activation_bytes.map_or(n, |bytes| bytes / one);
         let pass = Arc::new(Pass {
-            ffn: self.spec.ffn,
-            heads: Heads::new(&self.spec, self.kernels),
+            gate: Gate { activation: self.spec.activation, width: self.spec.ffn, kernels: self.kernels },
             batch: batch.clone(),
             dropout: how.dropout.clone(),
             kernels: self.kernels,
@@ -194,6 +201,15 @@ impl Decoder {
     pub fn logits(&self, normed: &Tensor) -> Result<Tensor> {
         normed.apply_op1(FrozenLinear { weight: self.output.clone(), threads: self.threads })
     }
+}
+
+/// The biases of linears that read one input, one behind the other; empty if none has one.
+fn bias(layer: &LayerRef<'_>, which: &[Linear]) -> Vec<f32> {
+    if which.iter().all(|l| layer.bias(*l).is_none()) {
+        return Vec::new();
+    }
+    let own = |l: &Linear| layer.bias(*l).map_or_else(|| vec![0.0; layer.linear(*l).rows], <[f32]>::to_vec);
+    which.iter().flat_map(own).collect()
 }
 
 /// A borrowed matrix, as a place in the base's map.

@@ -14,6 +14,7 @@ pub mod adapter;
 pub mod attention;
 pub mod bias;
 pub mod frozen_weight;
+pub mod gate;
 pub mod ia3;
 pub mod lm_loss;
 pub mod lora;
@@ -22,7 +23,6 @@ pub mod pet;
 pub mod pool;
 pub mod rms_norm;
 pub mod sparse;
-pub mod swiglu;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
@@ -54,7 +54,7 @@ pub(crate) fn numbers(t: &Tensor) -> Result<Vec<f32>> {
 #[cfg(test)]
 pub(crate) mod check {
     use candle_core::{Device, Result, Tensor, Var};
-    use conpet_formats::model_spec::{ModelSpec, RopeKind, Variant};
+    use conpet_formats::model_spec::{Activation, Attention, ModelSpec, Norm, Rope, RopeKind};
 
     /// A small base with a partly rotated head and grouped heads.
     pub(crate) fn spec() -> ModelSpec {
@@ -70,11 +70,14 @@ pub(crate) mod check {
             vocab: 40,
             context: 64,
             norm_eps: 1e-5,
-            rope_base: 100.0,
-            rope_dim: 4,
-            rope: RopeKind::Adjacent,
             tied: true,
-            variant: Variant::default(),
+            embedding_scale: 1.0,
+            attention_scale: 0.5,
+            activation: Activation::Silu,
+            norms: &[Norm::Attn, Norm::Ffn],
+            biases: Vec::new(),
+            ropes: vec![Rope { kind: RopeKind::Adjacent, base: 100.0, dim: 4 }],
+            attention: vec![Attention { window: None, rope: 0 }],
         }
     }
 

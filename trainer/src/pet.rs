@@ -84,7 +84,7 @@ fn start(base: &Base, suffix: &str, shape: &[usize], mut rng: Stream) -> Vec<f32
             for row in rows.chunks_exact_mut(shape[1]) {
                 let token = rng.below(base.spec.vocab);
                 conpet_runtime::kernels::Kernels::detect().dequantize_row(base.embedding(), token, row);
-                row.iter_mut().for_each(|v| *v *= base.spec.variant.embedding_scale);
+                row.iter_mut().for_each(|v| *v *= base.spec.embedding_scale);
             }
             rows
         }

@@ -27,7 +27,6 @@ use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::bundle::{Bundle, Draft};
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::fingerprint;
-use conpet_formats::model_spec::Variant;
 use conpet_formats::pet::PetSpec;
 use conpet_formats::quant::QuantType;
 use conpet_formats::{Code, Error, Result};
@@ -109,14 +108,6 @@ impl<'a> Run<'a> {
         on_event: impl FnMut(Event<'_>) + 'a,
     ) -> Result<Self> {
         let spec = &engine.base.spec;
-        if spec.variant != Variant::default() {
-            return Err(Error::new(
-                Code::Unsupported,
-                format!("training on a {} base is not supported yet", spec.arch),
-            )
-            .hint("conpet-run serves it; train on a llama-family base")
-            .in_file(engine.base.path()));
-        }
         config.check(spec)?;
         tasks.iter_mut().for_each(|t| t.subset(config.subset, config.test_subset));
         if method::by_name(&config.method).is_some_and(|m| m.shared) {

@@ -161,7 +161,7 @@ fn read_lora(mut c: Config, tensors: BTreeMap<String, Values>, spec: &ModelSpec)
         let site = names::site(spec, module)?;
         // The order of rows is known only where their number is.
         if which == 1 && shape.len() == 2 && shape[0] == site.place.shape(spec).0 && shape[1] > 0 {
-            values = rows::reorder(spec, site.place, values, shape[1], Order::Gguf)?;
+            values = rows::reorder(spec, site, values, shape[1], Order::Gguf)?;
         }
         found.insert(site);
         halves.add(site, which, shape, values)?;
@@ -204,7 +204,7 @@ fn read_ia3(mut c: Config, tensors: BTreeMap<String, Values>, spec: &ModelSpec) 
             }
             return Err(misfit(&name, &shape, &format!("{want:?}")));
         }
-        let l = rows::reorder(spec, site.place, l, 1, Order::Gguf)?;
+        let l = rows::reorder(spec, site, l, 1, Order::Gguf)?;
         out.insert(format!("{site}.{}", ia3::L), (vec![l.len()], l.iter().map(|v| v - 1.0).collect()));
         found.insert(site);
         places.insert(site.place);
@@ -243,13 +243,12 @@ fn embeddings(mut c: Config, tensors: BTreeMap<String, Values>, width: usize) ->
 /// What is learned before the sequence means the same on both sides only where every layer sees everything:
 /// a window hides it from later tokens in PEFT, and not here.
 fn no_windows(spec: &ModelSpec) -> Result<()> {
-    match &spec.variant.local {
+    match spec.window() {
         None => Ok(()),
-        Some(l) => Err(Error::new(
+        Some(window) => Err(Error::new(
             Code::Unsupported,
             format!(
-                "learned tokens on a base with windows of {} tokens, where PEFT lets later tokens lose sight of them",
-                l.window
+                "learned tokens on a base with windows of {window} tokens, where PEFT lets later tokens lose sight of them"
             ),
         )
         .hint("use lora or ia3 on this base")),
@@ -274,10 +273,10 @@ fn read_prefix(c: Config, tensors: BTreeMap<String, Values>, spec: &ModelSpec) -
             let token = values.chunks_exact(spec.n_layer * 2 * kv);
             let mut pairs = Vec::with_capacity(n * kv);
             for row in token.map(|t| t[(2 * layer + which) * kv..][..kv].to_vec()) {
-                pairs.extend(rows::reorder(spec, place, row, 1, Order::Gguf)?);
+                pairs.extend(rows::reorder(spec, Site { layer, place }, row, 1, Order::Gguf)?);
             }
             if place == Place::K {
-                rows::turn(spec, &mut pairs, -(n as f64));
+                rows::turn(spec, layer, &mut pairs, -(n as f64));
             }
             out.insert(format!("{}.{}", Site { layer, place }, prefix::PAIRS), (vec![n, kv], pairs));
         }
@@ -315,7 +314,7 @@ fn export(
                 for (i, what) in lora::NAMES.into_iter().enumerate() {
                     let (shape, mut v) = parcel.tensor(&tensors, *site, what)?;
                     if i == 1 {
-                        v = rows::reorder(spec, site.place, v, shape[1], Order::HuggingFace)?;
+                        v = rows::reorder(spec, *site, v, shape[1], Order::HuggingFace)?;
                     }
                     out.insert(format!("{ROOT}{}{}", names::path(*site)?, LORA[i]), (parcel.dtype, (shape, v)));
                 }
@@ -343,7 +342,7 @@ fn export(
             for site in &sites {
                 let (_, l) = parcel.tensor(&tensors, *site, ia3::L)?;
                 let l: Vec<f32> = l.iter().map(|v| v + 1.0).collect();
-                let l = rows::reorder(spec, site.place, l, 1, Order::HuggingFace)?;
+                let l = rows::reorder(spec, *site, l, 1, Order::HuggingFace)?;
                 let shape = if ia3::scales_input(site.place) { vec![1, l.len()] } else { vec![l.len(), 1] };
                 out.insert(format!("{ROOT}{}{IA3}", names::path(*site)?), (Dtype::F32, (shape, l)));
             }
@@ -404,10 +403,10 @@ fn prefix_rows(parcel: &Parcel, tensors: &Tensors<'_>, n: usize, spec: &ModelSpe
         for (which, place) in [Place::K, Place::V].into_iter().enumerate() {
             let (_, mut pairs) = parcel.tensor(tensors, Site { layer, place }, prefix::PAIRS)?;
             if place == Place::K {
-                rows::turn(spec, &mut pairs, n as f64);
+                rows::turn(spec, layer, &mut pairs, n as f64);
             }
             for (row, out) in pairs.chunks_exact(kv).zip(out.chunks_exact_mut(width)) {
-                let row = rows::reorder(spec, place, row.to_vec(), 1, Order::HuggingFace)?;
+                let row = rows::reorder(spec, Site { layer, place }, row.to_vec(), 1, Order::HuggingFace)?;
                 out[(2 * layer + which) * kv..][..kv].copy_from_slice(&row);
             }
         }

@@ -6,7 +6,7 @@
 //! (Gemma, Qwen) keep the order.
 
 use crate::model_spec::{ModelSpec, RopeKind};
-use crate::pet::Place;
+use crate::pet::{Place, Site};
 use crate::{Code, Error, Result};
 
 /// An order of query and key rows.
@@ -22,15 +22,16 @@ pub(super) enum Order {
 ///
 /// # Errors
 /// `E_UNSUPPORTED` where only part of a permuted head turns: no converter agrees on its order.
-pub(super) fn reorder(spec: &ModelSpec, place: Place, data: Vec<f32>, cols: usize, to: Order) -> Result<Vec<f32>> {
-    if !matches!(place, Place::Q | Place::K) || spec.rope == RopeKind::Halves {
+pub(super) fn reorder(spec: &ModelSpec, site: Site, data: Vec<f32>, cols: usize, to: Order) -> Result<Vec<f32>> {
+    let rope = spec.rope(site.layer);
+    if !matches!(site.place, Place::Q | Place::K) || rope.kind == RopeKind::Halves {
         return Ok(data);
     }
     let d = spec.head_dim;
-    if spec.rope_dim != d {
+    if rope.dim != d {
         return Err(Error::new(
             Code::Unsupported,
-            format!("RoPE turns {} of a head's {d} values: the order of q and k rows is not known", spec.rope_dim),
+            format!("RoPE turns {} of a head's {d} values: the order of q and k rows is not known", rope.dim),
         )
         .hint("use a base whose heads turn whole, or an adapter without q_proj and k_proj"));
     }
@@ -46,16 +47,17 @@ pub(super) fn reorder(spec: &ModelSpec, place: Place, data: Vec<f32>, cols: usiz
     Ok(out)
 }
 
-/// Turns keys `[n, kv_dim]`, in the base's own order, by so many positions.
-pub(super) fn turn(spec: &ModelSpec, keys: &mut [f32], positions: f64) {
-    let (d, half) = (spec.head_dim, spec.rope_dim / 2);
+/// Turns keys `[n, kv_dim]` of a layer, in the base's own order, by so many positions.
+pub(super) fn turn(spec: &ModelSpec, layer: usize, keys: &mut [f32], positions: f64) {
+    let rope = spec.rope(layer);
+    let (d, half) = (spec.head_dim, rope.dim / 2);
     for head in keys.chunks_exact_mut(d) {
         for i in 0..half {
-            let (x, y) = match spec.rope {
+            let (x, y) = match rope.kind {
                 RopeKind::Adjacent => (2 * i, 2 * i + 1),
                 RopeKind::Halves => (i, i + half),
             };
-            let angle = positions * f64::from(spec.rope_base).powf(-((2 * i) as f64) / spec.rope_dim as f64);
+            let angle = positions * f64::from(rope.base).powf(-((2 * i) as f64) / rope.dim as f64);
             let (sin, cos) = angle.sin_cos();
             let (a, b) = (f64::from(head[x]), f64::from(head[y]));
             head[x] = (a * cos - b * sin) as f32;
@@ -76,30 +78,31 @@ mod tests {
     #[test]
     fn a_known_permutation_and_back() {
         let mut spec = spec();
-        (spec.head_dim, spec.rope_dim, spec.n_kv_head, spec.rope) = (4, 4, 2, RopeKind::Adjacent);
+        (spec.head_dim, spec.ropes[0].dim, spec.n_kv_head) = (4, 4, 2);
+        let [q, k, v] = [Place::Q, Place::K, Place::V].map(|place| Site { layer: 0, place });
         // numpy: arange(8).reshape(2, 2, 2).swapaxes(1, 2).ravel()
         let hf: Vec<f32> = (0..8).map(|v| v as f32).collect();
-        let gguf = reorder(&spec, Place::K, hf.clone(), 1, Order::Gguf).unwrap();
+        let gguf = reorder(&spec, k, hf.clone(), 1, Order::Gguf).unwrap();
         assert_eq!(gguf, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-        assert_eq!(reorder(&spec, Place::K, gguf, 1, Order::HuggingFace).unwrap(), hf);
-        assert_eq!(reorder(&spec, Place::V, hf.clone(), 1, Order::Gguf).unwrap(), hf);
-        spec.rope_dim = 2;
-        assert_eq!(reorder(&spec, Place::Q, hf.clone(), 1, Order::Gguf).unwrap_err().code(), Code::Unsupported);
-        spec.rope = RopeKind::Halves;
-        assert_eq!(reorder(&spec, Place::Q, hf.clone(), 1, Order::Gguf).unwrap(), hf);
+        assert_eq!(reorder(&spec, k, gguf, 1, Order::HuggingFace).unwrap(), hf);
+        assert_eq!(reorder(&spec, v, hf.clone(), 1, Order::Gguf).unwrap(), hf);
+        spec.ropes[0].dim = 2;
+        assert_eq!(reorder(&spec, q, hf.clone(), 1, Order::Gguf).unwrap_err().code(), Code::Unsupported);
+        spec.ropes[0].kind = RopeKind::Halves;
+        assert_eq!(reorder(&spec, q, hf.clone(), 1, Order::Gguf).unwrap(), hf);
     }
 
     #[test]
     fn turning_there_and_back_is_nothing() {
         let mut spec = spec();
-        (spec.head_dim, spec.rope_dim) = (8, 8);
+        (spec.head_dim, spec.ropes[0].dim) = (8, 8);
         for rope in [RopeKind::Adjacent, RopeKind::Halves] {
-            spec.rope = rope;
+            spec.ropes[0].kind = rope;
             let keys: Vec<f32> = (0..16).map(|v| v as f32 / 7.0 - 1.0).collect();
             let mut turned = keys.clone();
-            turn(&spec, &mut turned, 5.0);
+            turn(&spec, 0, &mut turned, 5.0);
             assert!(turned != keys);
-            turn(&spec, &mut turned, -5.0);
+            turn(&spec, 0, &mut turned, -5.0);
             // Two roundings to f32 of numbers up to 1.5.
             turned.iter().zip(&keys).for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
         }

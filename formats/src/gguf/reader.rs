@@ -4,8 +4,9 @@ use super::value::{Array, Value, text};
 use super::{DEFAULT_ALIGNMENT, MAGIC};
 use crate::bytes::Cursor;
 use crate::error::clip;
-use crate::quant::QuantType;
+use crate::quant::{self, QuantType};
 use crate::{Code, Error, Result};
+use std::fmt;
 
 /// A parsed and validated GGUF.
 ///
@@ -54,6 +55,20 @@ pub enum TensorType {
     Known(QuantType),
     /// Any other type id: listed, refused on use.
     Unknown(u32),
+}
+
+impl fmt::Display for TensorType {
+    /// The name that llama.cpp prints, or the id of a type unknown there too.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Known(ty) => ty.name(),
+            Self::Unknown(id) => match quant::foreign_name(*id) {
+                Some(name) => name,
+                None => return write!(f, "type {id}"),
+            },
+        };
+        f.write_str(name)
+    }
 }
 
 /// One tensor of the file.

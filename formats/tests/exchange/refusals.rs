@@ -288,7 +288,7 @@ fn x11_x12_x13_what_was_exported_is_refused_on_other_weights_quants_and_tokenize
 fn x14_rows_are_never_taken_in_an_unknown_order() {
     // A llama whose heads turn in part: its converters do not agree on the order of q and k.
     let mut world = World::llama();
-    world.spec.rope_dim /= 2;
+    world.spec.ropes[0].dim /= 2;
     refused(&error(&Folder::lora(&world, &[(Q, 4)]), &world), Code::Unsupported, &["q and k"]);
     peft::read(&Folder::lora(&world, &[(DOWN, 4)]).write(&world), &world.spec, &world.base).unwrap();
 }

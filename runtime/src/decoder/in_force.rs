@@ -130,6 +130,11 @@ impl<'a> InForce<'a> {
             (w.linear(which[i - 1]), &mut **y, on[i - 1])
         });
         cpu.kernels.matmul_many(&cpu.threads, parts, x, self.tokens);
+        for (y, which) in ys.iter_mut().zip(which) {
+            if let Some(bias) = w.bias(which) {
+                cpu.by_row(y, bias.len(), |_, y| cpu.kernels.add(y, bias));
+            }
+        }
         for g in &self.groups {
             for (i, m) in g.blend.modules().iter().enumerate() {
                 if !adds(m) || riding.is_some_and(|(_, riding)| riding == i) {

@@ -41,7 +41,8 @@ pub(crate) fn run(data: &[u8]) {
         }
     }
     if let Ok(spec) = ModelSpec::from_gguf(&g) {
-        assert!(spec.n_layer <= 512 && spec.n_head.is_multiple_of(spec.n_kv_head) && spec.rope_dim <= spec.head_dim);
+        assert!(spec.n_layer <= 512 && spec.n_head.is_multiple_of(spec.n_kv_head));
+        assert!(spec.ropes.iter().all(|r| r.dim <= spec.head_dim));
         let reference = base_ref(&g, &file).unwrap();
         check_base(&reference, &g, &file, CheckDepth::Full).unwrap();
         assert!(

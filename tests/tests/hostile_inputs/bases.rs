@@ -156,7 +156,6 @@ pub(crate) fn cases() -> Vec<Case> {
     model(out, "more layers than tensors", &["blk.4.", "lacks"], |b| poke(b, "llama.block_count", 4, 5));
     model(out, "another width", &["tensor "], |b| poke(b, "llama.embedding_length", 4, 128));
     model(out, "rope size 0", &["rope size 0"], |b| poke(b, "llama.rope.dimension_count", 4, 0));
-    gemma(out, "one of another family", &["gemma3", "not supported"], |_| ());
     gemma(out, "values of another width", &["value_length"], |b| poke(b, "gemma3.attention.value_length", 4, 8));
     gemma(out, "an odd head", &["head size 15"], |b| {
         poke(b, "gemma3.attention.key_length", 4, 15);

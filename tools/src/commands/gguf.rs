@@ -114,7 +114,7 @@ pub(super) fn run(args: &GgufArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
 
 /// Why this release cannot run the base, if it cannot.
 fn unsupported(gguf: &Gguf<'_>) -> Option<String> {
-    if let Err(e) = ModelSpec::from_gguf(gguf) {
+    if let Err(e) = ModelSpec::from_gguf(gguf).and_then(|s| s.check_tensors(gguf)) {
         return Some(e.brief());
     }
     let t = gguf.tensors().iter().find(|t| matches!(t.ty, TensorType::Unknown(_)))?;

@@ -1,23 +1,25 @@
 //! One decoder layer as one differentiable operator.
 //!
 //! ```text
-//! a  = rms_norm(x)        qkv = Wqkv a            rotate q, k
-//! o  = attention(qkv)     m   = x + Wo o
+//! a  = rms_norm(x)        qkv = Wqkv a            (normalise,) rotate q, k
+//! o  = attention(qkv)     z   = Wo o              m = x + (rms_norm) z
 //! b  = rms_norm(m)        gu  = Wgu b
-//! h  = silu(gate) · up    y   = m + Wd h
+//! h  = f(gate) · up       z   = Wd h              y = m + (rms_norm) z
 //! ```
-//! A module's parts act at the points between (`nn/pet.rs`). The backward reads `qkv`, `o`, `m`, `gu` and what
-//! the parts kept; `a`, `b` and `h` are computed again, being cheap. What was not kept is all computed
+//! What stands in parentheses is there in some families ([`ModelSpec`]). A module's parts act at the points
+//! between (`nn/pet.rs`). The backward reads `qkv`, `o`, `m`, `gu`, what the norms in parentheses have read, and
+//! what the parts kept; `a`, `b` and `h` are computed again, being cheap. What was not kept is all computed
 //! again from `x`.
 
 use crate::nn::attention::{Heads, Learned, Ragged};
 use crate::nn::frozen_weight::FrozenWeight;
+use crate::nn::gate::Gate;
 use crate::nn::matmul::View;
 use crate::nn::pet::{At, Dropout, Group, Plan, Point};
 use crate::nn::rms_norm::RmsNorm;
-use crate::nn::{operand, swiglu, with_numbers};
+use crate::nn::{operand, with_numbers};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::model_spec::{ModelSpec, Norm};
 use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +30,7 @@ pub(super) struct Frozen {
     pub(super) attn_norm: RmsNorm,
     /// q, k and v one above the other, `[q_dim + 2 kv_dim, hidden]`.
     pub(super) qkv: FrozenWeight,
+    pub(super) heads: Heads,
     /// `[hidden, q_dim]`.
     pub(super) output: FrozenWeight,
     pub(super) ffn_norm: RmsNorm,
@@ -35,6 +38,8 @@ pub(super) struct Frozen {
     pub(super) gate_up: FrozenWeight,
     /// `[hidden, ffn]`.
     pub(super) down: FrozenWeight,
+    /// Norms of what attention and the feed-forward layer add, in families that have them.
+    pub(super) post_norm: Option<[RmsNorm; 2]>,
 }
 
 impl Frozen {
@@ -51,8 +56,7 @@ impl Frozen {
 /// What all layers of a pass share.
 #[derive(Debug)]
 pub(super) struct Pass {
-    pub(super) ffn: usize,
-    pub(super) heads: Heads,
+    pub(super) gate: Gate,
     pub(super) batch: Ragged,
     pub(super) dropout: Option<Dropout>,
     pub(super) kernels: Kernels,
@@ -65,18 +69,25 @@ type Kept = Vec<Vec<f32>>;
 /// Kept between forward and backward.
 #[derive(Debug)]
 struct Saved {
-    /// Rotated.
+    /// As the linears gave it, if it is normalised; else empty.
+    raw: Vec<f32>,
+    /// Normalised and rotated.
     qkv: Vec<f32>,
     o: Vec<f32>,
     m: Vec<f32>,
     gate_up: Vec<f32>,
+    /// What the norms of attention's and the feed-forward layer's output have read, if there are any.
+    outputs: [Vec<f32>; 2],
     /// Of the points whose states are not computed again.
     parts: [Kept; Point::N],
 }
 
 /// Bytes a layer keeps for each token.
 pub(super) fn kept_per_token(spec: &ModelSpec) -> usize {
-    4 * (2 * spec.q_dim() + 2 * spec.kv_dim() + spec.hidden + 2 * spec.ffn)
+    let qkv = spec.q_dim() + 2 * spec.kv_dim();
+    let raw = if spec.has(Norm::Q) { qkv } else { 0 };
+    let outputs = if spec.has(Norm::PostAttn) { 2 * spec.hidden } else { 0 };
+    4 * (qkv + raw + spec.q_dim() + spec.hidden + 2 * spec.ffn + outputs)
 }
 
 /// The operator: `x [n, hidden]` and the layer's factors (if it has any) to `[n, hidden]`.
@@ -138,7 +149,7 @@ impl LayerOp {
 
     /// The feed-forward's middle, and what acts on it.
     fn hidden(&self, v: &[f32], gate_up: &[f32]) -> (Vec<f32>, Kept) {
-        let mut h = swiglu::forward(self.pass.kernels, gate_up, self.pass.ffn);
+        let mut h = self.pass.gate.forward(gate_up);
         let kept = self.act(v, Point::Hidden, (&[], 1), &mut h);
         (h, kept)
     }
@@ -149,6 +160,22 @@ impl LayerOp {
         let mut y = w.forward(View::new(x, w.cols), self.pass.threads);
         let kept = self.act(v, Point::after(g), (x, w.cols), &mut y);
         (y, kept)
+    }
+
+    /// What a sublayer adds, and what its norm has read if there is one: attention's 0, the feed-forward's 1.
+    fn post(&self, which: usize, z: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
+        match &self.frozen.post_norm {
+            Some(norms) => (norms[which].forward(&z), z),
+            None => (z, Vec::new()),
+        }
+    }
+
+    /// Turns the gradient of what a sublayer adds into that of what its norm has read.
+    fn post_back(&self, which: usize, z: &[f32], dz: Vec<f32>) -> Vec<f32> {
+        let Some(norms) = &self.frozen.post_norm else { return dz };
+        let mut dx = vec![0.0; z.len()];
+        norms[which].backward(z, &dz, &mut dx);
+        dx
     }
 
     fn learned<'a>(&self, v: &'a [f32]) -> Option<Learned<'a>> {
@@ -163,10 +190,13 @@ impl LayerOp {
         let (a, _) = self.norm(v, Point::AttnNorm, &w.attn_norm, x);
         let (mut qkv, kept) = self.site(v, Group::Qkv, &a);
         keep(Point::Qkv, kept);
-        p.heads.rotate(&p.batch, &mut qkv, false);
-        let o = p.heads.forward(&p.batch, &qkv, self.learned(v));
-        let (mut m, kept) = self.site(v, Group::Output, &o);
+        let raw = if w.heads.normalises() { qkv.clone() } else { Vec::new() };
+        w.heads.normalise(&mut qkv);
+        w.heads.rotate(&p.batch, &mut qkv, false);
+        let o = w.heads.forward(&p.batch, &qkv, self.learned(v));
+        let (z, kept) = self.site(v, Group::Output, &o);
         keep(Point::Output, kept);
+        let (mut m, attn_out) = self.post(0, z);
         keep(Point::AttnAdd, self.act(v, Point::AttnAdd, (&a, width), &mut m));
         drop(a);
         add(&mut m, x);
@@ -174,12 +204,13 @@ impl LayerOp {
         let (gate_up, kept) = self.site(v, Group::GateUp, &b);
         keep(Point::GateUp, kept);
         let (h, _) = self.hidden(v, &gate_up);
-        let (mut y, kept) = self.site(v, Group::Down, &h);
+        let (z, kept) = self.site(v, Group::Down, &h);
         keep(Point::Down, kept);
+        let (mut y, ffn_out) = self.post(1, z);
         keep(Point::FfnAdd, self.act(v, Point::FfnAdd, (&b, width), &mut y));
         add(&mut y, &m);
         keep(Point::Layer, self.act(v, Point::Layer, (&m, width), &mut y));
-        (y, Saved { qkv, o, m, gate_up, parts })
+        (y, Saved { raw, qkv, o, m, gate_up, outputs: [attn_out, ffn_out], parts })
     }
 
     /// The gradient of a group's input (if wanted); adds the parts' to `grad`. `dy` is used up.
@@ -209,7 +240,7 @@ impl LayerOp {
         let (p, w) = (&*self.pass, &*self.frozen);
         let width = w.attn_norm.weight.len();
         let kept = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Saved { qkv, o, m, gate_up, parts } = kept.unwrap_or_else(|| self.run(x, v).1);
+        let Saved { raw, qkv, o, m, gate_up, outputs, parts } = kept.unwrap_or_else(|| self.run(x, v).1);
         let mut grad = vec![0.0; v.len()];
         let kept = |point: Point| &parts[point as usize];
         let below = |point: Point| wants_input || self.learns_until(point);
@@ -220,6 +251,7 @@ impl LayerOp {
         let (b, kept_b) = self.norm(v, Point::FfnNorm, &w.ffn_norm, &m);
         let mut db = vec![0.0; b.len()];
         self.act_back(Point::FfnAdd, ((&b, width), kept(Point::FfnAdd)), &mut dz, (v, &mut grad), Some(&mut db));
+        let mut dz = self.post_back(1, &outputs[1], dz);
         let (h, kept_h) = self.hidden(v, &gate_up);
         let down = (&h[..], kept(Point::Down));
         let Some(mut dh) = self.site_back(Group::Down, down, &mut dz, (v, &mut grad), below(Point::Hidden)) else {
@@ -230,7 +262,7 @@ impl LayerOp {
         if !below(Point::GateUp) {
             return (None, grad);
         }
-        let mut d_gate_up = swiglu::backward(p.kernels, &gate_up, &dh, p.ffn);
+        let mut d_gate_up = p.gate.backward(&gate_up, &dh);
         drop((dh, gate_up));
         let entry = (&b[..], kept(Point::GateUp));
         let Some(part) = self.site_back(Group::GateUp, entry, &mut d_gate_up, (v, &mut grad), below(Point::FfnNorm))
@@ -250,20 +282,22 @@ impl LayerOp {
         let (a, kept_a) = self.norm(v, Point::AttnNorm, &w.attn_norm, x);
         let mut da = vec![0.0; a.len()];
         self.act_back(Point::AttnAdd, ((&a, width), kept(Point::AttnAdd)), &mut dz, (v, &mut grad), Some(&mut da));
+        let mut dz = self.post_back(0, &outputs[0], dz);
         let output = (&o[..], kept(Point::Output));
         let Some(d_o) = self.site_back(Group::Output, output, &mut dz, (v, &mut grad), below(Point::Attention)) else {
             return (None, grad);
         };
         let learned = self.plan.as_ref().and_then(|p| p.learned.clone()).unwrap_or([0..0, 0..0]);
         let [mut dk, mut dv] = learned.each_ref().map(|r| vec![0.0; r.len()]);
-        let mut d_qkv = p.heads.backward(&p.batch, &qkv, self.learned(v), &d_o, [&mut dk, &mut dv]);
+        let mut d_qkv = w.heads.backward(&p.batch, &qkv, self.learned(v), &d_o, [&mut dk, &mut dv]);
         for (at, d) in learned.into_iter().zip([dk, dv]) {
             grad[at].copy_from_slice(&d);
         }
         if !below(Point::Qkv) {
             return (None, grad);
         }
-        p.heads.rotate(&p.batch, &mut d_qkv, true);
+        w.heads.rotate(&p.batch, &mut d_qkv, true);
+        w.heads.normalise_back(&raw, &mut d_qkv);
         let entry = (&a[..], kept(Point::Qkv));
         let Some(part) = self.site_back(Group::Qkv, entry, &mut d_qkv, (v, &mut grad), below(Point::AttnNorm)) else {
             return (None, grad);

@@ -8,7 +8,7 @@ use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::lora::Scaling;
 use conpet_formats::pet::{Lora, PetKind, Places};
 use conpet_formats::tensors::TensorsWriter;
-use conpet_formats::tiny::{self, TinyConfig};
+use conpet_formats::tiny::{self, TinyArch, TinyConfig};
 use conpet_runtime::blend::Blend;
 use conpet_runtime::module::Module;
 use reference::Numbers;
@@ -17,10 +17,24 @@ use std::path::Path;
 mod reference;
 
 pub(crate) fn engine() -> Engine {
-    let map = Mapped::from_vec(tiny::base(&TinyConfig::default()).unwrap());
+    engine_of(&TinyConfig::default())
+}
+
+fn engine_of(config: &TinyConfig) -> Engine {
+    let map = Mapped::from_vec(tiny::base(config).unwrap());
     let e = Engine::new(Arc::new(Base::from_map(map, Path::new("tiny.gguf")).unwrap()), 2);
     let exact = e.cpu().kernels.exact();
     e.with_kernels(exact)
+}
+
+/// A base of every family, and of every form of it. The last layer of the Gemma sees everything, the one
+/// before it a window that is shorter than the sequences here.
+fn engines() -> [(&'static str, Engine); 3] {
+    let llama = TinyConfig::default();
+    let gemma = TinyConfig { arch: TinyArch::Gemma3, layers: 6, window: 2, ..TinyConfig::default() };
+    let all =
+        [("llama", llama.clone()), ("llama with biases", TinyConfig { biases: true, ..llama }), ("gemma3", gemma)];
+    all.map(|(name, config)| (name, engine_of(&config)))
 }
 
 /// Every kind and form, and some together.
@@ -45,17 +59,17 @@ fn parse(text: &str) -> PetSpec {
     PetSpec::parse(text, Lora { rank: 3, alpha: 1.5, scaling: Scaling::AlphaOverRank }, Places::LINEARS).unwrap()
 }
 
-/// The trunk that a kind can have.
-fn first(pet: &PetSpec) -> usize {
-    if pet.part(PetKind::Prompt).is_some() { 0 } else { 2 }
+/// The trunk that a kind can have: all but two layers, or none.
+fn first(spec: &ModelSpec, pet: &PetSpec) -> usize {
+    if pet.part(PetKind::Prompt).is_some() { 0 } else { spec.n_layer - 2 }
 }
 
 /// A module none of whose numbers is zero.
 fn adapters(e: &Engine, pet: &PetSpec) -> (Adapters, Vec<String>) {
-    let names = pet.sites(&e.base.spec, first(pet)).unwrap();
+    let names = pet.sites(&e.base.spec, first(&e.base.spec, pet)).unwrap();
     let sites: Vec<Site> = names.iter().map(|s| Site::parse(&e.base.spec, s).unwrap()).collect();
     let linears: Vec<Site> = sites.iter().copied().filter(|s| (s.place as usize) < 7).collect();
-    let n = pet.part(PetKind::Sparse).map_or(0, |p| p.parameters(&e.base.spec, first(pet)));
+    let n = pet.part(PetKind::Sparse).map_or(0, |p| p.parameters(&e.base.spec, first(&e.base.spec, pet)));
     let indices: Indices = pet::choose::random(&e.base, &linears, n, (1, "t"));
     let fresh = pet::fresh(&e.base, pet, &sites, &indices, (1, "t"), |_| false);
     let tensors = fresh.into_iter().enumerate().map(|(i, x)| {
@@ -87,35 +101,44 @@ fn far(a: &[f32], b: &[f32]) -> f32 {
 /// Fails if a kind's mechanism is missing from either, or stands at another place.
 #[test]
 fn scalar_reference_trainer_and_runtime_compute_the_same_for_every_kind() {
-    let e = engine();
-    let spec = &e.base.spec;
-    let texts = ["the list of files", " open", "water and oil, 42"];
-    let prompts: Vec<_> = texts.iter().map(|t| Arc::new(e.prompt(t, None).unwrap())).collect();
-    let lens: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
-    let bare: Vec<Vec<f32>> = prompts.iter().map(|p| e.logits(p, &Blend::none())).collect();
-    for text in KINDS {
-        let pet = parse(text);
-        let (a, sites) = adapters(&e, &pet);
-        let blend = Blend::from(Arc::new(module(&e, &a, &sites)));
-        let values = a.tensors.iter().map(|(n, t)| (n.clone(), numbers_of(t))).collect();
-        let plain = Numbers { pet: &pet, values, indices: &a.indices };
-        let trunk = e.trunk(prompts.clone(), first(&pet), None, false).hidden;
-        let x = Tensor::from_slice(&trunk, (lens.iter().sum::<usize>(), spec.hidden), &Device::Cpu).unwrap();
-        for mode in [WeightMode::Dense, WeightMode::Quant] {
-            let d = Decoder::new(&e, first(&pet), mode);
-            let y = d.forward(&x, &Ragged::new(spec, &lens), &a, &Training::default()).unwrap();
-            let logits = d.logits(&d.final_norm(&y).unwrap()).unwrap();
-            let mut at = 0;
-            for (p, bare) in prompts.iter().zip(&bare) {
-                let n = p.tokens.len();
-                let trained = numbers_of(&logits.i(at..at + n).unwrap());
-                let run = e.logits(p, &blend);
-                let want = reference::logits(&e.base, &p.tokens, &plain);
-                // The same sums in another order, through four layers, on logits of size about 30.
-                assert!(far(&run, &want) < 4e-3, "{text}: the runtime is {} from the reference", far(&run, &want));
-                assert!(far(&trained, &want) < 4e-3, "{text}: the trainer is {} from it", far(&trained, &want));
-                assert!(far(&run, bare) > 0.05, "{text}: the module does nothing");
-                at += n;
+    for (family, e) in engines() {
+        let spec = &e.base.spec;
+        let texts = ["the list of files", " open", "water and oil, 42"];
+        let prompts: Vec<_> = texts.iter().map(|t| Arc::new(e.prompt(t, None).unwrap())).collect();
+        let lens: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
+        let bare: Vec<Vec<f32>> = prompts.iter().map(|p| e.logits(p, &Blend::none())).collect();
+        for text in KINDS {
+            let pet = parse(text);
+            let (a, sites) = adapters(&e, &pet);
+            let blend = Blend::from(Arc::new(module(&e, &a, &sites)));
+            let values = a.tensors.iter().map(|(n, t)| (n.clone(), numbers_of(t))).collect();
+            let plain = Numbers { pet: &pet, values, indices: &a.indices };
+            let trunk = e.trunk(prompts.clone(), first(spec, &pet), None, false).hidden;
+            let x = Tensor::from_slice(&trunk, (lens.iter().sum::<usize>(), spec.hidden), &Device::Cpu).unwrap();
+            for mode in [WeightMode::Dense, WeightMode::Quant] {
+                let d = Decoder::new(&e, first(spec, &pet), mode);
+                let y = d.forward(&x, &Ragged::new(spec, &lens), &a, &Training::default()).unwrap();
+                let logits = d.logits(&d.final_norm(&y).unwrap()).unwrap();
+                let mut at = 0;
+                for (p, bare) in prompts.iter().zip(&bare) {
+                    let n = p.tokens.len();
+                    let trained = numbers_of(&logits.i(at..at + n).unwrap());
+                    let run = e.logits(p, &blend);
+                    let want = reference::logits(&e.base, &p.tokens, &plain);
+                    // The same sums in another order, through four layers, on logits of size about 30.
+                    assert!(
+                        far(&run, &want) < 4e-3,
+                        "{family}, {text}: the runtime is {} from the reference",
+                        far(&run, &want)
+                    );
+                    assert!(
+                        far(&trained, &want) < 4e-3,
+                        "{family}, {text}: the trainer is {} from it",
+                        far(&trained, &want)
+                    );
+                    assert!(far(&run, bare) > 0.05, "{family}, {text}: the module does nothing");
+                    at += n;
+                }
             }
         }
     }
@@ -123,69 +146,76 @@ fn scalar_reference_trainer_and_runtime_compute_the_same_for_every_kind() {
 
 #[test]
 fn without_a_module_trainer_and_runtime_compute_the_same() {
-    let e = engine();
-    let spec = &e.base.spec;
-    let p = Arc::new(e.prompt("water and oil, 42", None).unwrap());
-    let trunk = e.trunk(vec![p.clone()], 2, None, false).hidden;
-    let x = Tensor::from_slice(&trunk, (p.tokens.len(), spec.hidden), &Device::Cpu).unwrap();
-    let d = Decoder::new(&e, 2, WeightMode::Dense);
-    let none = Adapters::none(parse("lora"));
-    let y = d.forward(&x, &Ragged::new(spec, &[p.tokens.len()]), &none, &Training::default()).unwrap();
-    let got = numbers_of(&d.logits(&d.final_norm(&y).unwrap()).unwrap());
-    // The same f32 sums in another order.
-    assert!(far(&got, &e.logits(&p, &Blend::none())) < 2e-3);
+    for (_, e) in engines() {
+        let spec = &e.base.spec;
+        let p = Arc::new(e.prompt("water and oil, 42", None).unwrap());
+        let trunk = e.trunk(vec![p.clone()], spec.n_layer - 2, None, false).hidden;
+        let x = Tensor::from_slice(&trunk, (p.tokens.len(), spec.hidden), &Device::Cpu).unwrap();
+        let d = Decoder::new(&e, spec.n_layer - 2, WeightMode::Dense);
+        let none = Adapters::none(parse("lora"));
+        let y = d.forward(&x, &Ragged::new(spec, &[p.tokens.len()]), &none, &Training::default()).unwrap();
+        let got = numbers_of(&d.logits(&d.final_norm(&y).unwrap()).unwrap());
+        // The same f32 sums in another order.
+        assert!(far(&got, &e.logits(&p, &Blend::none())) < 2e-3);
+    }
 }
 
 #[test]
 fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_nothing() {
-    let e = engine();
-    let spec = &e.base.spec;
-    for text in ["lora", "lora:r=2+sparse:n=40+ia3+bias+adapter:n=2+prefix:n=2", "prompt:n=2+adapter:form=parallel,n=2"]
-    {
-        let pet = parse(text);
-        let (a, _) = adapters(&e, &pet);
-        let d = Decoder::new(&e, first(&pet), WeightMode::Dense);
-        let lens = [4, 3];
-        let x = Tensor::from_vec(wave(7 * spec.hidden, 0.0), (7, spec.hidden), &Device::Cpu).unwrap();
-        let batch = Ragged::new(spec, &lens);
-        let head = Tensor::from_vec(wave(spec.hidden * 3, 2.0), (3, spec.hidden), &Device::Cpu).unwrap();
-        let head = Var::from_tensor(&head).unwrap();
-        let loss = |y: &Tensor| -> Result<Tensor> {
-            let f = pool(&d.final_norm(y)?, vec![(0..4, Reduce::Mean), (4..7, Reduce::Max)])?;
-            candle_nn::loss::cross_entropy(
-                &f.matmul(&head.as_tensor().t()?)?,
-                &Tensor::from_slice(&[0u32, 2], 2, &Device::Cpu)?,
-            )
-        };
-        let backward = |how: &Training| {
-            let l = loss(&d.forward(&x, &batch, &a, how).unwrap()).unwrap();
-            (l.to_scalar::<f32>().unwrap(), l.backward().unwrap())
-        };
-        let (value, store) = backward(&Training::default());
-        let size = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        for (name, var) in &a.tensors {
-            assert!(size(store.get(var).expect(name)) > 0.0, "{text}: the gradient of {name} is zero");
-        }
-        assert!(store.get(&head).is_some());
-        // Frozen weights are no inputs of the graph; the states it starts from are data (candle gives what
-        // is joined with learned rows a gradient, which nothing reads).
-        assert!(pet.part(PetKind::Prompt).is_some() || store.get(&x).is_none());
-        for bytes in [0, 7 * layer::kept_per_token(spec)] {
-            let (again, parts) = backward(&Training { activation_bytes: Some(bytes), ..Training::default() });
-            assert_eq!(value, again);
+    for (family, e) in engines() {
+        let spec = &e.base.spec;
+        for text in
+            ["lora", "lora:r=2+sparse:n=40+ia3+bias+adapter:n=2+prefix:n=2", "prompt:n=2+adapter:form=parallel,n=2"]
+        {
+            let pet = parse(text);
+            let (a, _) = adapters(&e, &pet);
+            let d = Decoder::new(&e, first(spec, &pet), WeightMode::Dense);
+            let lens = [4, 3];
+            let x = Tensor::from_vec(wave(7 * spec.hidden, 0.0), (7, spec.hidden), &Device::Cpu).unwrap();
+            let batch = Ragged::new(spec, &lens);
+            let head = Tensor::from_vec(wave(spec.hidden * 3, 2.0), (3, spec.hidden), &Device::Cpu).unwrap();
+            let head = Var::from_tensor(&head).unwrap();
+            let loss = |y: &Tensor| -> Result<Tensor> {
+                let f = pool(&d.final_norm(y)?, vec![(0..4, Reduce::Mean), (4..7, Reduce::Max)])?;
+                candle_nn::loss::cross_entropy(
+                    &f.matmul(&head.as_tensor().t()?)?,
+                    &Tensor::from_slice(&[0u32, 2], 2, &Device::Cpu)?,
+                )
+            };
+            let backward = |how: &Training| {
+                let l = loss(&d.forward(&x, &batch, &a, how).unwrap()).unwrap();
+                (l.to_scalar::<f32>().unwrap(), l.backward().unwrap())
+            };
+            let (value, store) = backward(&Training::default());
+            let size = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             for (name, var) in &a.tensors {
-                let (x, y) = (store.get(var).unwrap(), parts.get(var).unwrap());
-                assert_eq!(size(&(x - y).unwrap()), 0.0, "{text}: {name}: what is computed again is the same");
+                assert!(size(store.get(var).expect(name)) > 0.0, "{family}, {text}: the gradient of {name} is zero");
             }
-        }
-        let dropout = |step| Training {
-            dropout: Some(Dropout { p: 0.5, seed: 1, name: "t".into(), step }),
-            activation_bytes: Some(0),
-            threads: 2,
-        };
-        assert_eq!(backward(&dropout(1)).0, backward(&dropout(1)).0);
-        if pet.part(PetKind::Lora).is_some() {
-            assert_ne!(backward(&dropout(1)).0, backward(&dropout(2)).0);
+            assert!(store.get(&head).is_some());
+            // Frozen weights are no inputs of the graph; the states it starts from are data (candle gives what
+            // is joined with learned rows a gradient, which nothing reads).
+            assert!(pet.part(PetKind::Prompt).is_some() || store.get(&x).is_none());
+            for bytes in [0, 7 * layer::kept_per_token(spec)] {
+                let (again, parts) = backward(&Training { activation_bytes: Some(bytes), ..Training::default() });
+                assert_eq!(value, again);
+                for (name, var) in &a.tensors {
+                    let (x, y) = (store.get(var).unwrap(), parts.get(var).unwrap());
+                    assert_eq!(
+                        size(&(x - y).unwrap()),
+                        0.0,
+                        "{family}, {text}: {name}: what is computed again is the same"
+                    );
+                }
+            }
+            let dropout = |step| Training {
+                dropout: Some(Dropout { p: 0.5, seed: 1, name: "t".into(), step }),
+                activation_bytes: Some(0),
+                threads: 2,
+            };
+            assert_eq!(backward(&dropout(1)).0, backward(&dropout(1)).0);
+            if pet.part(PetKind::Lora).is_some() {
+                assert_ne!(backward(&dropout(1)).0, backward(&dropout(2)).0);
+            }
         }
     }
 }
@@ -194,44 +224,45 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_no
 /// there is also a base layer below which nothing learns, so that the backward pass may stop.
 #[test]
 fn a_layers_gradient_is_exact_for_every_kind() {
-    let e = engine();
-    let spec = &e.base.spec;
-    let single =
-        ["bias:at=ffn_norm", "bias:at=attn_norm", "ia3:at=ffn_down", "adapter:n=2,form=parallel,at=attn_output"];
-    for text in KINDS.into_iter().chain(single) {
-        let pet = parse(text);
-        let (a, _) = adapters(&e, &pet);
-        let d = Decoder::new(&e, first(&pet), WeightMode::Dense);
-        let batch = Ragged::new(spec, &[3, 2]);
-        let x = Tensor::from_vec(wave(5 * spec.hidden, 0.0), (5, spec.hidden), &Device::Cpu).unwrap();
-        let c = Tensor::from_vec(wave(5 * spec.hidden, 3.0), (5, spec.hidden), &Device::Cpu).unwrap();
-        let mut drops = vec![None];
-        if text == "lora:r=3" {
-            drops.push(Some(Dropout { p: 0.3, seed: 1, name: "t".into(), step: 4 }));
-        }
-        for dropout in drops {
-            let how = Training { dropout, ..Training::default() };
-            let total = |a: &Adapters| {
-                let y = d.final_norm(&d.forward(&x, &batch, a, &how).unwrap()).unwrap();
-                (y * &c).unwrap().sum_all().unwrap()
-            };
-            let store = total(&a).backward().unwrap();
-            for (name, var) in &a.tensors {
-                let (got, values) = (numbers_of(store.get(var).unwrap()), numbers_of(var));
-                let scale = got.iter().fold(0.05f32, |m, v| m.max(v.abs()));
-                // A few numbers of each: a difference costs two passes.
-                for i in (0..values.len()).step_by((values.len() / 3).max(1)) {
-                    let at = |delta: f32| {
-                        let mut v = values.clone();
-                        v[i] += delta;
-                        let mut other = a.clone();
-                        other.tensors.insert(name.clone(), Tensor::from_vec(v, var.dims(), &Device::Cpu).unwrap());
-                        total(&other).to_scalar::<f32>().unwrap()
-                    };
-                    let want = (at(1e-2) - at(-1e-2)) / 2e-2;
-                    // Rounding of the difference quotient: sums of size about 100 in f32, over 0.02.
-                    let most = 2e-2 * scale + 2e-3;
-                    assert!((got[i] - want).abs() < most, "{text}: {name} [{i}]: {} for {want}", got[i]);
+    for (family, e) in engines() {
+        let spec = &e.base.spec;
+        let single =
+            ["bias:at=ffn_norm", "bias:at=attn_norm", "ia3:at=ffn_down", "adapter:n=2,form=parallel,at=attn_output"];
+        for text in KINDS.into_iter().chain(single) {
+            let pet = parse(text);
+            let (a, _) = adapters(&e, &pet);
+            let d = Decoder::new(&e, first(spec, &pet), WeightMode::Dense);
+            let batch = Ragged::new(spec, &[3, 2]);
+            let x = Tensor::from_vec(wave(5 * spec.hidden, 0.0), (5, spec.hidden), &Device::Cpu).unwrap();
+            let c = Tensor::from_vec(wave(5 * spec.hidden, 3.0), (5, spec.hidden), &Device::Cpu).unwrap();
+            let mut drops = vec![None];
+            if text == "lora:r=3" {
+                drops.push(Some(Dropout { p: 0.3, seed: 1, name: "t".into(), step: 4 }));
+            }
+            for dropout in drops {
+                let how = Training { dropout, ..Training::default() };
+                let total = |a: &Adapters| {
+                    let y = d.final_norm(&d.forward(&x, &batch, a, &how).unwrap()).unwrap();
+                    (y * &c).unwrap().sum_all().unwrap()
+                };
+                let store = total(&a).backward().unwrap();
+                for (name, var) in &a.tensors {
+                    let (got, values) = (numbers_of(store.get(var).unwrap()), numbers_of(var));
+                    let scale = got.iter().fold(0.05f32, |m, v| m.max(v.abs()));
+                    // A few numbers of each: a difference costs two passes.
+                    for i in (0..values.len()).step_by((values.len() / 3).max(1)) {
+                        let at = |delta: f32| {
+                            let mut v = values.clone();
+                            v[i] += delta;
+                            let mut other = a.clone();
+                            other.tensors.insert(name.clone(), Tensor::from_vec(v, var.dims(), &Device::Cpu).unwrap());
+                            total(&other).to_scalar::<f32>().unwrap()
+                        };
+                        let want = (at(1e-2) - at(-1e-2)) / 2e-2;
+                        // Rounding of the difference quotient: sums of size about 100 in f32, over 0.02.
+                        let most = 2e-2 * scale + 2e-3;
+                        assert!((got[i] - want).abs() < most, "{family}, {text}: {name} [{i}]: {} for {want}", got[i]);
+                    }
                 }
             }
         }
@@ -242,46 +273,52 @@ fn a_layers_gradient_is_exact_for_every_kind() {
 /// that position changes.
 #[test]
 fn the_probe_sums_squared_gradients_of_frozen_weights() {
-    let e = engine();
-    let spec = &e.base.spec;
-    let d = Decoder::new(&e, 2, WeightMode::Dense);
-    let batch = Ragged::new(spec, &[4]);
-    let x = Tensor::from_vec(wave(4 * spec.hidden, 0.0), (4, spec.hidden), &Device::Cpu).unwrap();
-    let c = Tensor::from_vec(wave(4 * spec.hidden, 3.0), (4, spec.hidden), &Device::Cpu).unwrap();
-    let total = |a: &Adapters| {
-        let y = d.final_norm(&d.forward(&x, &batch, a, &Training::default()).unwrap()).unwrap();
-        (y * &c).unwrap().sum_all().unwrap()
-    };
-    let sites = [(2, Place::V), (2, Place::Up), (3, Place::Down)].map(|(layer, place)| Site { layer, place });
-    let size = |s: &Site| spec.linears()[s.place as usize].1 * spec.linears()[s.place as usize].2;
-    let sums = sites.iter().map(|s| (*s, vec![0.0; size(s)])).collect();
-    let probe = Arc::new(Probe { sums: std::sync::Mutex::new(sums) });
-    let mut listening = Adapters { probe: Some(probe.clone()), ..Adapters::none(parse("sparse:n=1")) };
-    for layer in 2..4 {
-        let name = format!("blk.{layer}.attn_q.weight.probe");
-        let zero = Var::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
-        listening.tensors.insert(name, zero.as_tensor().clone());
-    }
-    let before = total(&listening);
-    before.backward().unwrap();
-    assert_eq!(before.to_scalar::<f32>().unwrap(), total(&Adapters::none(parse("bias"))).to_scalar::<f32>().unwrap());
-    for site in sites {
-        let sums = probe.sums.lock().unwrap()[&site].clone();
-        let largest = sums.iter().fold(0.0, |m: f32, v| m.max(*v)).sqrt();
-        for i in (0..sums.len()).step_by(sums.len() / 5) {
-            let at = |delta: f32| {
-                let mut a = Adapters::none(parse("sparse:n=1"));
-                a.indices.insert(format!("{site}.sparse_index"), Arc::new(vec![i as i32]));
-                a.tensors.insert(format!("{site}.sparse"), Tensor::new(&[delta], &Device::Cpu).unwrap());
-                total(&a).to_scalar::<f32>().unwrap()
-            };
-            let want = ((at(1e-2) - at(-1e-2)) / 2e-2).abs();
-            // Rounding of the difference quotient, as above.
-            assert!(
-                (sums[i].sqrt() - want).abs() < 2e-2 * largest + 2e-3,
-                "{site} [{i}]: {} for {want}",
-                sums[i].sqrt()
-            );
+    for (family, e) in engines() {
+        let spec = &e.base.spec;
+        let first = spec.n_layer - 2;
+        let d = Decoder::new(&e, first, WeightMode::Dense);
+        let batch = Ragged::new(spec, &[4]);
+        let x = Tensor::from_vec(wave(4 * spec.hidden, 0.0), (4, spec.hidden), &Device::Cpu).unwrap();
+        let c = Tensor::from_vec(wave(4 * spec.hidden, 3.0), (4, spec.hidden), &Device::Cpu).unwrap();
+        let total = |a: &Adapters| {
+            let y = d.final_norm(&d.forward(&x, &batch, a, &Training::default()).unwrap()).unwrap();
+            (y * &c).unwrap().sum_all().unwrap()
+        };
+        let sites = [(first, Place::V), (first, Place::Up), (first + 1, Place::Down)]
+            .map(|(layer, place)| Site { layer, place });
+        let size = |s: &Site| spec.linears()[s.place as usize].1 * spec.linears()[s.place as usize].2;
+        let sums = sites.iter().map(|s| (*s, vec![0.0; size(s)])).collect();
+        let probe = Arc::new(Probe { sums: std::sync::Mutex::new(sums) });
+        let mut listening = Adapters { probe: Some(probe.clone()), ..Adapters::none(parse("sparse:n=1")) };
+        for layer in first..spec.n_layer {
+            let name = format!("blk.{layer}.attn_q.weight.probe");
+            let zero = Var::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
+            listening.tensors.insert(name, zero.as_tensor().clone());
+        }
+        let before = total(&listening);
+        before.backward().unwrap();
+        assert_eq!(
+            before.to_scalar::<f32>().unwrap(),
+            total(&Adapters::none(parse("bias"))).to_scalar::<f32>().unwrap()
+        );
+        for site in sites {
+            let sums = probe.sums.lock().unwrap()[&site].clone();
+            let largest = sums.iter().fold(0.0, |m: f32, v| m.max(*v)).sqrt();
+            for i in (0..sums.len()).step_by(sums.len() / 5) {
+                let at = |delta: f32| {
+                    let mut a = Adapters::none(parse("sparse:n=1"));
+                    a.indices.insert(format!("{site}.sparse_index"), Arc::new(vec![i as i32]));
+                    a.tensors.insert(format!("{site}.sparse"), Tensor::new(&[delta], &Device::Cpu).unwrap());
+                    total(&a).to_scalar::<f32>().unwrap()
+                };
+                let want = ((at(1e-2) - at(-1e-2)) / 2e-2).abs();
+                // Rounding of the difference quotient, as above.
+                assert!(
+                    (sums[i].sqrt() - want).abs() < 2e-2 * largest + 2e-3,
+                    "{family}, {site} [{i}]: {} for {want}",
+                    sums[i].sqrt()
+                );
+            }
         }
     }
 }

@@ -6,10 +6,12 @@
 //! head are stacked, so each step is one matrix product. The backward computes the probabilities
 //! again: keeping them costs `tokens² · heads` numbers a layer.
 //!
-//! Learned keys and values (a prefix) come before each sequence's own; every token sees them.
+//! Learned keys and values (a prefix) come before each sequence's own; every token sees them, whatever
+//! its window.
 
 use super::matmul::{View, matmul};
-use conpet_formats::model_spec::{ModelSpec, RopeKind};
+use super::rms_norm::RmsNorm;
+use conpet_formats::model_spec::{ModelSpec, Rope};
 use conpet_runtime::rope::rope_table;
 use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
@@ -21,22 +23,35 @@ pub struct Ragged {
     rows: Vec<Range<usize>>,
     /// Position of each token in its sequence.
     positions: Vec<usize>,
-    /// `[longest, rope_dim]`, and the same with the turn reversed.
-    rope: [Vec<f32>; 2],
+    /// For each rotary embedding of the base `[longest, dim]`, and the same with the turn reversed.
+    tables: Vec<[Vec<f32>; 2]>,
+    /// How many tokens at the start of each sequence no window hides from those after them.
+    pinned: usize,
 }
 
 impl Ragged {
     /// For sequences of these lengths, one after another.
     pub fn new(spec: &ModelSpec, lens: &[usize]) -> Self {
         let longest = lens.iter().copied().max().unwrap_or(0);
-        let mut rope = vec![0.0; longest * spec.rope_dim];
-        rope.chunks_exact_mut(spec.rope_dim).enumerate().for_each(|(p, t)| rope_table(spec.rope_base, p, t));
-        let back = rope.chunks_exact(2).flat_map(|cs| [cs[0], -cs[1]]).collect();
+        let tables = spec.ropes.iter().map(|rope| {
+            let mut table = vec![0.0; longest * rope.dim];
+            table.chunks_exact_mut(rope.dim).enumerate().for_each(|(p, t)| rope_table(rope.base, p, t));
+            let back = table.chunks_exact(2).flat_map(|cs| [cs[0], -cs[1]]).collect();
+            [table, back]
+        });
         let rows = lens.iter().scan(0, |at, n| {
             *at += n;
             Some(*at - n..*at)
         });
-        Self { rows: rows.collect(), positions: lens.iter().flat_map(|n| 0..*n).collect(), rope: [rope, back] }
+        let positions = lens.iter().flat_map(|n| 0..*n).collect();
+        Self { rows: rows.collect(), positions, tables: tables.collect(), pinned: 0 }
+    }
+
+    /// The same batch, whose sequences begin with so many learned rows: no window hides these from the
+    /// tokens after them.
+    #[must_use]
+    pub fn pinned(self, rows: usize) -> Self {
+        Self { pinned: rows, ..self }
     }
 
     /// Token ranges of the sequences.
@@ -51,21 +66,38 @@ impl Ragged {
 }
 
 /// The heads of a layer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Heads {
     query: usize,
     kv: usize,
     dim: usize,
-    rope_dim: usize,
-    kind: RopeKind,
+    /// Multiplies the product of a query and a key.
+    scale: f32,
+    /// How many of the newest tokens a token sees.
+    window: usize,
+    rope: Rope,
+    /// Which of the batch's rotary tables is its own.
+    table: usize,
+    /// Norms of each query and of each key head, in families that have them.
+    norms: Option<[RmsNorm; 2]>,
     kernels: Kernels,
 }
 
 impl Heads {
-    /// The heads of a base.
-    pub fn new(spec: &ModelSpec, kernels: Kernels) -> Self {
-        let (query, kv, dim) = (spec.n_head, spec.n_kv_head, spec.head_dim);
-        Self { query, kv, dim, rope_dim: spec.rope_dim, kind: spec.rope, kernels }
+    /// The heads of a layer of a base.
+    pub fn new(spec: &ModelSpec, layer: usize, norms: Option<[RmsNorm; 2]>, kernels: Kernels) -> Self {
+        let attention = spec.attention(layer);
+        Self {
+            query: spec.n_head,
+            kv: spec.n_kv_head,
+            dim: spec.head_dim,
+            scale: spec.attention_scale,
+            window: attention.window.unwrap_or(usize::MAX),
+            rope: spec.rope(layer),
+            table: attention.rope,
+            norms,
+            kernels,
+        }
     }
 
     /// Numbers of a row `[q | k | v]`.
@@ -84,15 +116,44 @@ impl Heads {
         (at(self.query + j), at(self.query + self.kv + j))
     }
 
+    /// Whether queries and keys are normalised.
+    pub fn normalises(&self) -> bool {
+        self.norms.is_some()
+    }
+
+    /// Normalises the query and key heads of `qkv [n, width]` in place, in families that do.
+    pub fn normalise(&self, qkv: &mut [f32]) {
+        let Some(norms) = &self.norms else { return };
+        qkv.par_chunks_exact_mut(self.width()).with_min_len(super::MIN_ROWS).for_each(|row| {
+            self.turning(row).for_each(|(which, head)| norms[which].row_inplace(head));
+        });
+    }
+
+    /// Turns the gradient `d_qkv` of the normalised heads into one of the `raw` ones, both `[n, width]`.
+    pub fn normalise_back(&self, raw: &[f32], d_qkv: &mut [f32]) {
+        let Some(norms) = &self.norms else { return };
+        let rows = d_qkv.par_chunks_exact_mut(self.width()).zip(raw.par_chunks_exact(self.width()));
+        rows.with_min_len(super::MIN_ROWS).for_each(|(d_row, raw)| {
+            let heads = self.turning(d_row).zip(raw.chunks_exact(self.dim));
+            heads.for_each(|((which, d), x)| norms[which].row_backward(x, d));
+        });
+    }
+
+    /// The query heads (0) and then the key heads (1) of a token's row `[width]`.
+    fn turning<'a>(&self, row: &'a mut [f32]) -> impl Iterator<Item = (usize, &'a mut [f32])> + use<'a> {
+        let (query, all) = (self.query, self.query + self.kv);
+        row.chunks_exact_mut(self.dim).take(all).enumerate().map(move |(i, head)| (usize::from(i >= query), head))
+    }
+
     /// Rotates the query and key heads of `qkv [n, width]` in place; backwards with `inverse`,
     /// which is also what turns a gradient of the rotated numbers into one of the unrotated.
     pub fn rotate(&self, batch: &Ragged, qkv: &mut [f32], inverse: bool) {
-        let table = &batch.rope[usize::from(inverse)];
+        let table = &batch.tables[self.table][usize::from(inverse)];
         let turning = (self.query + self.kv) * self.dim;
         let rows = qkv.par_chunks_exact_mut(self.width()).zip(&batch.positions);
         rows.with_min_len(super::MIN_ROWS).for_each(|(row, p)| {
-            let table = &table[p * self.rope_dim..(p + 1) * self.rope_dim];
-            self.kernels.rope(&mut row[..turning], self.dim, table, self.kind);
+            let table = &table[p * self.rope.dim..(p + 1) * self.rope.dim];
+            self.kernels.rope(&mut row[..turning], self.dim, table, self.rope.kind);
         });
     }
 
@@ -147,7 +208,7 @@ impl Heads {
     ) -> Vec<T> {
         (0..batch.rows.len() * self.kv)
             .into_par_iter()
-            .map(|i| f(Part::new(*self, batch.rows[i / self.kv].clone(), i % self.kv, qkv, learned)))
+            .map(|i| f(Part::new(self, batch, i / self.kv, i % self.kv, qkv, learned)))
             .collect()
     }
 }
@@ -157,8 +218,9 @@ pub type Learned<'a> = [&'a [f32]; 2];
 
 /// One sequence and key/value head.
 struct Part<'a> {
-    heads: Heads,
+    heads: &'a Heads,
     tokens: Range<usize>,
+    pinned: usize,
     kv: usize,
     keys: Rows<'a>,
     values: Rows<'a>,
@@ -190,14 +252,22 @@ impl<'a> Rows<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn new(heads: Heads, tokens: Range<usize>, kv: usize, qkv: &'a [f32], learned: Option<Learned<'_>>) -> Self {
+    fn new(
+        heads: &'a Heads,
+        batch: &Ragged,
+        sequence: usize,
+        kv: usize,
+        qkv: &'a [f32],
+        learned: Option<Learned<'_>>,
+    ) -> Self {
+        let (tokens, pinned) = (batch.rows[sequence].clone(), batch.pinned);
         let width = heads.width();
         let rows = &qkv[tokens.start * width..tokens.end * width];
         let (key, value) = heads.key_value(kv);
-        let queries = stack(&heads, qkv, width, &tokens, kv);
+        let queries = stack(heads, qkv, width, &tokens, kv);
         let before = |which: usize| learned.map(|l| (l[which], heads.kv * heads.dim, kv * heads.dim));
         let keys = Rows::new(rows, width, key, before(0));
-        Self { heads, tokens, kv, keys, values: Rows::new(rows, width, value, before(1)), queries }
+        Self { heads, tokens, pinned, kv, keys, values: Rows::new(rows, width, value, before(1)), queries }
     }
 
     /// Keys there are, the learned ones included.
@@ -209,18 +279,24 @@ impl<'a> Part<'a> {
         View::new(&self.queries, self.heads.dim)
     }
 
-    fn scale(&self) -> f32 {
-        1.0 / (self.heads.dim as f32).sqrt()
+    /// The keys that the layer's window hides from a token of the sequence, `0..total` as they lie.
+    fn hidden(&self, token: usize) -> Range<usize> {
+        let before = self.total() - self.tokens.len();
+        let from = if token < self.pinned { 0 } else { self.pinned };
+        before + from..before + from.max((token + 1).saturating_sub(self.heads.window))
     }
 
-    /// `softmax(q kᵀ / sqrt(dim))` with a causal limit, `[group · tokens, total]`.
+    /// `softmax(scale · q kᵀ)` over what each token sees, `[group · tokens, total]`.
     fn probabilities(&self) -> Vec<f32> {
-        let (len, total, scale) = (self.tokens.len(), self.total(), self.scale());
+        let (len, total, scale) = (self.tokens.len(), self.total(), self.heads.scale);
         let mut p = matmul(self.queries(), self.keys.view().t(), 1);
         for (i, row) in p.chunks_exact_mut(total).enumerate() {
             let (seen, future) = row.split_at_mut(total - len + i % len + 1);
             seen.iter_mut().for_each(|v| *v *= scale);
+            let hidden = self.hidden(i % len);
+            seen[hidden.clone()].fill(f32::NEG_INFINITY);
             self.heads.kernels.softmax(seen);
+            seen[hidden].fill(0.0);
             future.fill(0.0);
         }
         p
@@ -233,12 +309,12 @@ impl<'a> Part<'a> {
 
     /// Gradients of (stacked queries, keys, values).
     fn backward(&self, d_out: &[f32]) -> [Vec<f32>; 3] {
-        let (total, scale) = (self.total(), self.scale());
-        let d_out = stack(&self.heads, d_out, self.heads.query * self.heads.dim, &self.tokens, self.kv);
+        let (total, scale) = (self.total(), self.heads.scale);
+        let d_out = stack(self.heads, d_out, self.heads.query * self.heads.dim, &self.tokens, self.kv);
         let d_out = View::new(&d_out, self.heads.dim);
         let p = self.probabilities();
         let dv = matmul(View::new(&p, total).t(), d_out, 1);
-        // Softmax: ds = scale · p · (dp - Σ p dp). Future columns have p = 0.
+        // Softmax: ds = scale · p · (dp - Σ p dp). Columns that a token does not see have p = 0.
         let mut ds = matmul(d_out, self.values.view().t(), 1);
         for (ds, p) in ds.chunks_exact_mut(total).zip(p.chunks_exact(total)) {
             let mean = self.heads.kernels.dot_f32(ds, p);
@@ -272,28 +348,47 @@ fn unstack(part: &[f32], d: usize, tokens: &Range<usize>, at: usize, width: usiz
 mod tests {
     use super::*;
     use crate::nn::check::{plain_gradient, spec, wave};
+    use conpet_formats::model_spec::{Attention, RopeKind};
     use conpet_formats::pet::prefix::attend_reference;
+    use std::sync::Arc;
+
+    /// Heads without norms, of layers that see everything.
+    fn plain(spec: &ModelSpec) -> Heads {
+        Heads::new(spec, 0, None, Kernels::detect())
+    }
 
     #[test]
-    fn gradients_are_exact_for_both_kinds_of_rotation() {
-        for (rope, query, kv) in [(RopeKind::Adjacent, 4, 2), (RopeKind::Halves, 2, 2)] {
-            let spec = ModelSpec { rope, n_head: query, n_kv_head: kv, ..spec() };
-            let heads = Heads::new(&spec, Kernels::detect());
-            let batch = Ragged::new(&spec, &[3, 1, 2]);
+    fn gradients_are_exact_for_both_kinds_of_rotation_and_with_norms_and_windows() {
+        for (kind, query, kv, window) in
+            [(RopeKind::Adjacent, 4, 2, None), (RopeKind::Halves, 2, 2, None), (RopeKind::Halves, 4, 2, Some(2))]
+        {
+            let spec = ModelSpec {
+                ropes: vec![Rope { kind, ..spec().ropes[0] }],
+                attention: vec![Attention { window, rope: 0 }],
+                n_head: query,
+                n_kv_head: kv,
+                ..spec()
+            };
+            let kernels = Kernels::detect();
+            let norm = |phase| RmsNorm { weight: Arc::new(wave(spec.head_dim, phase)), eps: 1e-5, kernels };
+            let heads = Heads::new(&spec, 0, window.map(|_| [norm(1.0), norm(4.0)]), kernels);
+            let batch = Ragged::new(&spec, &[4, 1, 2]).pinned(usize::from(window.is_some()));
             let rotated = |x: &[f32]| {
                 let mut r = x.to_vec();
+                heads.normalise(&mut r);
                 heads.rotate(&batch, &mut r, false);
                 r
             };
-            let x = wave(6 * heads.width(), 0.0);
+            let unrotated = |x: &[f32], mut d: Vec<f32>| {
+                heads.rotate(&batch, &mut d, true);
+                heads.normalise_back(x, &mut d);
+                d
+            };
+            let x = wave(7 * heads.width(), 0.0);
             plain_gradient(
                 &x,
                 |x| heads.forward(&batch, &rotated(x), None),
-                |x, dy| {
-                    let mut d = heads.backward(&batch, &rotated(x), None, dy, [&mut [], &mut []]);
-                    heads.rotate(&batch, &mut d, true);
-                    d
-                },
+                |x, dy| unrotated(x, heads.backward(&batch, &rotated(x), None, dy, [&mut [], &mut []])),
             );
             // With three learned pairs: the gradient of the states, and then of the pairs.
             let size = 3 * kv * spec.head_dim;
@@ -306,9 +401,8 @@ mod tests {
             let backward = |x: &[f32], l: &[f32], dy: &[f32]| {
                 let [k, v] = pairs(l);
                 let (mut dk, mut dv) = (vec![0.0; size], vec![0.0; size]);
-                let mut d = heads.backward(&batch, &rotated(x), Some([&k, &v]), dy, [&mut dk, &mut dv]);
-                heads.rotate(&batch, &mut d, true);
-                (d, [dk, dv].concat())
+                let d = heads.backward(&batch, &rotated(x), Some([&k, &v]), dy, [&mut dk, &mut dv]);
+                (unrotated(x, d), [dk, dv].concat())
             };
             plain_gradient(&x, |x| forward(x, &learned), |x, dy| backward(x, &learned, dy).0);
             plain_gradient(&learned, |l| forward(&x, l), |l, dy| backward(&x, l, dy).1);
@@ -318,7 +412,7 @@ mod tests {
     #[test]
     fn sequences_do_not_see_each_other() {
         let spec = spec();
-        let heads = Heads::new(&spec, Kernels::detect());
+        let heads = plain(&spec);
         let x = wave(5 * heads.width(), 0.0);
         let both = heads.forward(&Ragged::new(&spec, &[3, 2]), &x, None);
         let (a, b) = x.split_at(3 * heads.width());
@@ -327,9 +421,24 @@ mod tests {
     }
 
     #[test]
+    fn a_window_hides_all_but_the_newest_and_what_is_pinned() {
+        let spec = ModelSpec { attention: vec![Attention { window: Some(2), rope: 0 }], ..spec() };
+        let (heads, width) = (plain(&spec), plain(&spec).width());
+        let x = wave(5 * width, 0.0);
+        let last = |x: &[f32], pinned| {
+            heads.forward(&Ragged::new(&spec, &[5]).pinned(pinned), x, None).split_off(4 * spec.q_dim())
+        };
+        for (token, pinned, seen) in [(0, 0, false), (2, 0, false), (3, 0, true), (0, 1, true), (1, 1, false)] {
+            let mut other = x.clone();
+            other[token * width..(token + 1) * width].iter_mut().for_each(|v| *v += 1.0);
+            assert_eq!(last(&x, pinned) != last(&other, pinned), seen, "token {token} with {pinned} pinned");
+        }
+    }
+
+    #[test]
     fn learned_pairs_are_attended_to_as_the_scalar_reference_says() {
         let spec = spec();
-        let (heads, d) = (Heads::new(&spec, Kernels::detect()), spec.head_dim);
+        let (heads, d) = (plain(&spec), spec.head_dim);
         let (width, kv_dim) = (heads.width(), spec.kv_dim());
         let (x, k, v) = (wave(4 * width, 0.0), wave(3 * kv_dim, 1.0), wave(3 * kv_dim, 2.0));
         let got = heads.forward(&Ragged::new(&spec, &[4]), &x, Some([&k, &v]));

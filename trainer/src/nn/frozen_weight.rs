@@ -1,4 +1,4 @@
-//! A weight that never learns: `y = x Wᵀ`, gradient `dx = dy W`, and none for `W`, which is no
+//! A weight that never learns: `y = x Wᵀ`, with a bias in some families, gradient `dx = dy W`, and none for `W`, which is no
 //! input of any graph.
 //!
 //! It is either decoded once to `f32` (fast) or left where it lies in the mapped base and decoded
@@ -39,6 +39,8 @@ pub struct FrozenWeight {
     /// Inputs.
     pub cols: usize,
     form: Form,
+    /// Added to what comes out, `[rows]`; empty if there is none.
+    bias: Vec<f32>,
 }
 
 #[derive(Debug)]
@@ -59,7 +61,7 @@ impl FrozenWeight {
     /// If they are not whole rows.
     pub fn dense(cols: usize, numbers: Vec<f32>) -> Self {
         let rows = View::new(&numbers, cols).height();
-        Self { rows, cols, form: Form::Dense(numbers) }
+        Self { rows, cols, form: Form::Dense(numbers), bias: Vec::new() }
     }
 
     /// Quantized matrices of `cols` columns, one above the other.
@@ -70,7 +72,18 @@ impl FrozenWeight {
         for p in &parts {
             assert_eq!(p.ty.row_bytes(cols).map(|b| b * p.rows), Some(p.bytes.len()), "bytes of a frozen weight");
         }
-        Self { rows: parts.iter().map(|p| p.rows).sum(), cols, form: Form::Quant(parts, kernels) }
+        let rows = parts.iter().map(|p| p.rows).sum();
+        Self { rows, cols, form: Form::Quant(parts, kernels), bias: Vec::new() }
+    }
+
+    /// The same weight with a bias `[rows]` behind it; none if empty.
+    ///
+    /// # Panics
+    /// If it has another length.
+    #[must_use]
+    pub fn with_bias(self, bias: Vec<f32>) -> Self {
+        assert!(bias.is_empty() || bias.len() == self.rows, "a bias of {} for {} rows", bias.len(), self.rows);
+        Self { bias, ..self }
     }
 
     /// The same weight, decoded.
@@ -130,6 +143,9 @@ impl FrozenWeight {
                 matmul_add(&mut y, self.rows, range, x, w.t(), 1.0, threads);
             }
         });
+        if !self.bias.is_empty() {
+            y.chunks_exact_mut(self.rows).for_each(|y| y.iter_mut().zip(&self.bias).for_each(|(y, b)| *y += b));
+        }
         y
     }
 
@@ -193,7 +209,8 @@ mod tests {
 
     #[test]
     fn gradients_are_exact_for_dense_and_quantized_weights() {
-        for w in [quantized(32, &STACK), quantized(32, &STACK).into_dense()] {
+        let biased = quantized(32, &STACK).with_bias(wave(16, 5.0));
+        for w in [quantized(32, &STACK), quantized(32, &STACK).into_dense(), biased] {
             let op = FrozenLinear { weight: Arc::new(w), threads: 2 };
             gradients(&[(wave(3 * 32, 0.0), vec![3, 32])], |t| t[0].apply_op1(op.clone()));
         }
@@ -216,6 +233,15 @@ mod tests {
         q.decode(4..7, &mut rows);
         let Form::Dense(all) = &d.form else { panic!("decoded above") };
         assert_eq!(rows, all[4 * 32..7 * 32], "ranges cross parts");
+    }
+
+    #[test]
+    fn a_bias_is_added_to_every_row() {
+        let (x, b) = (wave(2 * 32, 0.5), wave(16, 5.0));
+        let bare = quantized(32, &STACK).forward(View::new(&x, 32), 1);
+        let with = quantized(32, &STACK).with_bias(b.clone()).into_dense().forward(View::new(&x, 32), 1);
+        let want: Vec<f32> = bare.iter().zip(b.iter().cycle()).map(|(y, b)| y + b).collect();
+        assert_eq!(with, want);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// A norm: its weight `[hidden]` and what is added to the mean square.
+/// A norm: its weight, as wide as what it normalises, and what is added to the mean square.
 #[derive(Debug, Clone)]
 pub struct RmsNorm {
-    /// `[hidden]`.
+    /// `[width]`.
     pub weight: Arc<Vec<f32>>,
     /// Added to the mean square.
     pub eps: f32,
@@ -28,7 +28,7 @@ impl RmsNorm {
         1.0 / (self.kernels.dot_f32(x, x) / x.len() as f32 + self.eps).sqrt()
     }
 
-    /// `[n, hidden]` to `[n, hidden]`.
+    /// `[n, width]` to `[n, width]`.
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
         let mut y = vec![0.0; x.len()];
         let h = self.weight.len();
@@ -39,20 +39,38 @@ impl RmsNorm {
         y
     }
 
-    /// Adds the input's gradient to `dx`, given the output's in `dy`, all `[n, hidden]`:
-    /// `dx += s · w∘dy - x · s³/hidden · Σ x∘w∘dy`.
+    /// Normalises one row `[width]` in place.
+    pub fn row_inplace(&self, x: &mut [f32]) {
+        let s = self.inverse_rms(x);
+        x.iter_mut().zip(self.weight.iter()).for_each(|(x, w)| *x = *x * s * w);
+    }
+
+    /// Adds the input's gradient to `dx`, given the output's in `dy`, all `[n, width]`:
+    /// `dx += s · w∘dy - x · s³/width · Σ x∘w∘dy`.
     pub fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
         let h = self.weight.len();
         let rows = dx.par_chunks_exact_mut(h).zip(x.par_chunks_exact(h).zip(dy.par_chunks_exact(h)));
         rows.with_min_len(super::MIN_ROWS).for_each_init(
             || vec![0f32; h],
             |g, (dx, (x, dy))| {
-                let s = self.inverse_rms(x);
                 g.iter_mut().zip(dy.iter().zip(self.weight.iter())).for_each(|(g, (dy, w))| *g = dy * w);
-                let c = s * s * s * self.kernels.dot_f32(g, x) / h as f32;
+                let (s, c) = self.row_slopes(x, g);
                 dx.iter_mut().zip(g.iter().zip(x)).for_each(|(dx, (g, x))| *dx += s * g - c * x);
             },
         );
+    }
+
+    /// Turns the gradient of one row's output, `[width]`, into that of its input.
+    pub fn row_backward(&self, x: &[f32], dy: &mut [f32]) {
+        dy.iter_mut().zip(self.weight.iter()).for_each(|(dy, w)| *dy *= w);
+        let (s, c) = self.row_slopes(x, dy);
+        dy.iter_mut().zip(x).for_each(|(d, x)| *d = s * *d - c * x);
+    }
+
+    /// What multiplies `g = w∘dy` and the input in a row's gradient.
+    fn row_slopes(&self, x: &[f32], g: &[f32]) -> (f32, f32) {
+        let s = self.inverse_rms(x);
+        (s, s * s * s * self.kernels.dot_f32(g, x) / x.len() as f32)
     }
 }
 

@@ -1,7 +1,7 @@
-//! A decoder of plain loops with every PET kind's scalar reference in its place: what trainer and
+//! A decoder of plain loops, of every family, with every PET kind's scalar reference in its place: what trainer and
 //! runtime must both compute.
 
-use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::model_spec::{Activation, ModelSpec};
 use conpet_formats::pet::adapter::{self, Form};
 use conpet_formats::pet::{Pet, PetSpec, Place, Site, bias, ia3, lora, prefix, prompt, sparse};
 use conpet_runtime::base::{Base, Linear};
@@ -91,19 +91,27 @@ fn plus(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
-/// Logits `[tokens, vocab]` of a llama-family base with a module in force.
+/// What a sublayer adds, in families that normalise it.
+fn post(spec: &ModelSpec, norms: Option<[&[f32]; 2]>, which: usize, z: Vec<f32>) -> Vec<f32> {
+    norms.map_or(z.clone(), |n| norm(spec, &z, n[which]))
+}
+
+/// Logits `[tokens, vocab]` of a base with a module in force.
 pub(super) fn logits(base: &Base, tokens: &[u32], m: &Numbers<'_>) -> Vec<f32> {
     let (spec, h) = (&base.spec, base.spec.hidden);
     let table = rows(base.embedding());
-    let embedded: Vec<f32> = tokens.iter().flat_map(|t| table[*t as usize].clone()).collect();
+    let embedded: Vec<f32> =
+        tokens.iter().flat_map(|t| table[*t as usize].iter().map(|v| v * spec.embedding_scale)).collect();
     let learned_rows = m.get(0, Place::Embedding, "prompt").unwrap_or(&[]);
     let all = prompt::apply_reference(learned_rows, &embedded);
     let mut states: Vec<Vec<f32>> = all.chunks(h).map(<[f32]>::to_vec).collect();
+    let learned_tokens = learned_rows.len() / h;
     for l in 0..spec.n_layer {
         let w = base.layer(l);
         let weights = Linear::ALL.map(|x| rows(w.linear(x)));
         let linear = |place: Place, x: &[f32]| {
             let mut y = product(&weights[place as usize], x);
+            y = w.bias(Linear::ALL[place as usize]).map_or(y.clone(), |b| plus(&y, b));
             m.linear(l, place, x, &mut y);
             y
         };
@@ -112,13 +120,22 @@ pub(super) fn logits(base: &Base, tokens: &[u32], m: &Numbers<'_>) -> Vec<f32> {
             let mut a = norm(spec, x, w.attn_norm);
             m.bias(l, Place::AttnNorm, &mut a);
             let [mut q, mut k, v] = [Place::Q, Place::K, Place::V].map(|p| linear(p, &a));
-            let mut turn = vec![0.0; spec.rope_dim];
-            rope_table(spec.rope_base, t, &mut turn);
-            for x in [&mut q, &mut k] {
-                Kernels::naive().rope(x, spec.head_dim, &turn, spec.rope);
+            let rope = spec.rope(l);
+            let mut turn = vec![0.0; rope.dim];
+            rope_table(rope.base, t, &mut turn);
+            for (x, which) in [(&mut q, 0), (&mut k, 1)] {
+                if let Some(norms) = w.qk_norm {
+                    *x = x.chunks(spec.head_dim).flat_map(|head| norm(spec, head, norms[which])).collect();
+                }
+                Kernels::naive().rope(x, spec.head_dim, &turn, rope.kind);
             }
             keys.push(k);
             values.push(v);
+            // A window hides older tokens, but learned rows from none of those after them.
+            let first = spec.attention(l).window.map_or(0, |n| (t + 1).saturating_sub(n));
+            let kept = if t < learned_tokens { 0 } else { learned_tokens };
+            let seen = |rows: &[Vec<f32>]| [&rows[..kept], &rows[first.max(kept)..]].concat();
+            let (keys, values) = (seen(&keys), seen(&values));
             let mut o = Vec::new();
             for (i, q) in q.chunks(spec.head_dim).enumerate() {
                 let at = i / (spec.n_head / spec.n_kv_head) * spec.head_dim;
@@ -136,7 +153,7 @@ pub(super) fn logits(base: &Base, tokens: &[u32], m: &Numbers<'_>) -> Vec<f32> {
                     own.each_ref().map(Vec::as_slice),
                 ));
             }
-            let mut z = linear(Place::Output, &o);
+            let mut z = post(spec, w.post_norm, 0, linear(Place::Output, &o));
             m.adapter(l, Place::Output, &[Form::Houlsby, Form::Parallel], &a, &mut z);
             *x = plus(x, &z);
         }
@@ -144,17 +161,23 @@ pub(super) fn logits(base: &Base, tokens: &[u32], m: &Numbers<'_>) -> Vec<f32> {
             let mut b = norm(spec, x, w.ffn_norm);
             m.bias(l, Place::FfnNorm, &mut b);
             let [gate, up] = [Place::Gate, Place::Up].map(|p| linear(p, &b));
-            let mut hidden: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+            let f = |g: f32| match spec.activation {
+                Activation::Silu => g / (1.0 + (-g).exp()),
+                Activation::GeluTanh => {
+                    0.5 * g * (1.0 + ((2.0 / std::f32::consts::PI).sqrt() * (g + 0.044_715 * g.powi(3))).tanh())
+                }
+            };
+            let mut hidden: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| f(*g) * u).collect();
             if let Some(s) = m.get(l, Place::Down, "ia3") {
                 ia3::apply_reference(s, &mut hidden);
             }
-            let mut z = linear(Place::Down, &hidden);
+            let mut z = post(spec, w.post_norm, 1, linear(Place::Down, &hidden));
             m.adapter(l, Place::Down, &[Form::Houlsby, Form::Parallel], &b, &mut z);
             *x = plus(x, &z);
             m.adapter(l, Place::Down, &[Form::Pfeiffer], &[], x);
         }
     }
     let output = rows(base.output());
-    let own = states.iter().skip(learned_rows.len() / h);
+    let own = states.iter().skip(learned_tokens);
     own.flat_map(|x| product(&output, &norm(spec, x, base.output_norm()))).collect()
 }
