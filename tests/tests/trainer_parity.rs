@@ -13,8 +13,9 @@ use conpet_runtime::features::Prompt;
 use conpet_runtime::forward::Scratch;
 use conpet_runtime::module::Module;
 use conpet_runtime::sampler::argmax;
-use conpet_trainer::decoder::{Adapters, Decoder, Training, WeightMode};
+use conpet_trainer::decoder::{Decoder, Training, WeightMode};
 use conpet_trainer::nn::attention::Ragged;
+use conpet_trainer::pet::TrainedModule;
 
 const TEXT: &str = "The number of people who write long letters has gone down each day, and 42 of them say that water, oil \
 and words will be what we use when the list of files is full. What did you find in the house of the two men? ";
@@ -25,9 +26,9 @@ fn wave(n: usize, phase: f32, size: f32) -> Vec<f32> {
 }
 
 /// Factors on every linear above the trunk; `size` is large enough to change first choices.
-fn adapters(engine: &Engine, trunk: usize, size: f32) -> Adapters {
+fn adapters(engine: &Engine, trunk: usize, size: f32) -> TrainedModule {
     let spec = &engine.base.spec;
-    let mut a = Adapters::none(PetSpec::lora(Lora { rank: 4, alpha: 4.0, scaling: Scaling::AlphaOverRank }));
+    let mut a = TrainedModule::none(PetSpec::lora(Lora { rank: 4, alpha: 4.0, scaling: Scaling::AlphaOverRank }));
     for l in trunk..spec.n_layer {
         for (short, out, input) in spec.linears() {
             let site = format!("blk.{l}.{short}.weight");
@@ -41,7 +42,7 @@ fn adapters(engine: &Engine, trunk: usize, size: f32) -> Adapters {
     a
 }
 
-fn module(a: &Adapters, engine: &Engine) -> Module {
+fn module(a: &TrainedModule, engine: &Engine) -> Module {
     let mut w = TensorsWriter::new();
     for (name, t) in &a.tensors {
         w.add_f16(name, t.dims(), &t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).unwrap();
@@ -53,7 +54,7 @@ fn module(a: &Adapters, engine: &Engine) -> Module {
 }
 
 /// (largest difference, largest logit, first choices that differ by more than rounding, tokens).
-fn compare(engine: &Engine, trunk: usize, a: &Adapters, mode: WeightMode) -> (f32, f32, usize, usize) {
+fn compare(engine: &Engine, trunk: usize, a: &TrainedModule, mode: WeightMode) -> (f32, f32, usize, usize) {
     let spec = &engine.base.spec;
     let module = (!a.tensors.is_empty()).then(|| module(a, engine));
     let mut s = Scratch::default();
@@ -96,7 +97,7 @@ fn check(mut engine: Engine, name: &str, trunk: usize, size: f32, tolerance: f32
     // The trainer computes in f32; serving rounds activations, which `tests/parity.rs` measures.
     engine.kernels = engine.kernels.exact();
     let module = adapters(&engine, trunk, size);
-    for (what, a) in [("bare", Adapters::none(module.pet.clone())), ("module", module)] {
+    for (what, a) in [("bare", TrainedModule::none(module.pet.clone())), ("module", module)] {
         for mode in [WeightMode::Dense, WeightMode::Quant] {
             let (diff, size, other, n) = compare(&engine, trunk, &a, mode);
             println!(

@@ -20,7 +20,7 @@ use crate::bundle::manifest::BaseRef;
 use crate::mmap::Mapped;
 use crate::model_spec::ModelSpec;
 use crate::pet::{
-    Lora, Part, Pet, PetSpec, Place, Places, Prefix, Prompt, Site, ia3, lora, lora::Scaling, prefix, prompt,
+    Ia3, Lora, Part, Pet, PetSpec, Place, Places, Prefix, Prompt, Site, ia3, lora, lora::Scaling, prefix, prompt,
 };
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Code, Error, Result, fs};
@@ -212,7 +212,7 @@ fn read_ia3(mut c: Config, tensors: BTreeMap<String, Numbers>, spec: &ModelSpec)
     }
     same_sites(targets, found)?;
     let at = Places::of(&places.into_iter().collect::<Vec<_>>());
-    Parcel::new(PetSpec::new(vec![Part { at, ..Part::new(Pet::Ia3) }])?, out)
+    Parcel::new(PetSpec::new(vec![Part { at, ..Part::new(Pet::Ia3(Ia3)) }])?, out)
 }
 
 /// The one tensor of a kind that learns tokens, and how many tokens.
@@ -337,7 +337,7 @@ fn export(
             ];
             ("LORA", own)
         }
-        Pet::Ia3 => {
+        Pet::Ia3(_) => {
             for site in &sites {
                 let (_, l) = parcel.tensor(&tensors, *site, ia3::L)?;
                 let l: Vec<f32> = l.iter().map(|v| v + 1.0).collect();

@@ -6,16 +6,17 @@
 //! b  = rms_norm(m)        gu  = Wgu b
 //! h  = silu(gate) · up    y   = m + Wd h
 //! ```
-//! A module's parts act at the points between (`nn/pet.rs`). The backward reads `qkv`, `o`, `m`, `gu` and what
+//! A module's parts act at the points between (`pet.rs`). The backward reads `qkv`, `o`, `m`, `gu` and what
 //! the parts kept; `a`, `b` and `h` are computed again, being cheap. What was not kept is all computed
 //! again from `x`.
 
 use crate::nn::attention::{Heads, Learned, Ragged};
 use crate::nn::frozen_weight::FrozenWeight;
 use crate::nn::matmul::View;
-use crate::nn::pet::{At, Dropout, Group, Plan, Point};
 use crate::nn::rms_norm::RmsNorm;
 use crate::nn::{operand, swiglu, with_numbers};
+use crate::pet::act::At;
+use crate::pet::{Dropout, Group, Plan, Point};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use conpet_formats::model_spec::ModelSpec;
 use conpet_runtime::kernels::Kernels;

@@ -1,12 +1,13 @@
 use super::*;
 use crate::nn::check::wave;
 use crate::nn::pool::pool;
-use crate::pet::{self, Indices};
+use crate::pet;
+use crate::pet::sparse::probe::{PROBE, Probe};
 use candle_core::{Device, IndexOp, Var};
 use conpet_formats::feature::Reduce;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::lora::Scaling;
-use conpet_formats::pet::{Lora, PetKind, Places};
+use conpet_formats::pet::{Lora, PetKind, PetSpec, Place, Places, Site, sparse};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::tiny::{self, TinyConfig};
 use conpet_runtime::forward::Scratch;
@@ -47,30 +48,28 @@ fn parse(text: &str) -> PetSpec {
 
 /// The trunk that a kind can have.
 fn first(pet: &PetSpec) -> usize {
-    if pet.part(PetKind::Prompt).is_some() { 0 } else { 2 }
+    if pet.acts_on_input() { 0 } else { 2 }
 }
 
 /// A module none of whose numbers is zero.
-fn adapters(e: &Engine, pet: &PetSpec) -> (Adapters, Vec<String>) {
+fn adapters(e: &Engine, pet: &PetSpec) -> (TrainedModule, Vec<String>) {
     let names = pet.sites(&e.base.spec, first(pet)).unwrap();
     let sites: Vec<Site> = names.iter().map(|s| Site::parse(&e.base.spec, s).unwrap()).collect();
-    let linears: Vec<Site> = sites.iter().copied().filter(|s| (s.place as usize) < 7).collect();
-    let n = pet.part(PetKind::Sparse).map_or(0, |p| p.parameters(&e.base.spec, first(pet)));
-    let indices: Indices = pet::choose::random(&e.base, &linears, n, (1, "t"));
+    let indices = pet::choose(&e.base, pet, &sites, (1, "t"), &|_, _| Ok(())).unwrap();
     let fresh = pet::fresh(&e.base, pet, &sites, &indices, (1, "t"), |_| false);
     let tensors = fresh.into_iter().enumerate().map(|(i, x)| {
         let numbers: Vec<f32> = wave(x.values.len(), i as f32).iter().map(|v| 0.2 * v).collect();
         (x.name, Var::from_tensor(&Tensor::from_vec(numbers, x.shape, &Device::Cpu).unwrap()).unwrap())
     });
     let tensors = tensors.map(|(n, v)| (n, v.as_tensor().clone())).collect();
-    (Adapters { tensors, indices, ..Adapters::none(pet.clone()) }, names)
+    (TrainedModule { tensors, indices, ..TrainedModule::none(pet.clone()) }, names)
 }
 
 fn numbers_of(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1::<f32>().unwrap()
 }
 
-fn module(e: &Engine, a: &Adapters, sites: &[String]) -> Module {
+fn module(e: &Engine, a: &TrainedModule, sites: &[String]) -> Module {
     let mut w = TensorsWriter::new();
     a.tensors.iter().for_each(|(name, t)| w.add_f32(name, t.dims(), &numbers_of(t)).unwrap());
     a.indices.iter().for_each(|(name, i)| w.add_i32(name, &[i.len()], i).unwrap());
@@ -132,7 +131,7 @@ fn without_a_module_trainer_and_runtime_compute_the_same() {
     let trunk = e.trunk(&[&p], 2, None, &mut s).hidden;
     let x = Tensor::from_slice(&trunk, (p.tokens.len(), spec.hidden), &Device::Cpu).unwrap();
     let d = Decoder::new(&e, 2, WeightMode::Dense);
-    let none = Adapters::none(parse("lora"));
+    let none = TrainedModule::none(parse("lora"));
     let y = d.forward(&x, &Ragged::new(spec, &[p.tokens.len()]), &none, &Training::default()).unwrap();
     let got = numbers_of(&d.logits(&d.final_norm(&y).unwrap()).unwrap());
     // The same f32 sums in another order.
@@ -172,7 +171,7 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_no
         assert!(store.get(&head).is_some());
         // Frozen weights are no inputs of the graph; the states it starts from are data (candle gives what
         // is joined with learned rows a gradient, which nothing reads).
-        assert!(pet.part(PetKind::Prompt).is_some() || store.get(&x).is_none());
+        assert!(pet.acts_on_input() || store.get(&x).is_none());
         for bytes in [0, 7 * layer::kept_per_token(spec)] {
             let (again, parts) = backward(&Training { activation_bytes: Some(bytes), ..Training::default() });
             assert_eq!(value, again);
@@ -214,7 +213,7 @@ fn a_layers_gradient_is_exact_for_every_kind() {
         }
         for dropout in drops {
             let how = Training { dropout, ..Training::default() };
-            let total = |a: &Adapters| {
+            let total = |a: &TrainedModule| {
                 let y = d.final_norm(&d.forward(&x, &batch, a, &how).unwrap()).unwrap();
                 (y * &c).unwrap().sum_all().unwrap()
             };
@@ -251,7 +250,7 @@ fn the_probe_sums_squared_gradients_of_frozen_weights() {
     let batch = Ragged::new(spec, &[4]);
     let x = Tensor::from_vec(wave(4 * spec.hidden, 0.0), (4, spec.hidden), &Device::Cpu).unwrap();
     let c = Tensor::from_vec(wave(4 * spec.hidden, 3.0), (4, spec.hidden), &Device::Cpu).unwrap();
-    let total = |a: &Adapters| {
+    let total = |a: &TrainedModule| {
         let y = d.final_norm(&d.forward(&x, &batch, a, &Training::default()).unwrap()).unwrap();
         (y * &c).unwrap().sum_all().unwrap()
     };
@@ -259,23 +258,23 @@ fn the_probe_sums_squared_gradients_of_frozen_weights() {
     let size = |s: &Site| spec.linears()[s.place as usize].1 * spec.linears()[s.place as usize].2;
     let sums = sites.iter().map(|s| (*s, vec![0.0; size(s)])).collect();
     let probe = Arc::new(Probe { sums: std::sync::Mutex::new(sums) });
-    let mut listening = Adapters { probe: Some(probe.clone()), ..Adapters::none(parse("sparse:n=1")) };
+    let mut listening = TrainedModule { probe: Some(probe.clone()), ..TrainedModule::none(parse("sparse:n=1")) };
     for layer in 2..4 {
-        let name = format!("blk.{layer}.attn_q.weight.probe");
+        let name = format!("{}.{PROBE}", Site { layer, place: Place::Q });
         let zero = Var::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
         listening.tensors.insert(name, zero.as_tensor().clone());
     }
     let before = total(&listening);
     before.backward().unwrap();
-    assert_eq!(before.to_scalar::<f32>().unwrap(), total(&Adapters::none(parse("bias"))).to_scalar::<f32>().unwrap());
+    assert_eq!(before.to_scalar::<f32>().unwrap(), total(&TrainedModule::none(parse("bias"))).to_scalar::<f32>().unwrap());
     for site in sites {
         let sums = probe.sums.lock().unwrap()[&site].clone();
         let largest = sums.iter().fold(0.0, |m: f32, v| m.max(*v)).sqrt();
         for i in (0..sums.len()).step_by(sums.len() / 5) {
             let at = |delta: f32| {
-                let mut a = Adapters::none(parse("sparse:n=1"));
-                a.indices.insert(format!("{site}.sparse_index"), Arc::new(vec![i as i32]));
-                a.tensors.insert(format!("{site}.sparse"), Tensor::new(&[delta], &Device::Cpu).unwrap());
+                let mut a = TrainedModule::none(parse("sparse:n=1"));
+                a.indices.insert(format!("{site}.{}", sparse::NAMES[0]), Arc::new(vec![i as i32]));
+                a.tensors.insert(format!("{site}.{}", sparse::NAMES[1]), Tensor::new(&[delta], &Device::Cpu).unwrap());
                 total(&a).to_scalar::<f32>().unwrap()
             };
             let want = ((at(1e-2) - at(-1e-2)) / 2e-2).abs();

@@ -9,6 +9,8 @@ use crate::optim::{Held, Param};
 use candle_core::{Device, Result, Tensor, Var};
 use std::collections::BTreeMap;
 
+/// Begins the names of the head's parameters.
+pub const HEAD: &str = "head.";
 /// Name of the head's weight `[classes, dim]` among the parameters.
 pub const HEAD_WEIGHT: &str = "head.weight";
 /// Name of the head's bias `[classes]`.
