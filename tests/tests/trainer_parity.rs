@@ -48,7 +48,13 @@ fn module(a: &TrainedModule, engine: &Engine) -> Module {
         w.add_f16(name, t.dims(), &t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).unwrap();
     }
     let bytes = w.finish().unwrap();
-    let sites: Vec<String> = a.tensors.keys().filter_map(|n| n.strip_suffix(".lora_a")).map(Into::into).collect();
+    let sites: Vec<String> = a
+        .tensors
+        .keys()
+        .filter_map(|n| lora::split_name(n))
+        .filter(|(_, which)| *which == 0)
+        .map(|(site, _)| site.into())
+        .collect();
     let len = bytes.len();
     Module::load(Mapped::from_vec(bytes), 0..len, &sites, &a.pet, &engine.base.spec).unwrap()
 }

@@ -20,9 +20,7 @@ mod trained;
 pub use batches::{Batches, Epochs, Mixture};
 pub use job::{Examples, Hyper, Job, Outcome, Progress, Target};
 pub use observe::{features, fisher};
-pub use recipe::{
-    Buffers, Done, Extra, Gradients, HEAD, HEAD_BIAS, HEAD_WEIGHT, Labelled, Loss, Plain, Recipe,
-};
+pub use recipe::{Buffers, Done, Extra, Gradients, HEAD, HEAD_BIAS, HEAD_WEIGHT, Labelled, Loss, Plain, Recipe};
 pub use trained::Trained;
 
 use conpet_formats::Result;

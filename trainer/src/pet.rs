@@ -83,13 +83,7 @@ fn own(part: &Part, spec: &ModelSpec, sites: &[Site]) -> Vec<Site> {
 ///
 /// # Errors
 /// If they are more than there are weights, or `fisher` fails.
-pub fn choose(
-    base: &Base,
-    pet: &PetSpec,
-    sites: &[Site],
-    named: (u64, &str),
-    fisher: Fisher<'_>,
-) -> Result<Indices> {
+pub fn choose(base: &Base, pet: &PetSpec, sites: &[Site], named: (u64, &str), fisher: Fisher<'_>) -> Result<Indices> {
     let mut out = Indices::new();
     for part in pet.parts() {
         let sites = &own(part, &base.spec, sites);

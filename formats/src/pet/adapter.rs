@@ -134,11 +134,7 @@ impl Kind for Adapter {
     }
 
     fn options(&self) -> Vec<String> {
-        vec![
-            format!("n={}", self.width),
-            format!("form={}", self.form.name()),
-            format!("act={}", self.act.name()),
-        ]
+        vec![format!("n={}", self.width), format!("form={}", self.form.name()), format!("act={}", self.act.name())]
     }
 
     fn check(&self) -> Result<()> {

@@ -90,8 +90,7 @@ impl Kind for Lora {
 
     /// The scaling only where it is not as published.
     fn options(&self) -> Vec<String> {
-        let scaling =
-            (self.scaling != Scaling::AlphaOverRank).then(|| format!("scaling={}", self.scaling.name()));
+        let scaling = (self.scaling != Scaling::AlphaOverRank).then(|| format!("scaling={}", self.scaling.name()));
         [format!("r={}", self.rank), format!("alpha={}", self.alpha)].into_iter().chain(scaling).collect()
     }
 

@@ -60,7 +60,10 @@ fn sized(part: Part, spec: &ModelSpec, first: usize, budget: usize) -> Result<Pa
             .unwrap_or_else(|| if one.check().is_ok() { cost(&one) } else { cost(&least) });
         Error::new(
             Code::Value,
-            format!("{budget} parameters are too few for {}, whose smallest form has {smallest}", part.pet.kind().name()),
+            format!(
+                "{budget} parameters are too few for {}, whose smallest form has {smallest}",
+                part.pet.kind().name()
+            ),
         )
         .hint("raise --params, or choose another kind: sparse takes any number")
     })

@@ -205,7 +205,7 @@ fn a_stopped_run_resumes_to_the_same_bits() {
     assert_eq!(run(false, Some((path, 0)), None).unwrap_err().code(), Code::Digest);
 }
 
-/// Trains a kind on the toy classes; gives what came of it and how far its numbers went from `start`.
+/// Trains a kind on the toy classes; gives what came of it and how far its parameters went from `start`.
 fn train(pet: &'static str, checkpoint: Option<(PathBuf, u64)>, stop_at: Option<u64>) -> Result<Outcome> {
     PET.with(|p| {
         p.set(pet);
@@ -236,8 +236,8 @@ fn every_kind_learns_and_leaves_the_tensors_of_its_spec() {
         let lora = Lora { rank: 4, alpha: 8.0, scaling: Scaling::AlphaOverRank };
         let pet = PetSpec::parse(text, lora, Places::LINEARS).unwrap();
         let own: Vec<_> = t.tensors.iter().filter(|(n, _)| !n.starts_with(HEAD)).collect();
-        let numbers: usize = own.iter().map(|(_, (_, v))| v.len()).sum();
-        assert_eq!(numbers, pet.parameters(&e.base.spec, 2), "{text}");
+        let parameters: usize = own.iter().map(|(_, (_, v))| v.len()).sum();
+        assert_eq!(parameters, pet.parameters(&e.base.spec, 2), "{text}");
         assert!(own.iter().all(|(n, _)| n.starts_with("blk.")), "{text}: what is only for training stays there");
         assert_eq!(
             t.indices.values().map(|i| i.len()).sum::<usize>(),
@@ -251,7 +251,7 @@ fn every_kind_learns_and_leaves_the_tensors_of_its_spec() {
 
 /// Fails if the MLP of a prefix, or the positions of a sparse delta, are not the same after a stop.
 #[test]
-fn what_a_kind_has_besides_its_numbers_survives_a_stop() {
+fn what_a_kind_has_besides_its_parameters_survives_a_stop() {
     let dir = tempfile::tempdir().unwrap();
     for (i, pet) in ["prefix:n=2,mid=4", "sparse:n=50,rule=fisher"].into_iter().enumerate() {
         let path = dir.path().join(i.to_string());
