@@ -1,6 +1,6 @@
 //! A module in training: where its parameters start, what they do in the layers, and what is kept.
 //!
-//! A kind is one file here and one line in [`kind::of`]: where its tensors start, where they lie in a
+//! A kind is one file here and one line in `kind::of`: where its tensors start, where they lie in a
 //! layer's vector, what it does at the points of a layer, and the gradient of that. What is trained has
 //! the names and shapes of what is kept, but for a kind that is trained through other parameters: a
 //! prefix with an MLP.
