@@ -1,14 +1,18 @@
 //! PET specs: what a module is, which tensors it holds at which sites, and the formula each kind computes.
 //!
-//! A kind is a spec and a scalar reference in a file of its own, listed in [`PetKind`] and [`Pet`]. A
-//! module is one or more [`Part`]s ([`PetSpec`]), at most one of each kind. Where several act at one
-//! linear, they do so in the order of [`PetKind`]:
+//! A kind is one file here, which says all that is known of it ([`Kind`]), and one line in the list
+//! below. A module is one or more [`Part`]s ([`PetSpec`]), at most one of each kind. Where several act
+//! at one linear, they do so in the order of the list:
 //! `y = l ⊙ (Wx + s·B(Ax) + Sx) + b`, with `x` already scaled where (IA)³ scales inputs.
 
 pub mod adapter;
 pub mod bias;
+pub mod budget;
 pub mod ia3;
+pub mod kind;
 pub mod lora;
+pub mod options;
+pub mod point;
 pub mod prefix;
 pub mod prompt;
 pub mod site;
@@ -16,65 +20,81 @@ mod size;
 pub mod sparse;
 mod text;
 
-pub use adapter::Adapter;
-pub use lora::Lora;
-pub use prefix::Prefix;
-pub use prompt::Prompt;
+pub use budget::Budget;
+pub use kind::{Held, Kind};
+pub use point::Point;
 pub use site::{Place, Places, Site};
-pub use size::Budget;
-pub use sparse::Sparse;
 
 use crate::model_spec::ModelSpec;
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
+use std::ops::{Deref, DerefMut};
 
+/// Makes [`PetKind`] and [`Pet`] of the kinds' types and the modules they are in, whose names are the
+/// kinds' names.
 macro_rules! kinds {
-    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal;)*) => {
+    ($($kind:ident in $name:ident;)*) => {
+        $(pub use $name::$kind;)*
+
         /// The kinds of PET module this release knows, in the order in which they act at a site.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(rename_all = "lowercase")]
-        pub enum PetKind { $($(#[doc = $doc])* $variant,)* }
+        pub enum PetKind {
+            $(#[doc = concat!("[`mod@", stringify!($name), "`]")] $kind,)*
+        }
+
+        /// A kind with its hyper-parameters; used as its [`Kind`].
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        pub enum Pet {
+            $(#[doc = concat!("[`mod@", stringify!($name), "`]")] $kind($kind),)*
+        }
 
         impl PetKind {
             /// All kinds.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
 
             /// The name used in manifests and flags.
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
+                match self { $(Self::$kind => stringify!($name),)* }
+            }
+
+            /// The kind with the hyper-parameters that it has unless told otherwise.
+            pub fn usual(self) -> Pet {
+                match self { $(Self::$kind => Pet::$kind($kind::default()),)* }
+            }
+        }
+
+        impl Pet {
+            /// Its kind.
+            pub const fn kind(&self) -> PetKind {
+                match self { $(Self::$kind(_) => PetKind::$kind,)* }
+            }
+        }
+
+        impl Deref for Pet {
+            type Target = dyn Kind;
+
+            fn deref(&self) -> &Self::Target {
+                match self { $(Self::$kind(x) => x,)* }
+            }
+        }
+
+        impl DerefMut for Pet {
+            fn deref_mut(&mut self) -> &mut Self::Target {
+                match self { $(Self::$kind(x) => x,)* }
             }
         }
     };
 }
 
 kinds! {
-    /// Low-rank adaptation, Hu et al. 2021.
-    Lora = "lora";
-    /// Any number of weights anywhere, Su et al. 2023 (APET).
-    Sparse = "sparse";
-    /// Learned scales, Liu et al. 2022.
-    Ia3 = "ia3";
-    /// Learned biases, Ben Zaken et al. 2022.
-    Bias = "bias";
-    /// Bottleneck adapters, Houlsby et al. 2019.
-    Adapter = "adapter";
-    /// Learned keys and values, Li & Liang 2021.
-    Prefix = "prefix";
-    /// Learned input rows, Lester et al. 2021.
-    Prompt = "prompt";
-}
-
-/// One kind with its hyper-parameters.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub enum Pet {
-    Lora(Lora),
-    Sparse(Sparse),
-    Ia3,
-    Bias,
-    Adapter(Adapter),
-    Prefix(Prefix),
-    Prompt(Prompt),
+    Lora in lora;
+    Sparse in sparse;
+    Ia3 in ia3;
+    Bias in bias;
+    Adapter in adapter;
+    Prefix in prefix;
+    Prompt in prompt;
 }
 
 /// One kind at some places of some layers.
@@ -94,53 +114,6 @@ pub struct PetSpec {
     parts: Vec<Part>,
 }
 
-impl Pet {
-    /// Its kind.
-    pub fn kind(&self) -> PetKind {
-        match self {
-            Self::Lora(_) => PetKind::Lora,
-            Self::Sparse(_) => PetKind::Sparse,
-            Self::Ia3 => PetKind::Ia3,
-            Self::Bias => PetKind::Bias,
-            Self::Adapter(_) => PetKind::Adapter,
-            Self::Prefix(_) => PetKind::Prefix,
-            Self::Prompt(_) => PetKind::Prompt,
-        }
-    }
-
-    /// Where it acts unless told otherwise: as published.
-    pub fn default_places(&self) -> Places {
-        match self {
-            Self::Lora(_) | Self::Sparse(_) => Places::LINEARS,
-            Self::Ia3 => Places::of(&[Place::K, Place::V, Place::Down]),
-            Self::Bias => Places::LAYER,
-            Self::Adapter(a) => a.form.places(),
-            Self::Prefix(_) => Places::of(&[Place::K, Place::V]),
-            Self::Prompt(_) => Places::of(&[Place::Embedding]),
-        }
-    }
-
-    /// Where it can act at all.
-    fn possible_places(&self) -> Places {
-        match self {
-            Self::Ia3 => Places::LINEARS,
-            Self::Adapter(a) if a.form != adapter::Form::Pfeiffer => adapter::Form::Houlsby.places(),
-            other => other.default_places(),
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        match self {
-            Self::Lora(x) => x.check(),
-            Self::Sparse(x) => x.check(),
-            Self::Ia3 | Self::Bias => Ok(()),
-            Self::Adapter(x) => x.check(),
-            Self::Prefix(x) => x.check(),
-            Self::Prompt(x) => x.check(),
-        }
-    }
-}
-
 impl Part {
     /// A kind where it acts by default.
     pub fn new(pet: Pet) -> Self {
@@ -152,22 +125,9 @@ impl Part {
         self.at.has(site.place) && self.last.is_none_or(|n| site.layer + n >= n_layer)
     }
 
-    /// The tensors it holds at a place: what follows the site's name, and the shape. A sparse delta's
-    /// depend on what was chosen, and are none here.
+    /// The tensors it holds at a place: see [`Kind::tensors`].
     pub fn tensors(&self, spec: &ModelSpec, place: Place) -> Vec<(&'static str, Vec<usize>)> {
-        let (out, input) = place.shape(spec);
-        match self.pet {
-            Pet::Lora(l) => vec![(lora::NAMES[0], vec![l.rank, input]), (lora::NAMES[1], vec![out, l.rank])],
-            Pet::Sparse(_) => Vec::new(),
-            Pet::Ia3 => vec![(ia3::L, vec![if ia3::scales_input(place) { input } else { out }])],
-            Pet::Bias => vec![(bias::B, vec![out])],
-            Pet::Adapter(a) => {
-                let (h, n) = (spec.hidden, a.width);
-                adapter::NAMES.into_iter().zip([vec![n, h], vec![n], vec![h, n], vec![h]]).collect()
-            }
-            Pet::Prefix(p) => vec![(prefix::PAIRS, vec![p.pairs, out])],
-            Pet::Prompt(p) => vec![(prompt::ROWS, vec![p.rows, spec.hidden])],
-        }
+        self.pet.tensors(spec, place)
     }
 
     /// Its sites in layers `first..`, in order.
@@ -179,25 +139,21 @@ impl Part {
         layers.flat_map(|layer| self.at.iter().map(move |place| Site { layer, place })).collect()
     }
 
-    /// Numbers it trains in layers `first..` (what a prefix's MLP has besides is not kept).
+    /// Its parameters in layers `first..` (what a reparameterised kind is trained through is not kept).
     pub fn parameters(&self, spec: &ModelSpec, first: usize) -> usize {
-        if let Pet::Sparse(s) = self.pet {
-            return s.n;
-        }
-        let count = |s: &Site| self.tensors(spec, s.place).iter().map(|t| t.1.iter().product::<usize>()).sum::<usize>();
-        self.sites(spec, first).iter().map(count).sum()
+        let at = |s: &Site| self.tensors(spec, s.place).iter().map(|t| t.1.iter().product::<usize>()).sum::<usize>();
+        self.pet.parameters().unwrap_or_else(|| self.sites(spec, first).iter().map(at).sum())
     }
 
     fn check(&self) -> Result<()> {
         let name = self.pet.kind().name();
         let possible = self.pet.possible_places();
-        // A prefix is keys and values or nothing.
-        let whole = !matches!(self.pet, Pet::Prefix(_)) || self.at == possible;
+        let whole = !self.pet.needs_every_place() || self.at == possible;
         if self.at.is_empty() || !self.at.within(possible) || !whole {
             return Err(Error::new(Code::Value, format!("{name} cannot act at {}", self.at))
                 .hint(format!("it acts at {possible}")));
         }
-        if self.last == Some(0) || self.last.is_some() && matches!(self.pet, Pet::Prompt(_)) {
+        if self.last == Some(0) || self.last.is_some() && self.pet.acts_on_input() {
             return Err(Error::new(Code::Value, format!("{name} cannot act in the last {:?} layers", self.last)));
         }
         self.pet.check()
@@ -244,15 +200,20 @@ impl PetSpec {
         }
     }
 
+    /// Whether a part acts on what enters the lowest layer, so that there can be no trunk.
+    pub fn acts_on_input(&self) -> bool {
+        self.parts.iter().any(|p| p.pet.acts_on_input())
+    }
+
     /// Full names of the sites in layers `first..`, sorted.
     ///
     /// # Errors
     /// If a part cannot act on what is left above the trunk, or the base has fewer layers than it names.
     pub fn sites(&self, spec: &ModelSpec, first: usize) -> Result<Vec<String>> {
-        if first > 0 && self.part(PetKind::Prompt).is_some() {
+        if let Some(p) = self.parts.iter().find(|p| first > 0 && p.pet.acts_on_input()) {
             return Err(Error::new(
                 Code::Unsupported,
-                format!("prompt acts on the input, below the trunk of {first} layers"),
+                format!("{} acts on the input, below the trunk of {first} layers", p.pet.kind().name()),
             )
             .hint("use --trunk 0, or prefix, which acts above the trunk"));
         }
@@ -270,7 +231,7 @@ impl PetSpec {
         Ok(names)
     }
 
-    /// Numbers it trains in layers `first..`.
+    /// Its parameters in layers `first..`.
     pub fn parameters(&self, spec: &ModelSpec, first: usize) -> usize {
         self.parts.iter().map(|p| p.parameters(spec, first)).sum()
     }

@@ -97,8 +97,8 @@ impl Module {
             match part.pet {
                 Pet::Lora(x) => out.lora = lora::Lora::load(&mut p, (part, x), &at)?,
                 Pet::Sparse(x) => out.parts.push(Arc::new(sparse::Sparse::load(&mut p, &map, (part, x), &at)?)),
-                Pet::Ia3 => out.parts.push(Arc::new(ia3::Ia3::load(&mut p, part, &at)?)),
-                Pet::Bias => out.parts.push(Arc::new(bias::Bias::load(&mut p, part, &at)?)),
+                Pet::Ia3(_) => out.parts.push(Arc::new(ia3::Ia3::load(&mut p, part, &at)?)),
+                Pet::Bias(_) => out.parts.push(Arc::new(bias::Bias::load(&mut p, part, &at)?)),
                 Pet::Adapter(x) => out.parts.push(Arc::new(adapter::Adapter::load(&mut p, (part, x), &at)?)),
                 Pet::Prefix(x) => out.prefix = Some(prefix::Prefix::load(&mut p, (part, x.pairs), &at)?),
                 Pet::Prompt(_) => out.prompt = Some(prompt::PromptRows::load(&mut p, part)?),

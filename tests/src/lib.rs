@@ -1,5 +1,7 @@
 //! What the whole-product tests share: a tiny base, a tiny stream, the built programs.
 
+pub mod reference;
+
 use conpet_formats::tiny::{self, TinyConfig};
 use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;

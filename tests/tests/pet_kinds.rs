@@ -1,15 +1,163 @@
-//! Every PET kind the whole way: learned, stored, inspected, put in force, swept.
+//! Every PET kind the whole way: documented, computed alike by reference, trainer and runtime, learned,
+//! stored, inspected, put in force, swept.
 
+use candle_core::{Device, IndexOp, Tensor};
 use conpet_formats::bundle::verify;
+use conpet_formats::mmap::Mapped;
+use conpet_formats::pet::{Budget, Lora, PetKind, PetSpec, Places, Site};
+use conpet_formats::tensors::TensorsWriter;
+use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::tiny::{self, TinyArch, TinyConfig};
+use conpet_runtime::base::Base;
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
+use conpet_runtime::module::Module;
 use conpet_runtime::skills::Skills;
+use conpet_tests::reference::{self, Plain};
 use conpet_tests::{program, tiny_base, tiny_config, tiny_engine, tiny_stream};
 use conpet_trainer::config::Config;
+use conpet_trainer::decoder::{Decoder, Training, WeightMode};
+use conpet_trainer::nn::attention::Ragged;
+use conpet_trainer::pet::{self, TrainedModule};
 use conpet_trainer::run::Run;
 use conpet_trainer::stream;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+
+fn parse(text: &str) -> PetSpec {
+    PetSpec::parse(text, Lora::default(), Places::LINEARS).unwrap()
+}
+
+/// Fails if a kind is not told in the table of `docs/pet-kinds.md` with all its options, or has no section there.
+#[test]
+fn every_kind_is_documented_with_its_options() {
+    let page = include_str!("../../docs/pet-kinds.md");
+    for kind in PetKind::ALL {
+        let name = kind.name();
+        let row = page.lines().find(|l| l.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("docs/pet-kinds.md has no row for {name}"));
+        for (option, _) in kind.usual().syntax().split(',').filter_map(|o| o.split_once('=')) {
+            assert!(row.contains(&format!("`{option}`")), "the row of {name} lacks its option {option}: {row}");
+        }
+        let section = page.lines().any(|l| l.strip_prefix("## ").is_some_and(|l| l.split(' ').next() == Some(name)));
+        assert!(section, "docs/pet-kinds.md has no section for {name}");
+    }
+}
+
+/// The trunk that a module can have: all but two layers, or none.
+fn trunk(spec: &ModelSpec, pet: &PetSpec) -> usize {
+    if pet.acts_on_input() { 0 } else { spec.n_layer - 2 }
+}
+
+/// A base of every family, and of every form of it. The last layer of the Gemma sees everything, the one
+/// before it a window that is shorter than the sequences here.
+fn families() -> [(&'static str, TinyConfig); 3] {
+    let llama = TinyConfig::default();
+    let biased = TinyConfig { biases: true, ..llama.clone() };
+    let gemma = TinyConfig { arch: TinyArch::Gemma3, layers: 6, window: 2, ..TinyConfig::default() };
+    [("llama", llama), ("llama with biases", biased), ("gemma3", gemma)]
+}
+
+fn engine_of(config: &TinyConfig) -> Engine {
+    let map = Mapped::from_vec(tiny::base(config).unwrap());
+    conpet_tests::exact(Engine::new(Arc::new(Base::from_map(map, Path::new("tiny.gguf")).unwrap()), 2))
+}
+
+/// A module with uneven parameters, and its sites.
+fn uneven(engine: &Engine, pet: &PetSpec) -> (TrainedModule, Vec<String>) {
+    let base = &engine.base;
+    let names = pet.sites(&base.spec, trunk(&base.spec, pet)).unwrap();
+    let sites: Vec<Site> = names.iter().map(|s| Site::parse(&base.spec, s).unwrap()).collect();
+    let indices = pet::choose(base, pet, &sites, (1, "t"), &|_, _| Ok(())).unwrap();
+    let mut module = TrainedModule::none(pet.clone());
+    for (i, x) in pet::fresh(base, pet, &sites, &indices, (1, "t"), |_| false).into_iter().enumerate() {
+        let value = |j: usize| ((j as f32 * 1.3 + i as f32).sin() + (j % 3) as f32 * 0.2) * 0.16;
+        let values: Vec<f32> = (0..x.values.len()).map(value).collect();
+        module.tensors.insert(x.name, Tensor::from_vec(values, x.shape, &Device::Cpu).unwrap());
+    }
+    (TrainedModule { indices, ..module }, names)
+}
+
+/// The module as the runtime loads it.
+fn loaded(engine: &Engine, module: &TrainedModule, sites: &[String]) -> Module {
+    let mut w = TensorsWriter::new();
+    module.tensors.iter().for_each(|(name, t)| w.add_f32(name, t.dims(), &floats(t)).unwrap());
+    module.indices.iter().for_each(|(name, i)| w.add_i32(name, &[i.len()], i).unwrap());
+    let bytes = w.finish().unwrap();
+    let len = bytes.len();
+    Module::load(Mapped::from_vec(bytes), 0..len, sites, &module.pet, &engine.base.spec).unwrap()
+}
+
+fn floats(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn far(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Forms and combinations, beside every kind as it is by default.
+const FORMS: [&str; 9] = [
+    "ia3:at=attn_q/attn_output/ffn_gate/ffn_up/ffn_down",
+    "adapter:n=5,act=relu",
+    "adapter:n=5,form=pfeiffer",
+    "adapter:n=5,form=parallel",
+    "adapter:n=5,form=parallel,at=attn_output/ffn_down,last=1",
+    "lora:r=3,scaling=alpha/sqrt(r)",
+    "lora:r=2,at=attn_q/attn_v/ffn_down+sparse:n=50+ia3+bias+adapter:n=2+prefix:n=2",
+    "lora:r=2,at=attn_q+bias:at=ffn_norm/attn_k,last=1",
+    "prefix:n=2+prompt:n=2+lora:r=1",
+];
+
+/// Fails if a kind's mechanism is missing from either, or stands at another place.
+#[test]
+fn scalar_reference_trainer_and_runtime_compute_the_same_for_every_kind() {
+    for (family, config) in families() {
+        three_ways(family, &config);
+    }
+}
+
+fn three_ways(family: &str, config: &TinyConfig) {
+    let engine = engine_of(config);
+    let spec = &engine.base.spec;
+    let texts = ["the list of files", " open", "water and oil, 42"];
+    let prompts: Vec<_> = texts.iter().map(|t| Arc::new(engine.prompt(t, None).unwrap())).collect();
+    let lens: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
+    let bare: Vec<Vec<f32>> = prompts.iter().map(|p| engine.logits(p, &Blend::none())).collect();
+    let usual = PetKind::ALL.iter().map(|k| {
+        let pet = parse(k.name());
+        pet.sized(spec, trunk(spec, &pet), Budget::Parameters(3000)).unwrap()
+    });
+    for pet in usual.chain(FORMS.map(parse)) {
+        let (module, sites) = uneven(&engine, &pet);
+        let blend = Blend::from(Arc::new(loaded(&engine, &module, &sites)));
+        let floats_of = module.tensors.iter().map(|(n, t)| (n.clone(), floats(t))).collect();
+        let plain = Plain { pet: &pet, floats: floats_of, integers: &module.indices };
+        let hidden = engine.trunk(prompts.clone(), trunk(spec, &pet), None, false).hidden;
+        let x = Tensor::from_slice(&hidden, (lens.iter().sum::<usize>(), spec.hidden), &Device::Cpu).unwrap();
+        for mode in [WeightMode::Dense, WeightMode::Quant] {
+            let d = Decoder::new(&engine, trunk(spec, &pet), mode);
+            let y = d.forward(&x, &Ragged::new(spec, &lens), &module, &Training::default()).unwrap();
+            let logits = d.logits(&d.final_norm(&y).unwrap()).unwrap();
+            let mut at = 0;
+            for (p, bare) in prompts.iter().zip(&bare) {
+                let n = p.tokens.len();
+                let trained = floats(&logits.i(at..at + n).unwrap());
+                let run = engine.logits(p, &blend);
+                let want = reference::logits(&engine.base, &p.tokens, &[(1.0, &plain)]);
+                // The same sums in another order, through four layers, on logits of size about 30.
+                let [served, trained] = [far(&run, &want), far(&trained, &want)];
+                assert!(served < 4e-3, "{family}, {pet}: the runtime is {served} from the reference");
+                assert!(trained < 4e-3, "{family}, {pet}: the trainer is {trained} from it");
+                assert!(far(&run, bare) > 0.05, "{family}, {pet}: the module does nothing");
+                at += n;
+            }
+        }
+    }
+}
 
 /// Learns the two tasks with labels; mean accuracy, and answers to one input of each.
 fn learn(engine: &Engine, dir: &Path, config: Config) -> (f64, Vec<Option<String>>) {
@@ -31,7 +179,7 @@ fn learn(engine: &Engine, dir: &Path, config: Config) -> (f64, Vec<Option<String
 fn every_kind_is_learned_stored_and_served() {
     let dir = tempfile::tempdir().unwrap();
     let engine = tiny_engine(dir.path());
-    for (pet, trunk) in [
+    let specs = [
         ("bias", 1),
         ("ia3", 1),
         ("adapter:n=4,form=parallel,at=attn_output/ffn_down", 1),
@@ -39,7 +187,10 @@ fn every_kind_is_learned_stored_and_served() {
         ("prompt:n=3", 0),
         ("sparse:n=500,rule=fisher", 1),
         ("lora:r=2,at=attn_q/attn_v+bias", 1),
-    ] {
+    ];
+    let missing = |k: &&PetKind| !specs.iter().any(|(text, _)| parse(text).part(**k).is_some());
+    assert_eq!(PetKind::ALL.iter().find(missing), None, "a kind is not tried");
+    for (pet, trunk) in specs {
         let (accuracy, answers) = learn(&engine, dir.path(), Config { pet: pet.into(), trunk, ..tiny_config() });
         // Chance is a half; the two inputs are among the easy ones.
         assert!(accuracy >= 0.75, "{pet}: accuracy {accuracy}");
@@ -97,7 +248,7 @@ fn programs_take_show_and_run_a_kind() {
     }
 }
 
-/// Fails if a point is not trained, if a larger one does not have more numbers, or if a sweep that goes on does
+/// Fails if a point is not trained, if a larger one does not have more parameters, or if a sweep that goes on does
 /// anything twice.
 #[test]
 fn a_sweep_scores_kinds_at_sizes_beside_the_head_alone_and_goes_on_where_it_stood() {

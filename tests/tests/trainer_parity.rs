@@ -14,9 +14,10 @@ use conpet_runtime::engine::Engine;
 use conpet_runtime::prompt::Prompt;
 use conpet_runtime::module::Module;
 use conpet_runtime::sampler::argmax;
-use conpet_trainer::decoder::{Adapters, Decoder, Training, WeightMode};
+use conpet_trainer::decoder::{Decoder, Training, WeightMode};
 use conpet_trainer::nn::attention::Ragged;
 use std::sync::Arc;
+use conpet_trainer::pet::TrainedModule;
 
 const TEXT: &str = "The number of people who write long letters has gone down each day, and 42 of them say that water, oil \
 and words will be what we use when the list of files is full. What did you find in the house of the two men? ";
@@ -27,9 +28,9 @@ fn wave(n: usize, phase: f32, size: f32) -> Vec<f32> {
 }
 
 /// Factors on every linear above the trunk; `size` is large enough to change first choices.
-fn adapters(engine: &Engine, trunk: usize, size: f32) -> Adapters {
+fn adapters(engine: &Engine, trunk: usize, size: f32) -> TrainedModule {
     let spec = &engine.base.spec;
-    let mut a = Adapters::none(PetSpec::lora(Lora { rank: 4, alpha: 4.0, scaling: Scaling::AlphaOverRank }));
+    let mut a = TrainedModule::none(PetSpec::lora(Lora { rank: 4, alpha: 4.0, scaling: Scaling::AlphaOverRank }));
     for l in trunk..spec.n_layer {
         for (short, out, input) in spec.linears() {
             let site = format!("blk.{l}.{short}.weight");
@@ -43,19 +44,25 @@ fn adapters(engine: &Engine, trunk: usize, size: f32) -> Adapters {
     a
 }
 
-fn module(a: &Adapters, engine: &Engine) -> Module {
+fn module(a: &TrainedModule, engine: &Engine) -> Module {
     let mut w = TensorsWriter::new();
     for (name, t) in &a.tensors {
         w.add_f16(name, t.dims(), &t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).unwrap();
     }
     let bytes = w.finish().unwrap();
-    let sites: Vec<String> = a.tensors.keys().filter_map(|n| n.strip_suffix(".lora_a")).map(Into::into).collect();
+    let sites: Vec<String> = a
+        .tensors
+        .keys()
+        .filter_map(|n| lora::split_name(n))
+        .filter(|(_, which)| *which == 0)
+        .map(|(site, _)| site.into())
+        .collect();
     let len = bytes.len();
     Module::load(Mapped::from_vec(bytes), 0..len, &sites, &a.pet, &engine.base.spec).unwrap()
 }
 
 /// (largest difference, largest logit, first choices that differ by more than rounding, tokens).
-fn compare(engine: &Engine, trunk: usize, a: &Adapters, mode: WeightMode) -> (f32, f32, usize, usize) {
+fn compare(engine: &Engine, trunk: usize, a: &TrainedModule, mode: WeightMode) -> (f32, f32, usize, usize) {
     let spec = &engine.base.spec;
     let blend = Blend::from((!a.tensors.is_empty()).then(|| Arc::new(module(a, engine))));
     let mut prompts: Vec<Arc<Prompt>> = Vec::new();
@@ -96,7 +103,7 @@ fn check(mut engine: Engine, name: &str, trunk: usize, size: f32, tolerance: f32
     // The trainer computes in f32; serving rounds activations, which `tests/parity.rs` measures.
     engine = conpet_tests::exact(engine);
     let module = adapters(&engine, trunk, size);
-    for (what, a) in [("bare", Adapters::none(module.pet.clone())), ("module", module)] {
+    for (what, a) in [("bare", TrainedModule::none(module.pet.clone())), ("module", module)] {
         for mode in [WeightMode::Dense, WeightMode::Quant] {
             let (diff, size, other, n) = compare(&engine, trunk, &a, mode);
             println!(

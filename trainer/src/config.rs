@@ -7,7 +7,7 @@ use conpet_formats::head::HeadKind;
 use conpet_formats::hidden;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::pet::lora::Scaling;
-use conpet_formats::pet::{Budget, Lora, Pet, PetSpec, Places};
+use conpet_formats::pet::{Budget, Lora, PetSpec, Places};
 use conpet_formats::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -358,7 +358,7 @@ impl Config {
         if self.method == "o-lora" && pet.only_lora().is_none() {
             return bad("pet", &self.pet, "lora and nothing else with --method o-lora");
         }
-        if self.method == "lae" && pet.parts().iter().any(|p| matches!(p.pet, Pet::Prefix(x) if x.mid > 0)) {
+        if self.method == "lae" && pet.parts().iter().any(|p| p.pet.is_reparameterised()) {
             return bad("pet", &self.pet, "prefix without mid with --method lae, which scales the pairs themselves");
         }
         self.sites(spec).map(drop)

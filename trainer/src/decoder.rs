@@ -10,17 +10,15 @@ mod layer;
 use crate::nn::attention::{Heads, Ragged};
 use crate::nn::frozen_weight::{FrozenLinear, FrozenWeight, QuantWeight};
 use crate::nn::gate::Gate;
-use crate::nn::pet::{Dropout, Plan};
 use crate::nn::rms_norm::{RmsNorm, rms_norm};
-use crate::nn::sparse::Probe;
+use crate::pet::prompt::WithRows;
+use crate::pet::{Dropout, TrainedModule};
 use candle_core::{Result, Tensor};
 use conpet_formats::model_spec::ModelSpec;
-use conpet_formats::pet::{PetSpec, Place, Site, prompt};
 use conpet_runtime::base::{Base, LayerRef, Linear};
 use conpet_runtime::engine::Engine;
 use conpet_runtime::kernels::{Kernels, MatrixRef};
 use layer::{Frozen, LayerOp, Pass, kept_per_token};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How frozen weights are held while training.
@@ -49,35 +47,6 @@ pub struct Decoder {
     kernels: Kernels,
     /// Threads there are.
     pub threads: usize,
-}
-
-/// A module in training.
-#[derive(Debug, Clone)]
-pub struct Adapters {
-    /// What it is.
-    pub pet: PetSpec,
-    /// Its tensors by full name; empty if nothing is in force.
-    pub tensors: BTreeMap<String, Tensor>,
-    /// Where a sparse delta's numbers stand, by full name.
-    pub indices: BTreeMap<String, Arc<Vec<i32>>>,
-    /// Listens to gradients of frozen weights.
-    pub probe: Option<Arc<Probe>>,
-}
-
-impl Adapters {
-    /// A module of which nothing is in force.
-    pub fn none(pet: PetSpec) -> Self {
-        Self { pet, tensors: BTreeMap::new(), indices: BTreeMap::new(), probe: None }
-    }
-
-    fn layer(&self, spec: &ModelSpec, layer: usize) -> Result<Option<(Plan, Tensor)>> {
-        Plan::new(spec, layer, &self.pet, &self.tensors, &self.indices, self.probe.as_ref())
-    }
-
-    /// Learned rows before every sequence, `[n, hidden]`.
-    fn prompt(&self) -> Option<&Tensor> {
-        self.tensors.get(&format!("{}.{}", Site { layer: 0, place: Place::Embedding }, prompt::ROWS))
-    }
 }
 
 /// How a pass is run while training.
@@ -148,22 +117,13 @@ impl Decoder {
     }
 
     /// States `[tokens, hidden]` after the trunk to states after the last layer (before its norm).
-    pub fn forward(&self, hidden: &Tensor, batch: &Ragged, adapters: &Adapters, how: &Training) -> Result<Tensor> {
-        let Some(prompt) = adapters.prompt() else { return self.layers(hidden, batch, adapters, how) };
-        // Each sequence with the learned rows before it, and their states dropped at the end.
-        let (n, mut all, mut own, mut lens) = (prompt.dims()[0], Vec::new(), Vec::new(), Vec::new());
-        for row in batch.rows() {
-            all.extend((0..n).chain(row.clone().map(|t| n + t)).map(|i| i as u32));
-            own.extend((all.len() - row.len()..all.len()).map(|i| i as u32));
-            lens.push(n + row.len());
-        }
-        let order = |v: Vec<u32>| Tensor::new(v, hidden.device());
-        let hidden = Tensor::cat(&[prompt, hidden], 0)?.index_select(&order(all)?, 0)?;
-        let batch = Ragged::new(&self.spec, &lens).pinned(n);
-        self.layers(&hidden, &batch, adapters, how)?.index_select(&order(own)?, 0)
+    pub fn forward(&self, hidden: &Tensor, batch: &Ragged, module: &TrainedModule, how: &Training) -> Result<Tensor> {
+        let Some(rows) = module.prompt() else { return self.layers(hidden, batch, module, how) };
+        let with = WithRows::new(&self.spec, rows, hidden, batch)?;
+        self.layers(&with.hidden, &with.batch, module, how)?.index_select(&with.own, 0)
     }
 
-    fn layers(&self, hidden: &Tensor, batch: &Ragged, adapters: &Adapters, how: &Training) -> Result<Tensor> {
+    fn layers(&self, hidden: &Tensor, batch: &Ragged, module: &TrainedModule, how: &Training) -> Result<Tensor> {
         let n = self.layers.len();
         let one = (kept_per_token(&self.spec) * batch.tokens()).max(1);
         let kept = how.activation_bytes.map_or(n, |bytes| bytes / one);
@@ -177,7 +137,7 @@ impl Decoder {
         let mut x = hidden.clone();
         for (i, frozen) in self.layers.iter().enumerate() {
             let index = self.first + i;
-            let factors = adapters.layer(&self.spec, index)?;
+            let factors = module.layer(&self.spec, index)?;
             let keep = (x.track_op() || factors.is_some()) && i + kept >= n;
             x = match factors {
                 Some((plan, v)) => x.apply_op2(&v, LayerOp::new(index, frozen, &pass, Some(plan), keep))?,

@@ -10,19 +10,13 @@
 //! A batch is the tokens of several sequences one after another, `[tokens, hidden]`, without
 //! padding. Sums run in a fixed order, so results do not depend on the number of threads.
 
-pub mod adapter;
 pub mod attention;
-pub mod bias;
 pub mod frozen_weight;
 pub mod gate;
-pub mod ia3;
 pub mod lm_loss;
-pub mod lora;
 pub mod matmul;
-pub mod pet;
 pub mod pool;
 pub mod rms_norm;
-pub mod sparse;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
@@ -49,6 +43,13 @@ pub(crate) fn with_numbers<T>(t: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result
 /// A copy of a tensor's numbers.
 pub(crate) fn numbers(t: &Tensor) -> Result<Vec<f32>> {
     with_numbers(t, <[f32]>::to_vec)
+}
+
+/// `sum[i] += Σ_rows values[row, i]`.
+pub(crate) fn add_rows(values: &[f32], sum: &mut [f32]) {
+    for row in values.chunks_exact(sum.len()) {
+        sum.iter_mut().zip(row).for_each(|(s, v)| *s += v);
+    }
 }
 
 #[cfg(test)]

@@ -8,14 +8,13 @@
 
 use crate::config::Config;
 use crate::data::Prepared;
-use crate::fit::{Examples, Outcome, Trained};
-use crate::pet;
+use crate::fit::{Examples, HEAD_BIAS, HEAD_WEIGHT, Outcome, Trained};
 use crate::report::sweep::{Point, Sweep};
 use crate::run::{Event, Lesson, Run};
 use crate::stream::Task;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::mmap::Mapped;
-use conpet_formats::pet::{PetKind, PetSpec};
+use conpet_formats::pet::PetSpec;
 use conpet_formats::{Code, Error, Result};
 use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
@@ -88,7 +87,7 @@ pub fn sweep<'a>(
         for size in &wanted.sizes {
             let mut c = Config { pet: kind.clone(), params: String::new(), ..config.clone() };
             let plain = c.pet(spec)?;
-            if plain.part(PetKind::Prompt).is_some() {
+            if plain.acts_on_input() {
                 c.trunk = 0;
             }
             size.parse::<conpet_formats::pet::Budget>().map_err(|e| e.in_section("--sizes"))?;
@@ -220,15 +219,15 @@ fn point(
 
 /// The module as a bundle would hold it.
 fn hooked(run: &Run<'_>, pet: &PetSpec, trained: &Trained) -> Result<Module> {
-    let (payload, _) = pet::payload(trained)?;
+    let (payload, _) = trained.payload()?;
     let range = 0..payload.len();
-    Module::load(Mapped::from_vec(payload), range, &pet::held(trained, &run.sites), pet, &run.engine.base.spec)
+    Module::load(Mapped::from_vec(payload), range, &trained.held(&run.sites), pet, &run.engine.base.spec)
 }
 
 /// Rows that the runtime and the head answer right.
 fn score(run: &Run<'_>, data: &Prepared, blend: &Blend, trained: &Trained) -> Score {
     let (engine, feature) = (run.engine, &run.head_feature);
-    let (weight, bias) = (&trained.tensors["head.weight"].1, &trained.tensors["head.bias"].1);
+    let (weight, bias) = (&trained.tensors[HEAD_WEIGHT].1, &trained.tensors[HEAD_BIAS].1);
     let dim = feature.dim(engine.base.spec.hidden);
     let mut right = 0;
     let all: Vec<usize> = (0..data.len()).collect();

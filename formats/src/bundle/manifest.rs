@@ -9,7 +9,7 @@ use crate::decimal::Decimal;
 use crate::feature::FeatureSpec;
 use crate::head::HeadKind;
 use crate::pet::lora::Scaling;
-use crate::pet::{Lora, PetKind, PetSpec};
+use crate::pet::{Kind, Lora, PetKind, PetSpec};
 use crate::selector::SelectorKind;
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};

@@ -98,8 +98,7 @@ pub fn read(bytes: &[u8], spec: &ModelSpec, base: &BaseRef) -> Result<Parcel> {
 
 /// The site, and whether A (0) or B (1), that a tensor's name says.
 fn name(spec: &ModelSpec, name: &str) -> Result<(Site, usize)> {
-    let split = lora::NAMES.iter().enumerate().find_map(|(i, n)| Some((name.strip_suffix(n)?.strip_suffix('.')?, i)));
-    let (site, which) = split.ok_or_else(|| {
+    let (site, which) = lora::split_name(name).ok_or_else(|| {
         Error::new(Code::Unsupported, "a tensor that is neither lora_a nor lora_b")
             .hint("llama.cpp skips norm vectors in silence; here nothing is skipped: make the file again without it")
     })?;

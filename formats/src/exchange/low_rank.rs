@@ -3,7 +3,7 @@
 
 use super::Parcel;
 use crate::model_spec::ModelSpec;
-use crate::pet::{Lora, PetSpec, Site, lora};
+use crate::pet::{Kind, Lora, PetSpec, Site, lora};
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
 

@@ -21,7 +21,7 @@ use crate::error::clip;
 use crate::mmap::Mapped;
 use crate::model_spec::ModelSpec;
 use crate::pet::{
-    Lora, Part, Pet, PetSpec, Place, Places, Prefix, Prompt, Site, ia3, lora, lora::Scaling, prefix, prompt,
+    Ia3, Lora, Part, Pet, PetSpec, Place, Places, Prefix, Prompt, Site, ia3, lora, lora::Scaling, prefix, prompt,
 };
 use crate::tensors::{Dtype, Tensor, Tensors};
 use crate::{Code, Error, Result, fs};
@@ -214,7 +214,7 @@ fn read_ia3(mut c: Config, tensors: BTreeMap<String, Values>, spec: &ModelSpec) 
     }
     same_sites(targets, found)?;
     let at = Places::of(&places.into_iter().collect::<Vec<_>>());
-    Parcel::new(PetSpec::new(vec![Part { at, ..Part::new(Pet::Ia3) }])?, out)
+    Parcel::new(PetSpec::new(vec![Part { at, ..Part::new(Pet::Ia3(Ia3)) }])?, out)
 }
 
 /// How many tokens a prompt or a prefix has learned, and their one tensor.
@@ -338,7 +338,7 @@ fn export(
             ];
             ("LORA", own)
         }
-        Pet::Ia3 => {
+        Pet::Ia3(_) => {
             for site in &sites {
                 let (_, l) = parcel.tensor(&tensors, *site, ia3::L)?;
                 let l: Vec<f32> = l.iter().map(|v| v + 1.0).collect();

@@ -10,7 +10,11 @@
 //! The site `attn_output` stands for attention and `ffn_down` for the feed-forward layer. A module
 //! holds there `D [n, hidden]`, `b [n]`, `U [hidden, n]`, `c [hidden]`.
 
+use super::kind::{Held, Kind};
+use super::options::Options;
+use super::point::Point;
 use super::site::{Place, Places};
+use crate::model_spec::ModelSpec;
 use crate::{Code, Error, Result};
 
 /// What follows a site's name in the names of `D`, `b`, `U` and `c`.
@@ -108,16 +112,76 @@ fn gelu_tanh(x: f32) -> f32 {
     (GELU * (x + 0.044_715 * x * x * x)).tanh()
 }
 
-impl Adapter {
-    /// Width within bounds.
-    ///
-    /// # Errors
-    /// If it is not.
-    pub fn check(&self) -> Result<()> {
+impl Default for Adapter {
+    fn default() -> Self {
+        Self { width: 16, form: Form::Houlsby, act: Act::Gelu }
+    }
+}
+
+impl Kind for Adapter {
+    fn about(&self) -> &'static str {
+        "Bottleneck adapters, Houlsby et al. 2019."
+    }
+
+    fn syntax(&self) -> &'static str {
+        "n=,form=houlsby|pfeiffer|parallel,act=gelu|relu"
+    }
+
+    fn read(&mut self, options: &mut Options<'_>) -> Result<()> {
+        options.number("n", &mut self.width)?;
+        options.choice("form", &Form::ALL, Form::name, &mut self.form)?;
+        options.choice("act", &Act::ALL, Act::name, &mut self.act)
+    }
+
+    fn options(&self) -> Vec<String> {
+        vec![format!("n={}", self.width), format!("form={}", self.form.name()), format!("act={}", self.act.name())]
+    }
+
+    fn check(&self) -> Result<()> {
         if self.width == 0 || self.width > 65_536 {
             return Err(Error::new(Code::Value, format!("adapter width {} is not in 1..=65536", self.width)));
         }
         Ok(())
+    }
+
+    fn default_places(&self) -> Places {
+        self.form.places()
+    }
+
+    fn possible_places(&self) -> Places {
+        match self.form {
+            Form::Pfeiffer => self.form.places(),
+            Form::Houlsby | Form::Parallel => Form::Houlsby.places(),
+        }
+    }
+
+    fn acts_at(&self, point: Point) -> Option<Place> {
+        match (self.form, point) {
+            (Form::Houlsby, Point::Add(place)) | (Form::Parallel, Point::Aside(place)) => Some(place),
+            (Form::Pfeiffer, Point::Layer) => Some(Place::Down),
+            _ => None,
+        }
+    }
+
+    fn tensors(&self, spec: &ModelSpec, _place: Place) -> Vec<(&'static str, Vec<usize>)> {
+        let (h, n) = (spec.hidden, self.width);
+        NAMES.into_iter().zip([vec![n, h], vec![n], vec![h, n], vec![h]]).collect()
+    }
+
+    fn resize(&mut self, n: usize) -> bool {
+        self.width = n;
+        true
+    }
+
+    fn products(&self) -> &'static [&'static str] {
+        &[NAMES[2], NAMES[3]]
+    }
+
+    fn apply_reference(&self, held: &Held<'_>, x: &[f32], y: &mut [f32]) {
+        if let Some(tensors) = held.get(NAMES) {
+            let u = if self.form == Form::Parallel { x.to_vec() } else { y.to_vec() };
+            apply_reference(self.act, tensors, &u, y);
+        }
     }
 }
 

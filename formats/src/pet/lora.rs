@@ -3,6 +3,11 @@
 //! At a site whose frozen weight is `W [out, in]`, a module holds `A [r, in]` in tensor
 //! `<site>.lora_a` and `B [out, r]` in `<site>.lora_b`. Never merged into `W`.
 
+use super::kind::{Held, Kind};
+use super::options::Options;
+use super::point::Point;
+use super::site::{Place, Places};
+use crate::model_spec::ModelSpec;
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +20,19 @@ pub enum Scaling {
     /// `alpha / sqrt(r)`, rank-stabilised (Kalajdzievski 2023).
     #[serde(rename = "alpha/sqrt(r)")]
     RankStabilised,
+}
+
+impl Scaling {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::AlphaOverRank, Self::RankStabilised];
+
+    /// As specs spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AlphaOverRank => "alpha/r",
+            Self::RankStabilised => "alpha/sqrt(r)",
+        }
+    }
 }
 
 /// Hyper-parameters of a LoRA module.
@@ -47,9 +65,37 @@ impl Lora {
         };
         Self { rank, alpha, ..self }
     }
+}
+
+impl Default for Lora {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0, scaling: Scaling::AlphaOverRank }
+    }
+}
+
+impl Kind for Lora {
+    fn about(&self) -> &'static str {
+        "Low-rank adaptation, Hu et al. 2021."
+    }
+
+    fn syntax(&self) -> &'static str {
+        "r=,alpha=,scaling=alpha/r|alpha/sqrt(r)"
+    }
+
+    fn read(&mut self, options: &mut Options<'_>) -> Result<()> {
+        options.number("r", &mut self.rank)?;
+        options.number("alpha", &mut self.alpha)?;
+        options.choice("scaling", &Scaling::ALL, Scaling::name, &mut self.scaling)
+    }
+
+    /// The scaling only where it is not as published.
+    fn options(&self) -> Vec<String> {
+        let scaling = (self.scaling != Scaling::AlphaOverRank).then(|| format!("scaling={}", self.scaling.name()));
+        [format!("r={}", self.rank), format!("alpha={}", self.alpha)].into_iter().chain(scaling).collect()
+    }
 
     /// Rank within bounds, alpha finite and positive.
-    pub fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         if self.rank == 0 || self.rank > 4096 {
             return Err(Error::new(Code::Value, format!("LoRA rank {} is not in 1..=4096", self.rank)));
         }
@@ -59,9 +105,36 @@ impl Lora {
         Ok(())
     }
 
-    /// Trainable numbers at a site with weight `[out, in]`.
-    pub fn parameters(&self, out: usize, input: usize) -> usize {
-        self.rank * (out + input)
+    fn default_places(&self) -> Places {
+        Places::LINEARS
+    }
+
+    fn acts_at(&self, point: Point) -> Option<Place> {
+        match point {
+            Point::Out(place) if Places::LINEARS.has(place) => Some(place),
+            _ => None,
+        }
+    }
+
+    fn tensors(&self, spec: &ModelSpec, place: Place) -> Vec<(&'static str, Vec<usize>)> {
+        let (out, input) = place.shape(spec);
+        vec![(NAMES[0], vec![self.rank, input]), (NAMES[1], vec![out, self.rank])]
+    }
+
+    /// The rank, at the same scale.
+    fn resize(&mut self, n: usize) -> bool {
+        *self = self.of_rank(n);
+        true
+    }
+
+    fn products(&self) -> &'static [&'static str] {
+        &[NAMES[1]]
+    }
+
+    fn apply_reference(&self, held: &Held<'_>, x: &[f32], y: &mut [f32]) {
+        if let Some([a, b]) = held.get(NAMES) {
+            apply_reference(a, b, self.rank, self.scale(), x, y);
+        }
     }
 }
 
@@ -76,6 +149,11 @@ pub fn a_name(site: &str) -> String {
 /// Name of the B tensor of a site.
 pub fn b_name(site: &str) -> String {
     format!("{site}.{}", NAMES[1])
+}
+
+/// The site that a tensor's name begins with, and whether it is the site's A (0) or B (1).
+pub fn split_name(name: &str) -> Option<(&str, usize)> {
+    NAMES.iter().enumerate().find_map(|(i, n)| Some((name.strip_suffix(n)?.strip_suffix('.')?, i)))
 }
 
 /// Scalar reference: `y[o] += s · Σ_k B[o,k] · Σ_i A[k,i] · x[i]`, accumulated in `f64`.

@@ -6,6 +6,11 @@
 //! module holds `K_p [n, kv_dim]` in `<attn_k site>.prefix` and `V_p` in `<attn_v site>.prefix`. In training the
 //! pairs of all layers are the output of one MLP (`mid` > 0); only its output is kept.
 
+use super::kind::Kind;
+use super::options::Options;
+use super::point::Point;
+use super::site::{Place, Places};
+use crate::model_spec::ModelSpec;
 use crate::{Code, Error, Result};
 
 /// What follows a site's name in the names of `K_p` and `V_p`.
@@ -20,12 +25,32 @@ pub struct Prefix {
     pub mid: usize,
 }
 
-impl Prefix {
-    /// Numbers within bounds.
-    ///
-    /// # Errors
-    /// If one is not.
-    pub fn check(&self) -> Result<()> {
+impl Default for Prefix {
+    fn default() -> Self {
+        Self { pairs: 16, mid: 0 }
+    }
+}
+
+impl Kind for Prefix {
+    fn about(&self) -> &'static str {
+        "Learned keys and values, Li & Liang 2021."
+    }
+
+    fn syntax(&self) -> &'static str {
+        "n=,mid="
+    }
+
+    fn read(&mut self, options: &mut Options<'_>) -> Result<()> {
+        options.number("n", &mut self.pairs)?;
+        options.number("mid", &mut self.mid)
+    }
+
+    fn options(&self) -> Vec<String> {
+        let mid = (self.mid > 0).then(|| format!("mid={}", self.mid));
+        std::iter::once(format!("n={}", self.pairs)).chain(mid).collect()
+    }
+
+    fn check(&self) -> Result<()> {
         if self.pairs == 0 || self.pairs > 4096 || self.mid > 65_536 {
             return Err(Error::new(
                 Code::Value,
@@ -33,6 +58,42 @@ impl Prefix {
             ));
         }
         Ok(())
+    }
+
+    fn default_places(&self) -> Places {
+        Places::of(&[Place::K, Place::V])
+    }
+
+    /// Keys without values, or values without keys, are nothing.
+    fn needs_every_place(&self) -> bool {
+        true
+    }
+
+    /// Nowhere: attention reads the pairs.
+    fn acts_at(&self, _point: Point) -> Option<Place> {
+        None
+    }
+
+    fn tensors(&self, spec: &ModelSpec, place: Place) -> Vec<(&'static str, Vec<usize>)> {
+        vec![(PAIRS, vec![self.pairs, place.shape(spec).0])]
+    }
+
+    fn resize(&mut self, n: usize) -> bool {
+        self.pairs = n;
+        true
+    }
+
+    fn products(&self) -> &'static [&'static str] {
+        &[PAIRS]
+    }
+
+    fn is_reparameterised(&self) -> bool {
+        self.mid > 0
+    }
+
+    fn blends(&self) -> std::result::Result<(), &'static str> {
+        Err("puts learned pairs before the sequence, which attention weighs itself: what they add to it is no sum \
+             that a weight could multiply")
     }
 }
 

@@ -5,9 +5,14 @@
 //! is data. At a linear `[out, in]` with k of them a module holds `<site>.sparse_index` `[k]` (I32,
 //! `row · in + column`, ascending) and `<site>.sparse` `[k]`; a site without any holds neither.
 
+use super::kind::{Held, Kind};
+use super::options::Options;
+use super::point::Point;
+use super::site::{Place, Places};
+use crate::model_spec::ModelSpec;
 use crate::{Code, Error, Result};
 
-/// What follows a site's name in the names of the positions and of the numbers there.
+/// What follows a site's name in the names of the positions and of the values there.
 pub const NAMES: [&str; 2] = ["sparse_index", "sparse"];
 
 /// How positions are chosen, among all weights of the sites together.
@@ -44,16 +49,70 @@ pub struct Sparse {
     pub rule: Rule,
 }
 
-impl Sparse {
-    /// A number within bounds.
-    ///
-    /// # Errors
-    /// If it is not.
-    pub fn check(&self) -> Result<()> {
+impl Default for Sparse {
+    fn default() -> Self {
+        Self { n: 10_000, rule: Rule::Random }
+    }
+}
+
+impl Kind for Sparse {
+    fn about(&self) -> &'static str {
+        "Any number of weights anywhere, Su et al. 2023 (APET)."
+    }
+
+    fn syntax(&self) -> &'static str {
+        "n=,rule=random|magnitude|fisher"
+    }
+
+    fn read(&mut self, options: &mut Options<'_>) -> Result<()> {
+        options.number("n", &mut self.n)?;
+        options.choice("rule", &Rule::ALL, Rule::name, &mut self.rule)
+    }
+
+    fn options(&self) -> Vec<String> {
+        vec![format!("n={}", self.n), format!("rule={}", self.rule.name())]
+    }
+
+    fn check(&self) -> Result<()> {
         if self.n == 0 || self.n > 1 << 30 {
-            return Err(Error::new(Code::Value, format!("a sparse delta of {} numbers is not in 1..=2^30", self.n)));
+            return Err(Error::new(Code::Value, format!("a sparse delta of {} positions is not in 1..=2^30", self.n)));
         }
         Ok(())
+    }
+
+    fn default_places(&self) -> Places {
+        Places::LINEARS
+    }
+
+    fn acts_at(&self, point: Point) -> Option<Place> {
+        match point {
+            Point::Out(place) if Places::LINEARS.has(place) => Some(place),
+            _ => None,
+        }
+    }
+
+    /// None: how many positions lie at a site depends on what was chosen.
+    fn tensors(&self, _spec: &ModelSpec, _place: Place) -> Vec<(&'static str, Vec<usize>)> {
+        Vec::new()
+    }
+
+    fn parameters(&self) -> Option<usize> {
+        Some(self.n)
+    }
+
+    fn resize(&mut self, n: usize) -> bool {
+        self.n = n;
+        true
+    }
+
+    fn products(&self) -> &'static [&'static str] {
+        &[NAMES[1]]
+    }
+
+    fn apply_reference(&self, held: &Held<'_>, x: &[f32], y: &mut [f32]) {
+        if let Some(([values], index)) = held.get([NAMES[1]]).zip(held.integers.get(NAMES[0])) {
+            apply_reference(index, values, x, y);
+        }
     }
 }
 

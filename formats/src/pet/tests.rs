@@ -34,6 +34,35 @@ fn texts_lead_to_specs_and_back_in_one_spelling() {
 }
 
 #[test]
+fn every_kind_is_listed_under_the_name_it_is_stored_by() {
+    for kind in PetKind::ALL {
+        assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        let usual = kind.usual();
+        assert_eq!((usual.kind(), usual.check().is_ok()), (*kind, true));
+        let p = parse(kind.name()).unwrap();
+        assert_eq!(PetSpec::from_canonical(&p.to_string()).unwrap(), p);
+        let e = parse(&format!("{}:no=1", kind.name())).unwrap_err().to_string();
+        assert!(e.contains(&format!("{} has no option \"no\"", kind.name())), "{e}");
+        assert!(e.contains(usual.syntax()) && !usual.about().is_empty(), "{e}");
+    }
+}
+
+/// Fails if a kind acts at a place where it holds nothing, at one place twice, or at less than it says.
+#[test]
+fn a_kind_acts_once_at_each_of_its_places() {
+    for kind in PetKind::ALL {
+        let pet = kind.usual();
+        let mut acts: Vec<Place> = Point::all().filter_map(|p| pet.acts_at(p)).collect();
+        acts.sort_unstable();
+        let places: Vec<Place> = pet.possible_places().iter().collect();
+        assert!(acts.is_empty() || acts == places, "{kind:?} acts at {acts:?} of {places:?}");
+    }
+    let forms = adapter::Form::ALL.map(|form| Adapter { form, ..Adapter::default() });
+    let points = forms.map(|a| Point::all().filter(|p| a.acts_at(*p).is_some()).count());
+    assert_eq!(points, [2, 1, 2]);
+}
+
+#[test]
 fn malformed_texts_are_refused_by_name() {
     for (text, says) in [
         ("lore", "lore"),
@@ -89,7 +118,7 @@ fn a_budget_is_spent_but_not_exceeded() {
         let wanted = parse(kind).unwrap();
         let mut last = 0;
         for budget in [700, 1500, 3000, 20_000] {
-            let p = match wanted.sized(&spec, first, Budget::Numbers(budget)) {
+            let p = match wanted.sized(&spec, first, Budget::Parameters(budget)) {
                 Ok(p) => p,
                 Err(e) => {
                     assert!(e.to_string().contains("too few") && budget < 1500, "{kind} {budget}: {e}");
@@ -98,20 +127,20 @@ fn a_budget_is_spent_but_not_exceeded() {
             };
             let n = p.parameters(&spec, first);
             assert!(n <= budget && n >= last && n > 0, "{kind}: {n} of {budget}");
-            // Without a dial there is a largest size, and a coarse kind leaves up to half.
+            // A kind without a size of its own has a largest one, and a coarse kind leaves up to half.
             assert!(2 * n >= budget || ["bias", "ia3", "lora+bias"].contains(&kind), "{kind}: {n} of {budget} ({p})");
             last = n;
         }
     }
     let sparse = parse("sparse").unwrap().sized(&spec, 2, Budget::Part(0.01)).unwrap();
     assert_eq!(sparse.parameters(&spec, 2), (0.01 * spec.parameters() as f64).round() as usize);
-    let e = parse("lora").unwrap().sized(&spec, 2, Budget::Numbers(3)).unwrap_err().to_string();
+    let e = parse("lora").unwrap().sized(&spec, 2, Budget::Parameters(3)).unwrap_err().to_string();
     assert!(e.contains("too few") && e.contains("sparse"), "{e}");
 }
 
 #[test]
-fn budgets_are_numbers_or_parts() {
-    assert_eq!("5000".parse::<Budget>().unwrap(), Budget::Numbers(5000));
+fn budgets_are_parameters_or_parts() {
+    assert_eq!("5000".parse::<Budget>().unwrap(), Budget::Parameters(5000));
     assert_eq!("0.1%".parse::<Budget>().unwrap(), Budget::Part(0.001));
     assert_eq!("1e-4".parse::<Budget>().unwrap(), Budget::Part(1e-4));
     for bad in ["0", "", "2.0", "-1e-4", "many", "101%", "NaN"] {

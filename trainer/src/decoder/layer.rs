@@ -7,7 +7,7 @@
 //! h  = f(gate) · up       z   = Wd h              y = m + (rms_norm) z
 //! ```
 //! What stands in parentheses is there in some families ([`ModelSpec`]). A module's parts act at the points
-//! between (`nn/pet.rs`). The backward reads `qkv`, `o`, `m`, `gu`, what the norms in parentheses have read, and
+//! between (`pet.rs`). The backward reads `qkv`, `o`, `m`, `gu`, what the norms in parentheses have read, and
 //! what the parts kept; `a`, `b` and `h` are computed again, being cheap. What was not kept is all computed
 //! again from `x`.
 
@@ -15,9 +15,10 @@ use crate::nn::attention::{Heads, Learned, Ragged};
 use crate::nn::frozen_weight::FrozenWeight;
 use crate::nn::gate::Gate;
 use crate::nn::matmul::View;
-use crate::nn::pet::{At, Dropout, Group, Plan, Point};
 use crate::nn::rms_norm::RmsNorm;
 use crate::nn::{operand, with_numbers};
+use crate::pet::act::At;
+use crate::pet::{Dropout, Group, Plan, Point};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use conpet_formats::model_spec::{ModelSpec, Norm};
 use conpet_runtime::kernels::Kernels;

@@ -1,20 +1,16 @@
 use super::*;
 use crate::nn::check::wave;
 use crate::nn::pool::pool;
-use crate::pet::{self, Indices};
-use candle_core::{Device, IndexOp, Var};
+use crate::pet;
+use crate::pet::sparse::probe::{PROBE, Probe};
+use candle_core::{Device, Var};
 use conpet_formats::feature::Reduce;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::lora::Scaling;
-use conpet_formats::pet::{Lora, PetKind, Places};
-use conpet_formats::tensors::TensorsWriter;
+use conpet_formats::pet::{Lora, PetKind, PetSpec, Place, Places, Site, sparse};
 use conpet_formats::tiny::{self, TinyArch, TinyConfig};
 use conpet_runtime::blend::Blend;
-use conpet_runtime::module::Module;
-use reference::Numbers;
 use std::path::Path;
-
-mod reference;
 
 pub(crate) fn engine() -> Engine {
     engine_of(&TinyConfig::default())
@@ -61,87 +57,30 @@ fn parse(text: &str) -> PetSpec {
 
 /// The trunk that a kind can have: all but two layers, or none.
 fn first(spec: &ModelSpec, pet: &PetSpec) -> usize {
-    if pet.part(PetKind::Prompt).is_some() { 0 } else { spec.n_layer - 2 }
+    if pet.acts_on_input() { 0 } else { spec.n_layer - 2 }
 }
 
-/// A module none of whose numbers is zero.
-fn adapters(e: &Engine, pet: &PetSpec) -> (Adapters, Vec<String>) {
+/// A module none of whose parameters is zero.
+fn module(e: &Engine, pet: &PetSpec) -> TrainedModule {
     let names = pet.sites(&e.base.spec, first(&e.base.spec, pet)).unwrap();
     let sites: Vec<Site> = names.iter().map(|s| Site::parse(&e.base.spec, s).unwrap()).collect();
-    let linears: Vec<Site> = sites.iter().copied().filter(|s| (s.place as usize) < 7).collect();
-    let n = pet.part(PetKind::Sparse).map_or(0, |p| p.parameters(&e.base.spec, first(&e.base.spec, pet)));
-    let indices: Indices = pet::choose::random(&e.base, &linears, n, (1, "t"));
+    let indices = pet::choose(&e.base, pet, &sites, (1, "t"), &|_, _| Ok(())).unwrap();
     let fresh = pet::fresh(&e.base, pet, &sites, &indices, (1, "t"), |_| false);
     let tensors = fresh.into_iter().enumerate().map(|(i, x)| {
         let numbers: Vec<f32> = wave(x.values.len(), i as f32).iter().map(|v| 0.2 * v).collect();
         (x.name, Var::from_tensor(&Tensor::from_vec(numbers, x.shape, &Device::Cpu).unwrap()).unwrap())
     });
     let tensors = tensors.map(|(n, v)| (n, v.as_tensor().clone())).collect();
-    (Adapters { tensors, indices, ..Adapters::none(pet.clone()) }, names)
+    TrainedModule { tensors, indices, ..TrainedModule::none(pet.clone()) }
 }
 
 fn numbers_of(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1::<f32>().unwrap()
 }
 
-fn module(e: &Engine, a: &Adapters, sites: &[String]) -> Module {
-    let mut w = TensorsWriter::new();
-    a.tensors.iter().for_each(|(name, t)| w.add_f32(name, t.dims(), &numbers_of(t)).unwrap());
-    a.indices.iter().for_each(|(name, i)| w.add_i32(name, &[i.len()], i).unwrap());
-    let bytes = w.finish().unwrap();
-    let len = bytes.len();
-    Module::load(Mapped::from_vec(bytes), 0..len, sites, &a.pet, &e.base.spec).unwrap()
-}
-
 fn far(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-/// Fails if a kind's mechanism is missing from either, or stands at another place.
-#[test]
-fn scalar_reference_trainer_and_runtime_compute_the_same_for_every_kind() {
-    for (family, e) in engines() {
-        let spec = &e.base.spec;
-        let texts = ["the list of files", " open", "water and oil, 42"];
-        let prompts: Vec<_> = texts.iter().map(|t| Arc::new(e.prompt(t, None).unwrap())).collect();
-        let lens: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
-        let bare: Vec<Vec<f32>> = prompts.iter().map(|p| e.logits(p, &Blend::none())).collect();
-        for text in KINDS {
-            let pet = parse(text);
-            let (a, sites) = adapters(&e, &pet);
-            let blend = Blend::from(Arc::new(module(&e, &a, &sites)));
-            let values = a.tensors.iter().map(|(n, t)| (n.clone(), numbers_of(t))).collect();
-            let plain = Numbers { pet: &pet, values, indices: &a.indices };
-            let trunk = e.trunk(prompts.clone(), first(spec, &pet), None, false).hidden;
-            let x = Tensor::from_slice(&trunk, (lens.iter().sum::<usize>(), spec.hidden), &Device::Cpu).unwrap();
-            for mode in [WeightMode::Dense, WeightMode::Quant] {
-                let d = Decoder::new(&e, first(spec, &pet), mode);
-                let y = d.forward(&x, &Ragged::new(spec, &lens), &a, &Training::default()).unwrap();
-                let logits = d.logits(&d.final_norm(&y).unwrap()).unwrap();
-                let mut at = 0;
-                for (p, bare) in prompts.iter().zip(&bare) {
-                    let n = p.tokens.len();
-                    let trained = numbers_of(&logits.i(at..at + n).unwrap());
-                    let run = e.logits(p, &blend);
-                    let want = reference::logits(&e.base, &p.tokens, &plain);
-                    // The same sums in another order, through four layers, on logits of size about 30.
-                    assert!(
-                        far(&run, &want) < 4e-3,
-                        "{family}, {text}: the runtime is {} from the reference",
-                        far(&run, &want)
-                    );
-                    assert!(
-                        far(&trained, &want) < 4e-3,
-                        "{family}, {text}: the trainer is {} from it",
-                        far(&trained, &want)
-                    );
-                    assert!(far(&run, bare) > 0.05, "{family}, {text}: the module does nothing");
-                    at += n;
-                }
-            }
-        }
-    }
 }
 
 #[test]
@@ -152,7 +91,7 @@ fn without_a_module_trainer_and_runtime_compute_the_same() {
         let trunk = e.trunk(vec![p.clone()], spec.n_layer - 2, None, false).hidden;
         let x = Tensor::from_slice(&trunk, (p.tokens.len(), spec.hidden), &Device::Cpu).unwrap();
         let d = Decoder::new(&e, spec.n_layer - 2, WeightMode::Dense);
-        let none = Adapters::none(parse("lora"));
+        let none = TrainedModule::none(parse("lora"));
         let y = d.forward(&x, &Ragged::new(spec, &[p.tokens.len()]), &none, &Training::default()).unwrap();
         let got = numbers_of(&d.logits(&d.final_norm(&y).unwrap()).unwrap());
         // The same f32 sums in another order.
@@ -168,7 +107,7 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_no
             ["lora", "lora:r=2+sparse:n=40+ia3+bias+adapter:n=2+prefix:n=2", "prompt:n=2+adapter:form=parallel,n=2"]
         {
             let pet = parse(text);
-            let (a, _) = adapters(&e, &pet);
+            let a = module(&e, &pet);
             let d = Decoder::new(&e, first(spec, &pet), WeightMode::Dense);
             let lens = [4, 3];
             let x = Tensor::from_vec(wave(7 * spec.hidden, 0.0), (7, spec.hidden), &Device::Cpu).unwrap();
@@ -220,7 +159,13 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_no
     }
 }
 
-/// Numbers of every tensor of every kind against central differences, through whole layers. For each kind
+#[test]
+fn every_kind_is_among_those_tried_here() {
+    let missing = |k: &&PetKind| !KINDS.iter().any(|text| parse(text).part(**k).is_some());
+    assert_eq!(PetKind::ALL.iter().find(missing), None);
+}
+
+/// Parameters of every tensor of every kind against central differences, through whole layers. For each kind
 /// there is also a base layer below which nothing learns, so that the backward pass may stop.
 #[test]
 fn a_layers_gradient_is_exact_for_every_kind() {
@@ -230,7 +175,7 @@ fn a_layers_gradient_is_exact_for_every_kind() {
             ["bias:at=ffn_norm", "bias:at=attn_norm", "ia3:at=ffn_down", "adapter:n=2,form=parallel,at=attn_output"];
         for text in KINDS.into_iter().chain(single) {
             let pet = parse(text);
-            let (a, _) = adapters(&e, &pet);
+            let a = module(&e, &pet);
             let d = Decoder::new(&e, first(spec, &pet), WeightMode::Dense);
             let batch = Ragged::new(spec, &[3, 2]);
             let x = Tensor::from_vec(wave(5 * spec.hidden, 0.0), (5, spec.hidden), &Device::Cpu).unwrap();
@@ -241,7 +186,7 @@ fn a_layers_gradient_is_exact_for_every_kind() {
             }
             for dropout in drops {
                 let how = Training { dropout, ..Training::default() };
-                let total = |a: &Adapters| {
+                let total = |a: &TrainedModule| {
                     let y = d.final_norm(&d.forward(&x, &batch, a, &how).unwrap()).unwrap();
                     (y * &c).unwrap().sum_all().unwrap()
                 };
@@ -280,7 +225,7 @@ fn the_probe_sums_squared_gradients_of_frozen_weights() {
         let batch = Ragged::new(spec, &[4]);
         let x = Tensor::from_vec(wave(4 * spec.hidden, 0.0), (4, spec.hidden), &Device::Cpu).unwrap();
         let c = Tensor::from_vec(wave(4 * spec.hidden, 3.0), (4, spec.hidden), &Device::Cpu).unwrap();
-        let total = |a: &Adapters| {
+        let total = |a: &TrainedModule| {
             let y = d.final_norm(&d.forward(&x, &batch, a, &Training::default()).unwrap()).unwrap();
             (y * &c).unwrap().sum_all().unwrap()
         };
@@ -289,9 +234,9 @@ fn the_probe_sums_squared_gradients_of_frozen_weights() {
         let size = |s: &Site| spec.linears()[s.place as usize].1 * spec.linears()[s.place as usize].2;
         let sums = sites.iter().map(|s| (*s, vec![0.0; size(s)])).collect();
         let probe = Arc::new(Probe { sums: std::sync::Mutex::new(sums) });
-        let mut listening = Adapters { probe: Some(probe.clone()), ..Adapters::none(parse("sparse:n=1")) };
+        let mut listening = TrainedModule { probe: Some(probe.clone()), ..TrainedModule::none(parse("sparse:n=1")) };
         for layer in first..spec.n_layer {
-            let name = format!("blk.{layer}.attn_q.weight.probe");
+            let name = format!("{}.{PROBE}", Site { layer, place: Place::Q });
             let zero = Var::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
             listening.tensors.insert(name, zero.as_tensor().clone());
         }
@@ -299,16 +244,16 @@ fn the_probe_sums_squared_gradients_of_frozen_weights() {
         before.backward().unwrap();
         assert_eq!(
             before.to_scalar::<f32>().unwrap(),
-            total(&Adapters::none(parse("bias"))).to_scalar::<f32>().unwrap()
+            total(&TrainedModule::none(parse("bias"))).to_scalar::<f32>().unwrap()
         );
         for site in sites {
             let sums = probe.sums.lock().unwrap()[&site].clone();
             let largest = sums.iter().fold(0.0, |m: f32, v| m.max(*v)).sqrt();
             for i in (0..sums.len()).step_by(sums.len() / 5) {
                 let at = |delta: f32| {
-                    let mut a = Adapters::none(parse("sparse:n=1"));
-                    a.indices.insert(format!("{site}.sparse_index"), Arc::new(vec![i as i32]));
-                    a.tensors.insert(format!("{site}.sparse"), Tensor::new(&[delta], &Device::Cpu).unwrap());
+                    let mut a = TrainedModule::none(parse("sparse:n=1"));
+                    a.indices.insert(format!("{site}.{}", sparse::NAMES[0]), Arc::new(vec![i as i32]));
+                    a.tensors.insert(format!("{site}.{}", sparse::NAMES[1]), Tensor::new(&[delta], &Device::Cpu).unwrap());
                     total(&a).to_scalar::<f32>().unwrap()
                 };
                 let want = ((at(1e-2) - at(-1e-2)) / 2e-2).abs();

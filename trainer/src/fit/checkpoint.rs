@@ -1,6 +1,7 @@
 //! The checkpoint of a training run: parameters, moments, buffers, losses, and what they belong to.
 
-use super::{Buffers, Job, failed};
+use super::job::{Job, failed};
+use super::recipe::Buffers;
 use crate::nn::numbers;
 use crate::optim::AdamW;
 use candle_core::{Device, Tensor};

@@ -1,22 +1,17 @@
 //! Looking at rows without training on them: features under a module, and the Fisher information of
-//! trained numbers and of frozen weights.
+//! its parameters.
 
+use super::frame::parameters;
+use super::job::{Hyper, Job, failed};
 use super::pass::{Parts, forward, pooled, shard};
-use super::{
-    Batches, Buffers, Frame, Gradients, Hyper, Job, Labelled, Loss, Outcome, Plain, Recipe, Target, failed, fit,
-    parameters,
-};
+use super::positions::frame;
+use super::recipe::{Buffers, Gradients, Labelled, Loss, Recipe};
 use crate::decoder::Training;
 use crate::nn::numbers;
-use crate::nn::sparse::{PROBE, Probe};
 use crate::rng::Stream;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use conpet_formats::Result;
-use conpet_formats::pet::{Place, Site};
 use rayon::prelude::*;
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// What the job's head reads of each row, `[rows, dim]`, with the module that the job starts from in
 /// force.
@@ -25,7 +20,7 @@ use std::sync::atomic::AtomicBool;
 /// If the job has no head, or a row cannot be passed.
 pub fn features(job: &Job<'_>, rows: &[usize]) -> Result<Vec<f32>> {
     let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
-    let (frame, none) = (Frame::new(job)?, Buffers::new());
+    let (frame, none) = (frame(job)?, Buffers::new());
     let params = parameters(job, &frame).map_err(wrong)?.params;
     let parts = Parts::new(job, &frame, &params, &none, 0).map_err(wrong)?;
     let one = |rows: &[usize]| -> candle_core::Result<Vec<f32>> {
@@ -51,7 +46,7 @@ pub fn fisher(job: &Job<'_>, rows: &[usize]) -> Result<Gradients> {
     let hyper = Hyper { dropout: 0.0, ..job.hyper.clone() };
     let job = &Job { recipe: &drawn, hyper: &hyper, ..job.clone() };
     let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
-    let (frame, none) = (Frame::new(job)?, Buffers::new());
+    let (frame, none) = (frame(job)?, Buffers::new());
     let params = parameters(job, &frame).map_err(wrong)?.params;
     let parts = Parts::new(job, &frame, &params, &none, 0).map_err(wrong)?;
     let mut sum = Gradients::new();
@@ -95,64 +90,5 @@ impl Recipe for Drawn {
         let classes: Vec<u32> = b.rows.iter().zip(p.chunks_exact(n)).map(draw).collect();
         let classes = Tensor::from_vec(classes, b.rows.len(), &Device::Cpu)?;
         candle_nn::loss::cross_entropy(&logits, &classes).map(Loss::from)
-    }
-}
-
-/// Rows that the Fisher information of frozen weights is taken from.
-const BASE_ROWS: usize = 64;
-
-/// The empirical Fisher information of frozen weights, `Σ (∂loss/∂W)²` over some rows of the job with
-/// their own answers (as Sung et al. 2021 choose their mask), for every weight that `probe` has a sum of.
-///
-/// A head that starts at zero sends no gradient into the base, so one is trained alone first, for at
-/// most 50 steps; it is the job's in shape, and plain whatever the job's recipe.
-///
-/// # Errors
-/// If a row cannot be passed.
-pub(crate) fn fisher_of_base(job: &Job<'_>, sites: &[Site], probe: &Arc<Probe>) -> Result<()> {
-    let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
-    let few = FirstSteps(job.batches, 50);
-    // Stopped halfway it would choose other positions than a run that goes on.
-    let never = AtomicBool::new(false);
-    let head = job.head.map(|(feature, n)| (feature, if n > 0 { n } else { classes(job) }));
-    let bare = Job { sites: &[], head, recipe: &Plain, start: None, checkpoint: None, stop: &never, ..job.clone() };
-    let start = match (head, fit(&Job { batches: &few, ..bare.clone() }, &mut |_| {})?) {
-        (None, _) | (_, Outcome::Stopped) => None,
-        (Some(_), Outcome::Done(t)) => Some(t),
-    };
-    let job = &Job { start: start.as_ref(), ..bare };
-    let (frame, none) = (Frame::new(job)?, Buffers::new());
-    let params = parameters(job, &frame).map_err(wrong)?.params;
-    let mut parts = Parts::new(job, &frame, &params, &none, 0).map_err(wrong)?;
-    parts.probe = Some(probe.clone());
-    for layer in sites.iter().map(|s| s.layer).collect::<BTreeSet<_>>() {
-        let number = Var::zeros(1, DType::F32, &Device::Cpu).map_err(wrong)?;
-        parts.vars.insert(format!("{}.{PROBE}", Site { layer, place: Place::Q }), number);
-    }
-    let rows = job.examples.len();
-    for i in (0..rows).step_by(rows.div_ceil(BASE_ROWS)) {
-        shard(job, &[i], 1.0, (0, 1), &parts).map_err(wrong)?;
-    }
-    Ok(())
-}
-
-/// How many classes the job's rows have.
-fn classes(job: &Job<'_>) -> usize {
-    let class = |i| match job.examples.target(i) {
-        Target::Class(c) => c as usize + 1,
-        Target::Completion(_) => 0,
-    };
-    (0..job.examples.len()).map(class).max().unwrap_or(0)
-}
-
-/// The first steps of some batches.
-struct FirstSteps<'a>(&'a dyn Batches, u64);
-
-impl Batches for FirstSteps<'_> {
-    fn steps(&self) -> u64 {
-        self.0.steps().min(self.1)
-    }
-    fn rows(&self, step: u64) -> Vec<usize> {
-        self.0.rows(step)
     }
 }

@@ -1,16 +1,17 @@
 //! One batch: forward through the branch, to a loss, and back.
 
-use super::{Buffers, Frame, Gradients, Job, Labelled, Target};
-use crate::decoder::{Adapters, Training};
+use super::frame::Frame;
+use super::job::{Job, Target};
+use super::recipe::{Buffers, Gradients, Labelled};
+use crate::decoder::Training;
 use crate::nn::attention::Ragged;
 use crate::nn::lm_loss::lm_loss;
 use crate::nn::numbers;
-use crate::nn::pet::Dropout;
 use crate::nn::pool::pool;
 use crate::nn::rms_norm::rms_norm;
-use crate::nn::sparse::Probe;
 use crate::optim::Param;
-use crate::pet;
+use crate::pet::sparse::probe::Probe;
+use crate::pet::{self, Dropout, TrainedModule};
 use candle_core::{Device, Result, Tensor, Var};
 use conpet_formats::feature::{FeatureSpec, StateNorm};
 use rayon::prelude::*;
@@ -40,10 +41,11 @@ impl<'a> Parts<'a> {
         Ok(Self { vars, frame, buffers, step, probe: None })
     }
 
-    fn adapters(&self, job: &Job<'_>) -> Result<Adapters> {
-        let tensors = pet::in_force(job.pet, &job.decoder.base, &self.frame.sites, &self.vars)?;
+    fn module(&self, job: &Job<'_>) -> Result<TrainedModule> {
+        let vars = self.vars.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+        let tensors = pet::in_force(job.pet, &job.decoder.spec, &self.frame.sites, vars)?;
         let (pet, indices, probe) = (job.pet.clone(), self.frame.indices.clone(), self.probe.clone());
-        Ok(Adapters { pet, tensors, indices, probe })
+        Ok(TrainedModule { pet, tensors, indices, probe })
     }
 }
 
@@ -159,7 +161,7 @@ pub(super) fn forward(job: &Job<'_>, rows: &[usize], parts: &Parts<'_>, how: &Tr
     rows.iter().for_each(|i| job.examples.states(*i, &mut states));
     let hidden = Tensor::from_vec(states, (tokens, d.spec.hidden), &Device::Cpu)?;
     let batch = Ragged::new(&d.spec, &lens);
-    Ok((d.forward(&hidden, &batch, &parts.adapters(job)?, how)?, batch))
+    Ok((d.forward(&hidden, &batch, &parts.module(job)?, how)?, batch))
 }
 
 /// What the head reads of some rows, `[rows, dim]`.

@@ -1,7 +1,7 @@
 //! What a method changes about plain training: the one seam of the one loop.
 //!
 //! A recipe may bring parameters of its own, take another loss on a batch's features, add a penalty
-//! on the parameters, hold some numbers still, and keep running buffers that are updated after each
+//! on the parameters, hold some of them still, and keep running buffers that are updated after each
 //! step. Each hook does nothing unless a method says otherwise; buffers and parameters are saved in
 //! the checkpoint, so a method that keeps no other state resumes to the same bits.
 
@@ -9,6 +9,8 @@ use crate::optim::{Held, Param};
 use candle_core::{Device, Result, Tensor, Var};
 use std::collections::BTreeMap;
 
+/// Begins the names of the head's parameters.
+pub const HEAD: &str = "head.";
 /// Name of the head's weight `[classes, dim]` among the parameters.
 pub const HEAD_WEIGHT: &str = "head.weight";
 /// Name of the head's bias `[classes]`.
@@ -35,7 +37,7 @@ pub struct Extra {
 /// Labelled rows on their way from features to a loss.
 #[derive(Debug)]
 pub struct Labelled<'a> {
-    /// Their numbers within the examples.
+    /// Their indices within the examples.
     pub rows: &'a [usize],
     /// Their classes.
     pub classes: &'a [u32],

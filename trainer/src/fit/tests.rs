@@ -1,10 +1,18 @@
+use super::frame::parameters;
 use super::pass::{Parts, cut, gradients, shard};
+use super::positions::frame;
 use super::*;
-use crate::decoder::WeightMode;
-use conpet_formats::feature::{Pool, StateNorm};
+use crate::decoder::{Decoder, WeightMode};
+use crate::nn::numbers;
+use crate::optim::{AdamWConfig, Schedule};
+use conpet_formats::Code;
+use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::pet::lora::Scaling;
-use conpet_formats::pet::{Lora, Places};
+use conpet_formats::pet::{Lora, PetSpec, Places};
 use conpet_runtime::engine::Engine;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Three classes of short texts that differ by one word.
 pub(crate) struct Toy {
@@ -152,7 +160,7 @@ fn threads_change_no_bit_of_what_is_learned() {
 fn shards_add_up_to_the_batch() {
     for completion in [false, true] {
         with_job(completion, None, |job, _| {
-            let (frame, none) = (Frame::new(job).unwrap(), Buffers::new());
+            let (frame, none) = (frame(job).unwrap(), Buffers::new());
             let params = parameters(job, &frame).unwrap().params;
             let parts = Parts::new(job, &frame, &params, &none, 0).unwrap();
             // A number of rows that shards cannot share evenly.
@@ -195,7 +203,7 @@ fn a_stopped_run_resumes_to_the_same_bits() {
     assert_eq!(run(false, Some((path, 0)), None).unwrap_err().code(), Code::Digest);
 }
 
-/// Trains a kind on the toy classes; gives what came of it and how far its numbers went from `start`.
+/// Trains a kind on the toy classes; gives what came of it and how far its parameters went from `start`.
 fn train(pet: &'static str, checkpoint: Option<(PathBuf, u64)>, stop_at: Option<u64>) -> Result<Outcome> {
     PET.with(|p| {
         p.set(pet);
@@ -225,9 +233,9 @@ fn every_kind_learns_and_leaves_the_tensors_of_its_spec() {
         assert!(t.loss < 0.6, "{text}: loss {} after training, chance is {}", t.loss, 3f32.ln());
         let lora = Lora { rank: 4, alpha: 8.0, scaling: Scaling::AlphaOverRank };
         let pet = PetSpec::parse(text, lora, Places::LINEARS).unwrap();
-        let own: Vec<_> = t.tensors.iter().filter(|(n, _)| !n.starts_with("head.")).collect();
-        let numbers: usize = own.iter().map(|(_, (_, v))| v.len()).sum();
-        assert_eq!(numbers, pet.parameters(&e.base.spec, 2), "{text}");
+        let own: Vec<_> = t.tensors.iter().filter(|(n, _)| !n.starts_with(HEAD)).collect();
+        let parameters: usize = own.iter().map(|(_, (_, v))| v.len()).sum();
+        assert_eq!(parameters, pet.parameters(&e.base.spec, 2), "{text}");
         assert!(own.iter().all(|(n, _)| n.starts_with("blk.")), "{text}: what is only for training stays there");
         assert_eq!(
             t.indices.values().map(|i| i.len()).sum::<usize>(),
@@ -241,7 +249,7 @@ fn every_kind_learns_and_leaves_the_tensors_of_its_spec() {
 
 /// Fails if the MLP of a prefix, or the positions of a sparse delta, are not the same after a stop.
 #[test]
-fn what_a_kind_has_besides_its_numbers_survives_a_stop() {
+fn what_a_kind_has_besides_its_parameters_survives_a_stop() {
     let dir = tempfile::tempdir().unwrap();
     for (i, pet) in ["prefix:n=2,mid=4", "sparse:n=50,rule=fisher"].into_iter().enumerate() {
         let path = dir.path().join(i.to_string());
@@ -260,7 +268,7 @@ fn training_goes_on_from_a_module() {
         PET.set(pet);
         with_job(false, None, |job, _| {
             let again = Job { start: Some(&before), checkpoint: None, ..job.clone() };
-            let frame = Frame::new(&again).unwrap();
+            let frame = frame(&again).unwrap();
             assert_eq!(frame.indices, before.indices);
             let module = frame.module(&again, &parameters(&again, &frame).unwrap().params).unwrap();
             for (name, (_, v)) in &before.tensors {

@@ -17,7 +17,7 @@ mod align;
 use super::replay::Replay;
 use super::shared::Shared;
 use crate::data::Joined;
-use crate::fit::{Batches, HEAD_BIAS, HEAD_WEIGHT, Labelled, Loss, Recipe, Trained};
+use crate::fit::{Batches, HEAD, HEAD_BIAS, HEAD_WEIGHT, Labelled, Loss, Recipe, Trained};
 use crate::run::{Kept, Lesson, Run, Stage};
 use align::Map;
 use candle_core::{Device, Tensor};
@@ -33,7 +33,7 @@ pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
     let dim = s.feature.dim(run.engine.base.spec.hidden);
     let before = Map::from(&kept, dim);
     // The bundle's head has the map in it; what is trained is the head behind the map.
-    for (name, value) in kept.iter().filter(|(n, _)| n.starts_with("head.")) {
+    for (name, value) in kept.iter().filter(|(n, _)| n.starts_with(HEAD)) {
         s.start.iter_mut().for_each(|t| drop(t.tensors.insert(name.clone(), value.clone())));
     }
     let replay = Replay::new(run, &s, &kept)?;

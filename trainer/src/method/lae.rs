@@ -6,7 +6,7 @@
 //! * **Adaptation speed calibration.** At each site what a kind adds is multiplied by a learned scalar
 //!   that starts at 1, so that all sites and kinds adapt at a like speed: the product of a LoRA, what an
 //!   adapter puts out, a prefix's keys, its values. It is taken into the tensors it multiplies
-//!   (`PRODUCTS`) when the stage is written.
+//!   (`Kind::products`) when the stage is written.
 //! * **Accumulation.** The offline module begins as a copy of the online one when the second task
 //!   begins; after every step `offline = d · offline + (1 - d) · online`. Published: d = 0.9999, at about
 //!   1,042 steps a task; with other numbers of steps `d = k^(1/steps)` keeps what that keeps of the
@@ -15,7 +15,7 @@
 //!   is the larger of the two.
 
 use super::shared::Shared;
-use crate::fit::{Buffers, Done, Extra, Gradients, Labelled, Loss, Recipe, Trained};
+use crate::fit::{Buffers, Done, Extra, Gradients, HEAD, Labelled, Loss, Recipe, Trained};
 use crate::nn::numbers;
 use crate::optim::{Held, Param};
 use crate::pet;
@@ -23,21 +23,8 @@ use crate::run::{Run, Stage};
 use candle_core::Var;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
-use conpet_formats::pet::{Part, PetKind, adapter, bias, ia3, lora, prefix, prompt, sparse};
+use conpet_formats::pet::{Part, PetKind};
 use std::collections::BTreeMap;
-
-/// Tensors that grow with what a module adds, by what follows the site's name, and the kind whose
-/// scalar multiplies them.
-const PRODUCTS: [(&str, PetKind); 8] = [
-    (lora::NAMES[1], PetKind::Lora),
-    (sparse::NAMES[1], PetKind::Sparse),
-    (ia3::L, PetKind::Ia3),
-    (bias::B, PetKind::Bias),
-    (adapter::NAMES[2], PetKind::Adapter),
-    (adapter::NAMES[3], PetKind::Adapter),
-    (prefix::PAIRS, PetKind::Prefix),
-    (prompt::ROWS, PetKind::Prompt),
-];
 
 /// The number of the online module in the bundle.
 const ONLINE: u32 = 0;
@@ -107,7 +94,7 @@ fn scale_name(site: &str, kind: PetKind) -> String {
 /// The scalar that multiplies a tensor, if one does.
 fn scale_of(tensor: &str) -> Option<String> {
     let (site, suffix) = tensor.rsplit_once('.').filter(|_| pet::is_module(tensor))?;
-    let (_, kind) = PRODUCTS.iter().find(|(s, _)| *s == suffix)?;
+    let kind = PetKind::ALL.iter().find(|k| k.usual().products().contains(&suffix))?;
     Some(scale_name(site, *kind))
 }
 
@@ -148,7 +135,7 @@ impl Recipe for Lae {
     }
 
     fn buffers(&self, params: &BTreeMap<String, Param>) -> candle_core::Result<Buffers> {
-        let own = |n: &&String| !self.offline.is_empty() && !n.starts_with("head.");
+        let own = |n: &&String| !self.offline.is_empty() && !n.starts_with(HEAD);
         let start = |n: &String| match self.offline.get(n) {
             Some((_, v)) => Ok((n.clone(), v.clone())),
             // The scalars begin anew: those of the stage before are in its tensors.
@@ -159,7 +146,7 @@ impl Recipe for Lae {
 
     fn held(&self, name: &str, step: u64, steps: u64) -> Held {
         let frozen = self.before > 0 && (step as f64) < self.freeze * steps as f64;
-        match name.starts_with("head.") {
+        match name.starts_with(HEAD) {
             true => Held::Rows(self.before),
             false if frozen => Held::All,
             false => Held::None,
@@ -209,6 +196,7 @@ mod tests {
     use super::*;
     use crate::optim::{AdamW, AdamWConfig};
     use candle_core::{Device, Tensor};
+    use conpet_formats::pet::lora;
 
     fn lae() -> Lae {
         let site = "blk.2.attn_q.weight";

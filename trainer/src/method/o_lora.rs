@@ -13,7 +13,7 @@ use crate::nn::numbers;
 use crate::optim::{Held, Param};
 use crate::run::{Run, Stage};
 use conpet_formats::bundle::Draft;
-use conpet_formats::pet::{Part, Pet, PetSpec};
+use conpet_formats::pet::{Part, Pet, PetSpec, lora};
 use conpet_formats::{Code, Error, Result};
 use std::collections::BTreeMap;
 
@@ -56,11 +56,11 @@ impl Recipe for OLora {
     }
 
     fn held(&self, name: &str, _step: u64, _steps: u64) -> Held {
-        match name {
+        match lora::split_name(name) {
             _ if self.old == 0 => Held::None,
-            n if n.ends_with(".lora_a") => Held::Rows(self.old),
-            n if n.ends_with(".lora_b") => Held::Columns(self.old),
-            _ => Held::Rows(self.before),
+            Some((_, 0)) => Held::Rows(self.old),
+            Some(_) => Held::Columns(self.old),
+            None => Held::Rows(self.before),
         }
     }
 
@@ -70,7 +70,8 @@ impl Recipe for OLora {
 
     fn gradient(&self, params: &BTreeMap<String, Param>, grads: &mut Gradients) -> candle_core::Result<f32> {
         let mut sum = 0.0;
-        for (name, grad) in grads.iter_mut().filter(|(n, _)| self.old > 0 && n.ends_with(".lora_a")) {
+        let is_a = |name: &str| lora::split_name(name).is_some_and(|(_, which)| which == 0);
+        for (name, grad) in grads.iter_mut().filter(|(n, _)| self.old > 0 && is_a(n)) {
             let a = &params[name].var;
             let width = a.dims()[1];
             sum += orthogonal(&numbers(a.as_tensor())?, self.old * width, width, self.lambda, grad);

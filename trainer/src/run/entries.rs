@@ -2,8 +2,8 @@
 
 use super::Run;
 use crate::data::label_tokens;
-use crate::fit::Trained;
-use crate::pet::{self, Indices};
+use crate::fit::{HEAD, HEAD_BIAS, HEAD_WEIGHT, Trained};
+use crate::pet::Indices;
 use conpet_formats::Result;
 use conpet_formats::bundle::manifest::{HeadEntry, ModuleEntry, TaskEntry};
 use conpet_formats::bundle::{Draft, SectionKind};
@@ -25,8 +25,8 @@ impl Run<'_> {
         data: &str,
         index: usize,
     ) -> Result<ModuleEntry> {
-        let (payload, numbers) = pet::payload(trained)?;
-        let sites: &[String] = &pet::held(trained, sites);
+        let (payload, numbers) = trained.payload()?;
+        let sites: &[String] = &trained.held(sites);
         let section = draft.add_section(SectionKind::Module, payload);
         let targets = draft.manifest.intern_targets(sites);
         let train = [
@@ -79,7 +79,7 @@ impl Run<'_> {
         let spec = &self.engine.base.spec;
         let labels = || tasks.iter().map(|t| &self.tasks[*t as usize]);
         let (payload, feature) = if kind.is_linear() {
-            let (weight, bias) = (&trained.tensors["head.weight"].1, &trained.tensors["head.bias"].1);
+            let (weight, bias) = (&trained.tensors[HEAD_WEIGHT].1, &trained.tensors[HEAD_BIAS].1);
             let mut w = TensorsWriter::new();
             w.add_f32(head_format::WEIGHT, &[bias.len(), self.head_feature.dim(spec.hidden)], weight)?;
             w.add_f32(head_format::BIAS, &[bias.len()], bias)?;
@@ -133,7 +133,7 @@ impl Run<'_> {
         let b = self.bundle.as_ref()?;
         let (mut tensors, mut indices) = (BTreeMap::new(), Indices::new());
         let module = b.manifest().modules.get(module as usize)?.section;
-        for (section, prefix) in [(module, "")].into_iter().chain(head.map(|h| (h, "head."))) {
+        for (section, prefix) in [(module, "")].into_iter().chain(head.map(|h| (h, HEAD))) {
             let t = Tensors::parse(b.section(section).ok()?).ok()?;
             for n in t.names() {
                 let x = t.get(n)?;

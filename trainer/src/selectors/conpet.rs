@@ -4,7 +4,7 @@
 
 use super::New;
 use crate::data::Joined;
-use crate::fit::{Examples, Mixture, Outcome, Target};
+use crate::fit::{Examples, HEAD_BIAS, HEAD_WEIGHT, Mixture, Outcome, Target};
 use crate::run::{Lesson, Run};
 use conpet_formats::Result;
 use conpet_formats::bundle::{Draft, SectionKind};
@@ -76,7 +76,7 @@ pub(super) fn fit(run: &mut Run<'_>, draft: &mut Draft, new: &New<'_>) -> Result
         None => run.add_module(draft, &trained, &run.sites, "selector")?,
     };
     let dim = feature.dim(run.engine.base.spec.hidden);
-    let (weight, bias) = (&trained.tensors["head.weight"].1, &trained.tensors["head.bias"].1);
+    let (weight, bias) = (&trained.tensors[HEAD_WEIGHT].1, &trained.tensors[HEAD_BIAS].1);
     let mut w = TensorsWriter::new();
     w.add_f32(selector::WEIGHT, &[t + 1, dim], weight)?;
     w.add_f32(selector::BIAS, &[t + 1], bias)?;

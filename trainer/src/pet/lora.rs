@@ -4,11 +4,28 @@
 //! below the other and are one product. Order in the layer's vector: for each group all A `[rank, in]`,
 //! then all B `[out, rank]`.
 
-use super::matmul::{View, matmul, matmul_add};
-use super::pet::{Act, At, Group, Layout, Point};
-use conpet_formats::model_spec::ModelSpec;
-use conpet_formats::pet::lora::NAMES;
+use super::act::{Act, At};
+use super::group::Group;
+use super::kind::Trainable;
+use super::plan::{Layout, Plan};
+use super::point::Point;
+use crate::nn::matmul::{View, matmul, matmul_add};
+use crate::rng::Stream;
+use conpet_formats::pet::lora::{Lora as Spec, NAMES};
+use conpet_runtime::base::Base;
 use std::ops::Range;
+
+impl Trainable for Spec {
+    /// A uniform in ±1/√in: kaiming-uniform with a = √5, as in PEFT and the published code.
+    fn start(&self, _base: &Base, name: &str, shape: &[usize], mut rng: Stream) -> Vec<f32> {
+        let n = shape.iter().product();
+        if name == NAMES[0] { rng.symmetric(n, 1.0 / (shape[1] as f32).sqrt()) } else { vec![0.0; n] }
+    }
+
+    fn enter(&self, plan: &mut Plan, layout: &mut Layout<'_>) {
+        plan.add(Lora::new(self.scale() as f32, layout));
+    }
+}
 
 /// One linear's factors within a layer's vector.
 #[derive(Debug, Clone)]
@@ -21,6 +38,7 @@ struct Factor {
     b: Range<usize>,
 }
 
+/// The factors of a group.
 #[derive(Debug, Clone, Default)]
 struct GroupPlan {
     input: usize,
@@ -34,7 +52,7 @@ struct GroupPlan {
 
 /// Where the factors of a layer lie in its vector.
 #[derive(Debug, Clone)]
-pub struct Lora {
+struct Lora {
     groups: [GroupPlan; 4],
     /// The factor `s`.
     scale: f32,
@@ -42,7 +60,8 @@ pub struct Lora {
 
 impl Lora {
     /// Those there are. Within a group all A are taken first, then all B.
-    pub fn new(spec: &ModelSpec, scale: f32, at: &mut Layout<'_>) -> Self {
+    fn new(scale: f32, at: &mut Layout<'_>) -> Self {
+        let spec = at.spec;
         let groups = Group::ALL.map(|group| {
             let mut plan = GroupPlan { a: at.len(), ..GroupPlan::default() };
             let mut places = Vec::new();
@@ -132,21 +151,5 @@ impl Act for Lora {
                 dx.iter_mut().zip(part.iter().zip(&mask)).for_each(|(d, (p, m))| *d += p * m);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::nn::pet::{Dropout, Group};
-
-    #[test]
-    fn dropout_drops_its_part_and_keeps_the_mean() {
-        let d = Dropout { p: 0.3, seed: 1, name: "t".into(), step: 2 };
-        let m = d.mask(3, Group::Down, 10_000);
-        let dropped = m.iter().filter(|v| **v == 0.0).count();
-        assert!((2_800..3_200).contains(&dropped), "{dropped} of 10,000 at p = 0.3");
-        assert!((m.iter().sum::<f32>() / 10_000.0 - 1.0).abs() < 0.03);
-        assert_eq!(m, d.mask(3, Group::Down, 10_000));
-        assert_ne!(m, Dropout { step: 3, ..d }.mask(3, Group::Down, 10_000));
     }
 }

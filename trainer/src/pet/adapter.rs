@@ -1,15 +1,38 @@
 //! Bottleneck adapters (Houlsby et al. 2019): `z += U f(D u + b) + c`.
 
-use super::matmul::{View, matmul, matmul_add};
-use super::pet::{Act, At, Layout, Point, add_rows};
-use conpet_formats::model_spec::ModelSpec;
-use conpet_formats::pet::Place;
+use super::act::{Act, At};
+use super::kind::Trainable;
+use super::plan::{Layout, Plan};
+use super::point::Point;
+use crate::nn::add_rows;
+use crate::nn::matmul::{View, matmul, matmul_add};
+use crate::rng::Stream;
 use conpet_formats::pet::adapter::{Adapter as Spec, Form, NAMES};
+use conpet_runtime::base::Base;
 use std::ops::Range;
+
+impl Trainable for Spec {
+    /// D uniform in ±1/√in, so that U, which is zero, has a gradient.
+    fn start(&self, _base: &Base, name: &str, shape: &[usize], mut rng: Stream) -> Vec<f32> {
+        let n = shape.iter().product();
+        if name == NAMES[0] { rng.symmetric(n, 1.0 / (shape[1] as f32).sqrt()) } else { vec![0.0; n] }
+    }
+
+    fn enter(&self, plan: &mut Plan, layout: &mut Layout<'_>) {
+        let mut pieces = Vec::new();
+        for (place, spot) in layout.spots(self) {
+            let mut take = |i: usize| layout.take(place, NAMES[i]).map(|x| x.0);
+            if let (Some(d), Some(b), Some(u), Some(c)) = (take(0), take(1), take(2), take(3)) {
+                pieces.push((spot.point, [d, b, u, c]));
+            }
+        }
+        plan.add(Adapter { spec: *self, hidden: layout.spec.hidden, pieces });
+    }
+}
 
 /// The adapters of a layer.
 #[derive(Debug)]
-pub struct Adapter {
+struct Adapter {
     spec: Spec,
     hidden: usize,
     /// Where `D`, `b`, `U`, `c` lie in the vector.
@@ -17,23 +40,6 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Those there are.
-    pub fn new(base: &ModelSpec, spec: Spec, at: &mut Layout<'_>) -> Self {
-        let mut pieces = Vec::new();
-        for place in [Place::Output, Place::Down] {
-            let point = match (spec.form, place) {
-                (Form::Pfeiffer, _) => Point::Layer,
-                (_, Place::Output) => Point::AttnAdd,
-                _ => Point::FfnAdd,
-            };
-            let mut take = |i: usize| at.take(place, NAMES[i]).map(|x| x.0);
-            if let (Some(d), Some(b), Some(u), Some(c)) = (take(0), take(1), take(2), take(3)) {
-                pieces.push((point, [d, b, u, c]));
-            }
-        }
-        Self { spec, hidden: base.hidden, pieces }
-    }
-
     fn parallel(&self) -> bool {
         self.spec.form == Form::Parallel
     }

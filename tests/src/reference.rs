@@ -1,70 +1,66 @@
-//! A decoder of plain loops, of every family, with every PET kind's scalar reference in its place: what trainer and
-//! runtime must both compute.
+//! A decoder of plain loops, of every family, with every PET kind's scalar reference where the kind says
+//! that it acts: what trainer and runtime must both compute.
 
 use conpet_formats::model_spec::{Activation, ModelSpec};
-use conpet_formats::pet::adapter::{self, Form};
-use conpet_formats::pet::{Pet, PetSpec, Place, Site, bias, ia3, lora, prefix, prompt, sparse};
+use conpet_formats::pet::{Held, PetKind, PetSpec, Place, Point, Site, prefix, prompt};
 use conpet_runtime::base::{Base, Linear};
-use conpet_runtime::rope::rope_table;
 use conpet_runtime::kernels::{Kernels, MatrixRef};
+use conpet_runtime::rope::rope_table;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A module's tensors by full name.
-pub(super) struct Numbers<'a> {
-    pub(super) pet: &'a PetSpec,
-    pub(super) values: BTreeMap<String, Vec<f32>>,
-    pub(super) indices: &'a BTreeMap<String, Arc<Vec<i32>>>,
+/// A module, its tensors by full name.
+#[derive(Debug)]
+pub struct Plain<'a> {
+    /// What it is.
+    pub pet: &'a PetSpec,
+    /// Tensors of floats.
+    pub floats: BTreeMap<String, Vec<f32>>,
+    /// Tensors of integers.
+    pub integers: &'a BTreeMap<String, Arc<Vec<i32>>>,
 }
 
-impl Numbers<'_> {
-    fn get(&self, layer: usize, place: Place, name: &str) -> Option<&[f32]> {
-        self.values.get(&format!("{}.{name}", Site { layer, place })).map(Vec::as_slice)
-    }
-
-    /// What acts at a linear, in the order of the kinds.
-    fn linear(&self, layer: usize, place: Place, x: &[f32], y: &mut [f32]) {
-        for part in self.pet.parts() {
-            match part.pet {
-                Pet::Lora(l) => {
-                    if let Some((a, b)) = self.get(layer, place, "lora_a").zip(self.get(layer, place, "lora_b")) {
-                        lora::apply_reference(a, b, l.rank, l.scale(), x, y);
-                    }
-                }
-                Pet::Sparse(_) => {
-                    if let Some(v) = self.get(layer, place, "sparse") {
-                        let index = &self.indices[&format!("{}.sparse_index", Site { layer, place })];
-                        sparse::apply_reference(index, v, x, y);
-                    }
-                }
-                Pet::Ia3 if !ia3::scales_input(place) => {
-                    if let Some(l) = self.get(layer, place, "ia3") {
-                        ia3::apply_reference(l, y);
-                    }
-                }
-                Pet::Bias => self.bias(layer, place, y),
-                _ => {}
-            }
+impl Plain<'_> {
+    fn held(&self, layer: usize, place: Place) -> Held<'_> {
+        let site = format!("{}.", Site { layer, place });
+        Held {
+            floats: self.floats.iter().filter_map(|(n, v)| Some((n.strip_prefix(&site)?, &v[..]))).collect(),
+            integers: self.integers.iter().filter_map(|(n, v)| Some((n.strip_prefix(&site)?, &v[..]))).collect(),
         }
     }
 
-    fn bias(&self, layer: usize, place: Place, y: &mut [f32]) {
-        if let Some(b) = self.get(layer, place, "bias") {
-            bias::apply_reference(b, y);
+    /// What its part of a kind adds to one token's values at a point, where these are `y`.
+    fn change(&self, kind: PetKind, (layer, point): (usize, Point), x: &[f32], y: &[f32]) -> Vec<f32> {
+        let mut changed = y.to_vec();
+        let part = self.pet.part(kind).and_then(|p| Some((p, p.pet.acts_at(point)?)));
+        if let Some((part, place)) = part {
+            part.pet.apply_reference(&self.held(layer, place), x, &mut changed);
         }
+        changed.iter().zip(y).map(|(c, y)| c - y).collect()
     }
 
-    /// An adapter of one of these forms at a sublayer: it reads `x` if parallel, else `z` itself.
-    fn adapter(&self, layer: usize, place: Place, forms: &[Form], x: &[f32], z: &mut [f32]) {
-        for part in self.pet.parts() {
-            let Pet::Adapter(a) = part.pet else { continue };
-            if let (true, Some(d)) = (forms.contains(&a.form), self.get(layer, place, adapter::NAMES[0])) {
-                let [b, up, c] = [1, 2, 3].map(|i| self.get(layer, place, adapter::NAMES[i]).unwrap());
-                let u = if a.form == Form::Parallel { x.to_vec() } else { z.to_vec() };
-                adapter::apply_reference(a.act, [d, b, up, c], &u, z);
-            }
+    fn get(&self, layer: usize, place: Place, name: &str) -> &[f32] {
+        self.held(layer, place).get([name]).map_or(&[], |[v]| v)
+    }
+}
+
+/// Modules with their weights.
+pub type Blended<'a> = [(f32, &'a Plain<'a>)];
+
+/// What modules do to one token's values at a point: kind by kind, in the order of the kinds, the sum of
+/// what each one's part changes, all of a kind reading the same values.
+fn act(m: &Blended<'_>, layer: usize, point: Point, x: &[f32], y: &mut [f32]) {
+    for kind in PetKind::ALL {
+        let changes: Vec<Vec<f32>> = m.iter().map(|(_, plain)| plain.change(*kind, (layer, point), x, y)).collect();
+        for ((weight, _), change) in m.iter().zip(changes) {
+            y.iter_mut().zip(change).for_each(|(y, c)| *y += weight * c);
         }
     }
+}
+
+/// What one of the modules holds, or nothing.
+fn learned<'a>(m: &'a Blended<'_>, layer: usize, place: Place, name: &str) -> &'a [f32] {
+    m.iter().map(|(_, plain)| plain.get(layer, place, name)).find(|v| !v.is_empty()).unwrap_or(&[])
 }
 
 fn rows(w: MatrixRef<'_>) -> Vec<Vec<f32>> {
@@ -91,34 +87,47 @@ fn plus(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
-/// What a sublayer adds, in families that normalise it.
+/// What a sublayer adds: what its last linear gave, changed by what acts on it and beside it.
+fn sublayer(m: &Blended<'_>, (layer, place): (usize, Place), read: &[f32], mut z: Vec<f32>) -> Vec<f32> {
+    let mut aside = vec![0.0; z.len()];
+    act(m, layer, Point::Aside(place), read, &mut aside);
+    act(m, layer, Point::Add(place), &[], &mut z);
+    plus(&z, &aside)
+}
+
+/// What a sublayer's last linear gave, in families that normalise it.
 fn post(spec: &ModelSpec, norms: Option<[&[f32]; 2]>, which: usize, z: Vec<f32>) -> Vec<f32> {
     norms.map_or(z.clone(), |n| norm(spec, &z, n[which]))
 }
 
-/// Logits `[tokens, vocab]` of a base with a module in force.
-pub(super) fn logits(base: &Base, tokens: &[u32], m: &Numbers<'_>) -> Vec<f32> {
+/// Logits `[tokens, vocab]` of a base with modules in force.
+///
+/// # Panics
+/// If a token or a tensor does not fit the base.
+pub fn logits(base: &Base, tokens: &[u32], m: &Blended<'_>) -> Vec<f32> {
     let (spec, h) = (&base.spec, base.spec.hidden);
     let table = rows(base.embedding());
     let embedded: Vec<f32> =
         tokens.iter().flat_map(|t| table[*t as usize].iter().map(|v| v * spec.embedding_scale)).collect();
-    let learned_rows = m.get(0, Place::Embedding, "prompt").unwrap_or(&[]);
+    let learned_rows = learned(m, 0, Place::Embedding, prompt::ROWS);
+    let learned_tokens = learned_rows.len() / h;
     let all = prompt::apply_reference(learned_rows, &embedded);
     let mut states: Vec<Vec<f32>> = all.chunks(h).map(<[f32]>::to_vec).collect();
-    let learned_tokens = learned_rows.len() / h;
     for l in 0..spec.n_layer {
         let w = base.layer(l);
         let weights = Linear::ALL.map(|x| rows(w.linear(x)));
         let linear = |place: Place, x: &[f32]| {
-            let mut y = product(&weights[place as usize], x);
+            let mut x = x.to_vec();
+            act(m, l, Point::In(place), &[], &mut x);
+            let mut y = product(&weights[place as usize], &x);
             y = w.bias(Linear::ALL[place as usize]).map_or(y.clone(), |b| plus(&y, b));
-            m.linear(l, place, x, &mut y);
+            act(m, l, Point::Out(place), &x, &mut y);
             y
         };
         let (mut keys, mut values): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (Vec::new(), Vec::new());
         for (t, x) in states.iter_mut().enumerate() {
             let mut a = norm(spec, x, w.attn_norm);
-            m.bias(l, Place::AttnNorm, &mut a);
+            act(m, l, Point::Out(Place::AttnNorm), x, &mut a);
             let [mut q, mut k, v] = [Place::Q, Place::K, Place::V].map(|p| linear(p, &a));
             let rope = spec.rope(l);
             let mut turn = vec![0.0; rope.dim];
@@ -142,24 +151,23 @@ pub(super) fn logits(base: &Base, tokens: &[u32], m: &Numbers<'_>) -> Vec<f32> {
                 let head = |rows: &[Vec<f32>]| -> Vec<f32> {
                     rows.iter().flat_map(|r| r[at..at + spec.head_dim].to_vec()).collect()
                 };
-                let learned = [Place::K, Place::V].map(|p| {
-                    let pairs = m.get(l, p, prefix::PAIRS).unwrap_or(&[]);
+                let pairs = [Place::K, Place::V].map(|p| {
+                    let pairs = learned(m, l, p, prefix::PAIRS);
                     head(&pairs.chunks(spec.kv_dim()).map(<[f32]>::to_vec).collect::<Vec<_>>())
                 });
                 let own = [head(&keys), head(&values)];
                 o.extend(prefix::attend_reference(
                     q,
-                    learned.each_ref().map(Vec::as_slice),
+                    pairs.each_ref().map(Vec::as_slice),
                     own.each_ref().map(Vec::as_slice),
                 ));
             }
-            let mut z = post(spec, w.post_norm, 0, linear(Place::Output, &o));
-            m.adapter(l, Place::Output, &[Form::Houlsby, Form::Parallel], &a, &mut z);
-            *x = plus(x, &z);
+            let z = post(spec, w.post_norm, 0, linear(Place::Output, &o));
+            *x = plus(x, &sublayer(m, (l, Place::Output), &a, z));
         }
         for x in &mut states {
             let mut b = norm(spec, x, w.ffn_norm);
-            m.bias(l, Place::FfnNorm, &mut b);
+            act(m, l, Point::Out(Place::FfnNorm), x, &mut b);
             let [gate, up] = [Place::Gate, Place::Up].map(|p| linear(p, &b));
             let f = |g: f32| match spec.activation {
                 Activation::Silu => g / (1.0 + (-g).exp()),
@@ -167,14 +175,10 @@ pub(super) fn logits(base: &Base, tokens: &[u32], m: &Numbers<'_>) -> Vec<f32> {
                     0.5 * g * (1.0 + ((2.0 / std::f32::consts::PI).sqrt() * (g + 0.044_715 * g.powi(3))).tanh())
                 }
             };
-            let mut hidden: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| f(*g) * u).collect();
-            if let Some(s) = m.get(l, Place::Down, "ia3") {
-                ia3::apply_reference(s, &mut hidden);
-            }
-            let mut z = post(spec, w.post_norm, 1, linear(Place::Down, &hidden));
-            m.adapter(l, Place::Down, &[Form::Houlsby, Form::Parallel], &b, &mut z);
-            *x = plus(x, &z);
-            m.adapter(l, Place::Down, &[Form::Pfeiffer], &[], x);
+            let hidden: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| f(*g) * u).collect();
+            let z = post(spec, w.post_norm, 1, linear(Place::Down, &hidden));
+            *x = plus(x, &sublayer(m, (l, Place::Down), &b, z));
+            act(m, l, Point::Layer, &[], x);
         }
     }
     let output = rows(base.output());

@@ -1,48 +1,40 @@
 //! Which weights a sparse delta trains (APET, Su et al. 2023): any number, of all its sites together.
 
-use super::Indices;
-use crate::fit::{Job, fisher_of_base};
-use crate::nn::sparse::Probe;
+use super::probe::Probe;
+use crate::pet::kind::{Choice, Indices};
 use crate::rng::Stream;
-use conpet_formats::pet::sparse::{NAMES, Rule};
-use conpet_formats::pet::{Pet, PetKind, Site};
+use conpet_formats::pet::Site;
+use conpet_formats::pet::sparse::{NAMES, Rule, Sparse};
 use conpet_formats::{Code, Error, Result};
 use conpet_runtime::base::{Base, Linear};
 use conpet_runtime::kernels::Kernels;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The positions that a job's spec asks for; none without a sparse part.
+/// The positions that a spec asks for.
 ///
 /// # Errors
 /// If they are more than there are weights, or the gradients that choose them fail.
-pub fn for_job(job: &Job<'_>, sites: &[Site]) -> Result<Indices> {
-    let base = &job.decoder.base;
-    let Some((part, spec)) = job.pet.part(PetKind::Sparse).and_then(|p| match p.pet {
-        Pet::Sparse(s) => Some((p, s)),
-        _ => None,
-    }) else {
-        return Ok(Indices::new());
-    };
-    let sites: Vec<Site> = sites.iter().copied().filter(|s| part.acts(base.spec.n_layer, *s)).collect();
-    let total: usize = sites.iter().map(|s| size(base, *s)).sum();
+pub(super) fn positions(spec: &Sparse, choice: &Choice<'_>) -> Result<Indices> {
+    let Choice { base, sites, named, fisher } = choice;
     // The head alone is trained without sites.
-    if spec.n > total && !sites.is_empty() {
-        return Err(Error::new(Code::Value, format!("a sparse delta of {} numbers, its sites have {total}", spec.n))
-            .hint("lower n (or --params), or give it more sites"));
-    }
     if sites.is_empty() {
         return Ok(Indices::new());
     }
+    let total: usize = sites.iter().map(|s| size(base, *s)).sum();
+    if spec.n > total {
+        return Err(Error::new(Code::Value, format!("a sparse delta of {} positions, its sites have {total}", spec.n))
+            .hint("lower n (or --params), or give it more sites"));
+    }
     Ok(match spec.rule {
-        Rule::Random => random(base, &sites, spec.n, (job.seed, job.name)),
-        Rule::Magnitude => magnitude(base, &sites, spec.n),
+        Rule::Random => random(base, sites, spec.n, *named),
+        Rule::Magnitude => magnitude(base, sites, spec.n),
         Rule::Fisher => {
             let sums = sites.iter().map(|s| (*s, vec![0.0; size(base, *s)])).collect();
             let probe = Arc::new(Probe { sums: Mutex::new(sums) });
-            fisher_of_base(job, &sites, &probe)?;
+            fisher(sites, &probe)?;
             let sums = probe.sums.lock().unwrap_or_else(PoisonError::into_inner);
-            by_score(&sites, spec.n, &sums)
+            by_score(sites, spec.n, &sums)
         }
     })
 }
@@ -51,7 +43,7 @@ pub fn for_job(job: &Job<'_>, sites: &[Site]) -> Result<Indices> {
 type Scores<'a> = &'a dyn Fn(Site, &mut Vec<f32>);
 
 /// `n` positions drawn without replacement, each equally likely.
-pub fn random(base: &Base, sites: &[Site], n: usize, (seed, name): (u64, &str)) -> Indices {
+fn random(base: &Base, sites: &[Site], n: usize, (seed, name): (u64, &str)) -> Indices {
     let sizes: Vec<usize> = sites.iter().map(|s| size(base, *s)).collect();
     let total: usize = sizes.iter().sum();
     let n = n.min(total);
@@ -78,7 +70,7 @@ pub fn random(base: &Base, sites: &[Site], n: usize, (seed, name): (u64, &str)) 
 }
 
 /// The `n` weights of largest magnitude.
-pub fn magnitude(base: &Base, sites: &[Site], n: usize) -> Indices {
+fn magnitude(base: &Base, sites: &[Site], n: usize) -> Indices {
     let kernels = Kernels::detect();
     largest(sites, n, &|site, out| {
         let w = base.layer(site.layer).linear(Linear::ALL[site.place as usize]);
@@ -89,7 +81,7 @@ pub fn magnitude(base: &Base, sites: &[Site], n: usize) -> Indices {
 }
 
 /// The `n` weights of largest score; equal ones in order.
-pub fn by_score(sites: &[Site], n: usize, scores: &BTreeMap<Site, Vec<f32>>) -> Indices {
+fn by_score(sites: &[Site], n: usize, scores: &BTreeMap<Site, Vec<f32>>) -> Indices {
     largest(sites, n, &|site, out| {
         out.clear();
         out.extend_from_slice(&scores[&site]);
