@@ -4,7 +4,7 @@ use conpet_formats::bundle::verify;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::forward::Scratch;
 use conpet_runtime::skills::Skills;
-use conpet_tests::{program, tiny_base, tiny_config, tiny_engine, tiny_stream};
+use conpet_tests::{program, tiny_base, tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;
 use conpet_trainer::run::Run;
 use conpet_trainer::stream;
@@ -16,7 +16,11 @@ use std::sync::atomic::AtomicBool;
 fn learn(engine: &Engine, dir: &Path, config: Config) -> (f64, Vec<Option<String>>) {
     let mut tasks = stream::open(&tiny_stream(dir)).unwrap();
     tasks.truncate(2);
-    let out = dir.join(format!("{}-{}.cpb", config.method, config.pet.replace([':', '=', ',', '/'], "-")));
+    let out = dir.join(format!(
+        "{}-{}.cpb",
+        config.run.method,
+        config.services.module.pet.replace([':', '=', ',', '/'], "-")
+    ));
     let stop = AtomicBool::new(false);
     let mut run = Run::new(config, engine, tasks, &out, &stop, |_| {}).unwrap();
     let report = run.stream(false).unwrap().unwrap();
@@ -41,7 +45,7 @@ fn every_kind_is_learned_stored_and_served() {
         ("sparse:n=500,rule=fisher", 1),
         ("lora:r=2,at=attn_q/attn_v+bias", 1),
     ] {
-        let (accuracy, answers) = learn(&engine, dir.path(), Config { pet: pet.into(), trunk, ..tiny_config() });
+        let (accuracy, answers) = learn(&engine, dir.path(), tiny_with(&format!("pet={pet} trunk={trunk}")));
         // Chance is a half; the two inputs are among the easy ones.
         assert!(accuracy >= 0.75, "{pet}: accuracy {accuracy}");
         assert_eq!(answers, [Some("big".into()), Some("blue".into())], "{pet}");
@@ -55,8 +59,7 @@ fn one_module_goes_on_learning_whatever_its_kind() {
     let dir = tempfile::tempdir().unwrap();
     let engine = tiny_engine(dir.path());
     for pet in ["sparse:n=500,rule=fisher", "prefix:n=4,mid=8+bias"] {
-        let config = Config { pet: pet.into(), method: "sequential".into(), ..tiny_config() };
-        let (_, answers) = learn(&engine, dir.path(), config);
+        let (_, answers) = learn(&engine, dir.path(), tiny_with(&format!("pet={pet} method=sequential")));
         // The last task is remembered.
         assert_eq!(answers[0].as_deref(), Some("big"), "{pet}");
     }
