@@ -14,7 +14,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 
-rows() { # FILE, WORDS OF LABEL A, WORDS OF LABEL B, LABEL A, LABEL B, FRAMES
+rows() { # FILE, WORDS A, WORDS B, LABEL A, LABEL B, FRAMES
     for frame in $6; do
         for word in $2; do echo "{\"text\":\"$frame $word now\",\"label\":\"$4\"}"; done
         for word in $3; do echo "{\"text\":\"$frame $word now\",\"label\":\"$5\"}"; done
@@ -86,7 +86,7 @@ for pet in lora lora:r=2+bias sparse:n=200,rule=random sparse:n=200,rule=magnitu
     adapter:n=4 adapter:n=4,form=parallel prefix:n=2 prefix:n=2,mid=4; do
     compare "pet $pet" "stream mixed -m base.gguf -b @ $usual --pet $pet"
 done
-compare "pet prompt" "stream mixed -m base.gguf -b @ $usual --pet prompt:n=3 --trunk 0"
+compare "pet prompt" "stream mixed -m base.gguf -b @ $(echo "$usual" | sed "s/--trunk 1/--trunk 0/") --pet prompt:n=3"
 compare "pet by budget" "stream mixed -m base.gguf -b @ $usual --params 1%"
 for head in choice choice-mean; do
     compare "head $head" "stream labels -m base.gguf -b @ $usual --head $head"

@@ -66,7 +66,7 @@ impl Config {
         Group::check(self)?;
         let resolved = self.services.resolve(spec)?;
         self.methods.dynamic.feature(spec, resolved.trunk)?;
-        method.check(&self.services, spec)?;
+        method.check(&resolved)?;
         Ok(resolved)
     }
 
@@ -87,5 +87,33 @@ impl Config {
         let replay = services::replay::Settings::keys();
         let services = self.services.in_effect().into_iter().filter(|k| replays || !replay.contains(k));
         RunSettings::keys().into_iter().chain(services).chain(own).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::METHODS;
+    use crate::selectors::SELECTORS;
+    use std::collections::BTreeSet;
+
+    /// Fails if a setting is dead, or a list of what has an effect names what is no setting.
+    #[test]
+    fn every_setting_has_an_effect_on_some_run_and_not_on_all() {
+        let runs: Vec<BTreeSet<&str>> = METHODS
+            .iter()
+            .flat_map(|m| SELECTORS.iter().map(move |s| (m.name, s.kind.name())))
+            .map(|(method, selector)| {
+                let mut c = Config::default();
+                c.run.method = method.into();
+                c.methods.dynamic.common.selector = selector.into();
+                c.in_effect().into_iter().collect()
+            })
+            .collect();
+        let all: BTreeSet<&str> = Config::keys().into_iter().collect();
+        assert_eq!(runs.iter().flatten().copied().collect::<BTreeSet<_>>(), all);
+        for key in ["ewc_lambda", "memory", "selector", "margin", "ngram_weight", "selector_hidden", "lae_keep"] {
+            assert!(runs.iter().any(|r| !r.contains(key)), "{key}");
+        }
     }
 }

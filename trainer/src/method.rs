@@ -16,13 +16,12 @@ mod replay;
 pub mod sequential;
 mod shared;
 
-use crate::services::{self, Services, Stage};
+use crate::services::{Resolved, Services, Stage};
 use crate::settings::range::refusal;
 use crate::settings::{Group, join};
 use crate::stream::Task;
 use conpet_formats::bundle::Draft;
 use conpet_formats::bundle::manifest::TaskKind;
-use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::pet::PetSpec;
 use conpet_formats::{Code, Error, Result};
 
@@ -125,16 +124,15 @@ pub fn by_name(name: &str) -> Result<Method> {
 }
 
 impl Method {
-    /// Whether it learns what the settings say of modules and heads.
+    /// Whether it learns the modules and heads that the settings ask for.
     ///
     /// # Errors
     /// Names the setting and the method.
-    pub fn check(&self, settings: &services::Settings, spec: &ModelSpec) -> Result<()> {
-        let resolved = settings.resolve(spec)?;
+    pub fn check(&self, resolved: &Resolved) -> Result<()> {
         if self.traits.labelled && !resolved.head.is_linear() {
             let others = names(|m| !m.labelled);
             let allowed = format!("linear with --method {}, any with {others}", self.name);
-            return Err(refusal("head", &settings.head.head, &allowed));
+            return Err(refusal("head", &resolved.head.name(), &allowed));
         }
         (self.traits.fits)(&resolved.module.pet)
     }

@@ -14,6 +14,7 @@ use crate::method::Method;
 use crate::metrics::StageScores;
 use crate::report::MethodReport;
 use crate::services::prepare::Split;
+use crate::services::usage::Usage;
 use crate::services::{Event, Materials, Services, Stage};
 use crate::stream::{Row, Task};
 use conpet_formats::bundle::{Bundle, Draft};
@@ -178,7 +179,7 @@ impl<'a> Run<'a> {
 
     fn count_seconds(&mut self, seconds: f64) {
         let usage = self.services.usage().clone();
-        self.services.count_from(crate::services::usage::Usage { seconds, ..usage });
+        self.services.count_from(Usage { seconds, ..usage });
     }
 
     fn report(&self, scores: &[StageScores]) -> MethodReport {

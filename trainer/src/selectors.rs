@@ -35,10 +35,10 @@ use conpet_formats::decimal::Decimal;
 use conpet_formats::feature::{FeatureSpec, StateNorm};
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::selector::SelectorKind;
-use fitting::{Fit, New};
+use fitting::Fit;
 
 /// Renews the draft's selector after a task was added to it; false if it was stopped.
-pub type Renew = fn(&mut Services<'_>, &Settings, &mut Draft, &New<'_>) -> Result<bool>;
+pub type Renew = fn(&mut Services<'_>, &Settings, &mut Draft, &Fit<'_>) -> Result<bool>;
 
 /// One kind of selector.
 #[derive(Debug, Clone, Copy)]
@@ -79,11 +79,7 @@ macro_rules! selectors {
         /// All kinds that can be asked for.
         pub const SELECTORS: &[Selector] = &[$($(Selector {
             kind: SelectorKind::$kind,
-            fit: |services, all, draft, new| {
-                let (kind, common) = (SelectorKind::$kind, &all.common);
-                let fit = Fit { kind, common, task: new.task, train: new.train, valid: new.valid };
-                $file::fit(services, &all.$file, draft, &fit)
-            },
+            fit: |services, all, draft, new| $file::fit(services, &all.$file, draft, new),
             needs_old_rows: $old,
             reads: $reads,
             own: |all| all.$file.in_effect(),

@@ -81,11 +81,14 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
     plans.retain(|p| match p.config.method().and_then(|m| m.check_tasks(&tasks)) {
         Ok(()) => true,
         Err(e) => {
-            unable.push((p.name.clone(), e));
+            let name = report::name(&p.config);
+            if unable.iter().all(|(known, _)| *known != name) {
+                say(&format!("{name} is left out: {}", e.message()));
+                unable.push((name, e));
+            }
             false
         }
     });
-    unable.iter().for_each(|(name, e)| say(&format!("{name} is left out: {}", e.message())));
     if plans.is_empty() {
         let e = unable.into_iter().next().map(|x| x.1);
         return Err(e.unwrap_or_else(|| Error::new(Code::Missing, "--methods names no method")));

@@ -8,7 +8,7 @@
 use super::per_task;
 use crate::selectors;
 pub use crate::selectors::Settings;
-use crate::selectors::fitting::New;
+use crate::selectors::fitting::Fit;
 use crate::services::{Services, Stage};
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
@@ -20,7 +20,7 @@ pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Resul
     let Some(data) = per_task::module(services, &mut draft, t)? else { return Ok(None) };
     let valid = services.prepare_valid(t)?;
     let selector = selectors::by_name(&own.common.selector)?;
-    let new = New { task: t, train: &data, valid: &valid };
+    let new = Fit { kind: selector.kind, common: &own.common, task: t, train: &data, valid: &valid };
     if !(selector.fit)(services, own, &mut draft, &new)? {
         return Ok(None);
     }

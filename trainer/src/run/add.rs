@@ -4,12 +4,13 @@ use super::{Run, resume};
 use crate::config::Config;
 use crate::evaluate::Evaluator;
 use crate::metrics::{Metric, StageScores};
-use crate::selectors;
 use crate::services::Event;
 use crate::settings::automatic::Trunk;
 use crate::settings::range::flag;
 use crate::stream::Task;
+use crate::{method, selectors};
 use conpet_formats::bundle::Bundle;
+use conpet_formats::bundle::manifest::TaskEntry;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::{Code, Error, Result};
 use conpet_runtime::engine::Engine;
@@ -48,10 +49,12 @@ impl<'a> Run<'a> {
     /// If the rows are others than those that a stopped run of the same task was begun with.
     pub fn add(&mut self) -> Result<Option<StageScores>> {
         let t = self.services.tasks().len() - 1;
+        let rows = self.work.join("rows-add.json");
         if !self.services.has_checkpoint() {
-            let _ = std::fs::remove_file(self.work.join("rows-add.json"));
+            // Nothing was begun that other rows could spoil.
+            let _ = std::fs::remove_file(&rows);
         }
-        resume::same_rows(&self.work.join("rows-add.json"), &self.services.tasks()[t..])?;
+        resume::same_rows(&rows, &self.services.tasks()[t..])?;
         let Some(draft) = self.learn(t)? else { return Ok(None) };
         self.write(draft)?;
         let mut evaluator = Evaluator::default();
@@ -68,9 +71,9 @@ fn can_grow(bundle: &Bundle, name: &str) -> Result<()> {
         return Err(Error::new(Code::Duplicate, format!("the bundle already knows a task {name:?}"))
             .hint("give the task's folder another name"));
     }
-    let method = crate::method::by_name(&m.method).is_ok_and(|x| !x.traits.shared);
+    let grows = method::by_name(&m.method).is_ok_and(|x| !x.traits.shared);
     let selector = selectors::by_name(m.selector.kind.name()).is_ok_and(|s| !s.needs_old_rows);
-    if method && selector {
+    if grows && selector {
         return Ok(());
     }
     Err(Error::new(Code::Unsupported, format!("a bundle learned by {} with a {} selector", m.method, m.selector.kind.name()))
@@ -79,7 +82,7 @@ fn can_grow(bundle: &Bundle, name: &str) -> Result<()> {
 
 /// The bundle's tasks, without rows.
 fn known(bundle: &Bundle) -> Vec<Task> {
-    let task = |t: &conpet_formats::bundle::manifest::TaskEntry| Task {
+    let task = |t: &TaskEntry| Task {
         name: t.name.clone(),
         kind: t.kind,
         labels: t.labels.clone(),
@@ -104,7 +107,11 @@ pub fn inherited(mut config: Config, bundle: &Bundle, spec: &ModelSpec) -> Resul
     config.run.method = m.method.clone();
     config.services.module.trunk = Trunk::Layers(m.trunk as usize);
     let payload = m.selector.section.map(|s| bundle.section(s)).transpose()?;
-    config.methods.dynamic = config.methods.dynamic.inherited(&m.selector, payload, spec.hidden)?;
+    config.methods.dynamic = config
+        .methods
+        .dynamic
+        .inherited(&m.selector, payload, spec.hidden)
+        .map_err(|e| e.in_section("selector").in_file(bundle.path()))?;
     Ok(config)
 }
 
@@ -115,9 +122,8 @@ pub fn inherited(mut config: Config, bundle: &Bundle, spec: &ModelSpec) -> Resul
 pub fn refuse_conflicts(given: &[&str], config: &Config, bundle: &Bundle, spec: &ModelSpec) -> Result<()> {
     // In the bundle's own spelling: a trunk of a third is a number of layers, and so on.
     let mut asked = config.clone();
-    let trunk = config.services.module.trunk(spec)?;
-    asked.services.module.trunk = Trunk::Layers(trunk);
-    asked.methods.dynamic = config.methods.dynamic.canonical(spec, trunk)?;
+    asked.services.module.trunk = Trunk::Layers(config.services.module.trunk(spec)?);
+    asked.methods.dynamic = config.methods.dynamic.canonical(spec, bundle.manifest().trunk as usize)?;
     let has = inherited(asked.clone(), bundle, spec)?;
     let Some(key) = given.iter().find(|k| asked.get(k) != has.get(k)) else { return Ok(()) };
     let [asked, has] = [config, &has].map(|c| c.get(key).unwrap_or_default());

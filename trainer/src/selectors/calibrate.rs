@@ -1,7 +1,7 @@
 //! Temperature and novelty limit of a selector, from the newest task's validation rows alone, so that
 //! a task can be added without older rows.
 
-use super::fitting::Fit;
+use crate::data::Prepared;
 use crate::services::Services;
 use crate::services::temperature::best_temperature;
 use conpet_formats::Result;
@@ -22,14 +22,15 @@ pub struct Form {
     pub form: Vec<f32>,
 }
 
-/// The whole payload, and the temperature: both found with the runtime's own decisions.
+/// The whole payload, and the temperature: both found with the runtime's own decisions on validation rows, of which
+/// a part `abstain` may count as unlike any task.
 pub(super) fn calibrate(
     services: &Services<'_>,
     entry: &mut SelectorEntry,
     mut payload: TensorsWriter<'_>,
     class_task: &[i32],
     form: Form,
-    new: &Fit<'_>,
+    (valid, abstain): (&Prepared, f64),
 ) -> Result<(Vec<u8>, f32)> {
     let open = |limit: f32| Novelty::new(form.shift.clone(), form.form.clone(), limit);
     let mut trial = payload.clone();
@@ -42,11 +43,11 @@ pub(super) fn calibrate(
     let whole = 0..map.len();
     let selector = Selector::load(entry, Some((map, whole)), n_tasks, services.spec().hidden)?;
     let device = (services.engine().kernels, &services.engine().threads);
-    let decisions = selector.decide(device, &new.valid.features, new.valid.inputs.iter().map(Vec::as_slice));
+    let decisions = selector.decide(device, &valid.features, valid.inputs.iter().map(Vec::as_slice));
     let first = class_task.iter().position(|t| *t as usize + 1 == n_tasks).unwrap_or(0);
-    let truth: Vec<usize> = new.valid.classes.iter().map(|c| first + c).collect();
+    let truth: Vec<usize> = valid.classes.iter().map(|c| first + c).collect();
     let rows: Vec<Vec<f32>> = decisions.iter().map(|d| d.class_log_posterior.clone()).collect();
-    open(limit(&decisions, new.common.abstain)).write(&mut payload)?;
+    open(limit(&decisions, abstain)).write(&mut payload)?;
     Ok((payload.finish()?, best_temperature(&rows, &truth)))
 }
 

@@ -32,17 +32,6 @@ settings! { "Selector" Settings Flags {
     selector_steps: u64 = 400, at_least_one();
 }}
 
-/// The task that was just learned.
-#[derive(Debug, Clone, Copy)]
-pub struct New<'a> {
-    /// Its place in the stream.
-    pub task: usize,
-    /// Its training rows, with the selector's features.
-    pub train: &'a Prepared,
-    /// Its validation rows, likewise.
-    pub valid: &'a Prepared,
-}
-
 /// A fit that is wanted: a kind of selector, after a task was learned.
 #[derive(Debug, Clone, Copy)]
 pub struct Fit<'a> {
@@ -143,7 +132,8 @@ pub(super) fn enter(
     entry.feature = services.selector_feature().cloned();
     entry.margin = Decimal::from_f64(new.common.margin);
     entry.top_k = new.common.top_k;
-    let (payload, temperature) = calibrate::calibrate(services, entry, payload, &class_task, form, new)?;
+    let valid = (new.valid, new.common.abstain);
+    let (payload, temperature) = calibrate::calibrate(services, entry, payload, &class_task, form, valid)?;
     let (section, carried) =
         (draft.add_section(SectionKind::Selector, payload), draft.add_section(SectionKind::Stats, carried));
     let entry = &mut draft.manifest.selector;
