@@ -33,7 +33,7 @@ pub enum Command {
     Compare(Box<compare::Args>),
     /// Compare features for the selector on the validation rows, without training.
     Probe(probe::Args),
-    /// Train one task (or a few) with several PET kinds at several sizes: accuracy against trainable numbers.
+    /// Train one task (or a few) with several PET kinds at several sizes: accuracy against trainable parameters.
     Sweep(Box<sweep::Args>),
     /// Join report.json files of several runs on one stream into one page.
     Report(report::Args),

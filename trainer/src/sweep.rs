@@ -1,8 +1,8 @@
 //! One task (or a few) trained with several PET kinds at several sizes: whether structure matters, and how
-//! many trained numbers are enough (APET, Su et al. 2023, arXiv 2306.02320).
+//! many trained parameters are enough (APET, Su et al. 2023, arXiv 2306.02320).
 //!
 //! Every point is trained alone from the same start on the same cached trunk states, its learning rate
-//! chosen on the validation rows, and scored on the test rows by the runtime with the numbers as
+//! chosen on the validation rows, and scored on the test rows by the runtime with the parameters as
 //! a bundle stores them. Each task has a head of its own and is known when it is asked: nothing is
 //! routed here.
 

@@ -27,7 +27,7 @@ pub struct Args {
     /// A PET kind, as --pet takes it; may be given several times [default: lora, adapter, prefix, bias, ia3, and sparse by each rule].
     #[arg(long = "kind")]
     pub kinds: Vec<String>,
-    /// Trainable numbers of a module, as --params takes them, comma-separated.
+    /// Trainable parameters of a module, as --params takes them, comma-separated.
     #[arg(long, value_delimiter = ',', default_values = ["1e-5", "1e-4", "1e-3", "1e-2"])]
     pub sizes: Vec<String>,
     /// Peak learning rates to choose from on the validation rows, comma-separated.

@@ -136,7 +136,7 @@ impl Services<'_> {
     }
 
     /// A module of the bundle and the weight and bias beside it (a head's or a selector's section), to go on
-    /// training from: always as stored, so that a resumed run starts from the same numbers.
+    /// training from: always as stored, so that a resumed run starts from the same parameters.
     pub fn stored(&self, module: u32, head: Option<u32>) -> Option<Trained> {
         let b = self.bundle.as_ref()?;
         let (mut tensors, mut indices) = (BTreeMap::new(), Indices::new());
