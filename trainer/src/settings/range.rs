@@ -63,7 +63,12 @@ pub trait Setting {
 
 impl<T: serde::Serialize> Setting for T {
     fn text(&self) -> String {
-        toml::Value::try_from(self).map_or_else(|_| String::new(), |v| v.to_string())
+        match toml::Value::try_from(self) {
+            Ok(toml::Value::String(text)) => text,
+            Ok(toml::Value::Float(v)) => v.to_string(),
+            Ok(other) => other.to_string(),
+            Err(_) => String::new(),
+        }
     }
 }
 
