@@ -73,16 +73,20 @@ fn put(dir: &Path, split: &str, text: &str) {
 
 /// Settings that learn the tiny stream in seconds.
 pub fn tiny_config() -> Config {
-    Config {
-        trunk: 1,
-        epochs: 6,
-        batch: 8,
-        lr: 5e-3,
-        threads: 2,
-        checkpoint_every: 3,
-        replay_limit: 20,
-        ..Config::default()
-    }
+    with(Config::default(), "trunk=1 epochs=6 batch=8 lr=5e-3 threads=2 checkpoint_every=3 replay_limit=20")
+}
+
+/// Those settings with others over them, as in `"method=ewc epochs=2"`.
+pub fn tiny_with(settings: &str) -> Config {
+    with(tiny_config(), settings)
+}
+
+/// Settings with others over them, as `NAME=VALUE`, separated by spaces.
+pub fn with(config: Config, settings: &str) -> Config {
+    settings.split_whitespace().fold(config, |c, one| {
+        let (name, value) = one.split_once('=').expect("a setting is NAME=VALUE");
+        c.set(name, value).expect("there is such a setting")
+    })
 }
 
 /// Learns the tiny stream into a bundle of this name.

@@ -16,8 +16,7 @@ use conpet_runtime::head::Head;
 use conpet_runtime::kv::KvType;
 use conpet_runtime::prompt::Prompt;
 use conpet_runtime::skills::Skills;
-use conpet_tests::{tiny_config, tiny_engine, tiny_stream};
-use conpet_trainer::config::Config;
+use conpet_tests::{tiny_config, tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::decoder::{Decoder, Training, WeightMode};
 use conpet_trainer::nn::attention::Ragged;
 use conpet_trainer::pet::TrainedModule;
@@ -34,7 +33,7 @@ fn likelihood(engine: &Engine, decoder: &Decoder, prompt: &Prompt, label: &[u32]
     let (n, vocab) = (whole.tokens.len(), engine.base.spec.vocab);
     let states = engine.trunk(vec![Arc::new(whole.clone())], decoder.first, None, false).hidden;
     let x = Tensor::from_vec(states, (n, engine.base.spec.hidden), &Device::Cpu).unwrap();
-    let bare = TrainedModule::none(tiny_config().pet(&engine.base.spec).unwrap());
+    let bare = TrainedModule::none(tiny_config().check(&engine.base.spec).unwrap().module.pet);
     let y = decoder.forward(&x, &Ragged::new(&engine.base.spec, &[n]), &bare, &Training::default()).unwrap();
     let logits = decoder.logits(&decoder.final_norm(&y).unwrap()).unwrap().flatten_all().unwrap();
     let logits = logits.to_vec1::<f32>().unwrap();
@@ -111,10 +110,10 @@ fn a_choice_head_learns_to_say_the_label_and_has_nothing_linear() {
     let mut tasks = stream::open(&tiny_stream(dir.path())).unwrap();
     tasks.truncate(2);
     // With the task named: a selector that scores classes would answer beside the head.
-    let named = || Config { selector: "task".into(), head: "choice".into(), epochs: 30, ..tiny_config() };
+    let named = |more: &str| tiny_with(&format!("selector=task head=choice epochs=30 {more}"));
     for (head, kind) in [("choice", HeadKind::Choice), ("choice-mean", HeadKind::ChoiceMean)] {
         let (path, stop) = (dir.path().join(format!("{head}.cpb")), AtomicBool::new(false));
-        let config = Config { head: head.into(), ..named() };
+        let config = named(&format!("head={head}"));
         let r = Run::new(config, &engine, tasks.clone(), &path, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
         assert!(r.metrics.average_accuracy >= 0.8, "{head}: {:?}", r.metrics.matrix);
         let m = Bundle::open(&path).unwrap().manifest().clone();
@@ -129,12 +128,12 @@ fn a_choice_head_learns_to_say_the_label_and_has_nothing_linear() {
         }
     }
     // A selector's own head is trained all the same.
-    let config = Config { selector: "conpet".into(), epochs: 1, replay_limit: 4, ..named() };
+    let config = named("selector=conpet epochs=1 replay_limit=4");
     let (path, stop) = (dir.path().join("conpet.cpb"), AtomicBool::new(false));
     Run::new(config, &engine, tasks.clone(), &path, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
     assert!(Bundle::open(&path).unwrap().manifest().selector.section.is_some());
     // The same without training the module: the base alone does not know the labels.
-    let config = Config { epochs: 1, lr: 1e-9, ..named() };
+    let config = named("epochs=1 lr=1e-9");
     let (path, stop) = (dir.path().join("untrained.cpb"), AtomicBool::new(false));
     let r = Run::new(config, &engine, tasks, &path, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
     assert!(r.metrics.average_accuracy < 0.8, "untrained: {:?}", r.metrics.matrix);

@@ -64,3 +64,25 @@ fn compares_methods_over_orders_and_goes_on_where_it_stood() {
         assert!(code == Some(1) && err.contains(says) && err.contains("hint: "), "{methods}: {code:?} {err}");
     }
 }
+
+/// Fails if one method that cannot learn the stream costs the others their work.
+#[test]
+fn a_method_that_cannot_learn_the_stream_is_left_out_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, stream, out) = (tiny_base(dir.path(), 1), tiny_stream(dir.path()), dir.path().join("out"));
+    let compare = |methods: &str| {
+        let mut run = Command::new(program("conpet-train"));
+        run.arg("compare").arg(&stream).arg("-m").arg(&base).args(["--methods", methods, "--epochs", "1"]);
+        let out = run.args(["--trunk", "1", "--threads", "1"]).arg("-o").arg(&out).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    // Its third task is answered by text.
+    let (code, err) = compare("lwf,sequential");
+    assert!(code == Some(2) && err.contains("echo") && err.contains("hint: "), "{code:?} {err}");
+    assert!(!out.join("runs").exists());
+    let (code, err) = compare("sequential,dynamic:task");
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("sequential is left out") && err.contains("echo"), "{err}");
+    let report: Report = serde_json::from_slice(&std::fs::read(out.join("report.json")).unwrap()).unwrap();
+    assert_eq!(report.summary.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["dynamic (task)"]);
+}

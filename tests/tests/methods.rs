@@ -6,12 +6,13 @@ use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::tensors::Tensors;
 use conpet_runtime::engine::{Answer, Engine};
 use conpet_runtime::skills::Skills;
-use conpet_tests::{tiny_config, tiny_engine, tiny_stream};
+use conpet_tests::{tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;
 use conpet_trainer::method::METHODS;
 use conpet_trainer::metrics::Metric;
 use conpet_trainer::report::MethodReport;
-use conpet_trainer::run::{Event, Run};
+use conpet_trainer::run::Run;
+use conpet_trainer::services::Event;
 use conpet_trainer::stream::{self, Goal, Row, Task};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,7 @@ impl Place {
     /// The module after three short tasks.
     fn three(&self, method: &str, align_ridge: f64) -> Numbers {
         let out = format!("{method}-three.cpb");
-        let config = Config { epochs: 2, align_ridge, score: "last".into(), ..with(method) };
+        let config = tiny_with(&format!("method={method} epochs=2 align_ridge={align_ridge} score=last"));
         self.learn_tasks(five_tasks()[..3].to_vec(), config, &out);
         module(&self.bundle(&out), 3, 0)
     }
@@ -67,7 +68,7 @@ impl Place {
 }
 
 fn with(method: &str) -> Config {
-    Config { method: method.into(), ..tiny_config() }
+    tiny_with(&format!("method={method}"))
 }
 
 type Numbers = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -144,7 +145,8 @@ fn per_task_keeps_a_module_for_each_task_and_asks_for_the_task() {
 fn ewc_holds_what_mattered() {
     let p = Place::new();
     let floor = p.learn(with("sequential"), "s.cpb");
-    let of = |ewc_lambda: f64, out: &str| p.learn(Config { ewc_lambda, ..with("ewc") }, out).metrics;
+    let of =
+        |ewc_lambda: f64, out: &str| p.learn(tiny_with(&format!("method=ewc ewc_lambda={ewc_lambda}")), out).metrics;
     let (loose, held) = (of(0.0, "e0.cpb"), of(1e5, "e.cpb"));
     assert_eq!(loose.matrix, floor.metrics.matrix);
     assert_eq!(module(&p.bundle("e0.cpb"), 2, 0), module(&p.bundle("s.cpb"), 2, 0));
@@ -167,7 +169,7 @@ fn lwf_goes_on_saying_of_old_labels_what_was_said() {
         answers.iter().map(odds).collect()
     };
     let mut drift = |lwf_lambda: f64, out: &str| {
-        p.learn(Config { lwf_lambda, lr: 2e-3, epochs: 10, ..with("lwf") }, out);
+        p.learn(tiny_with(&format!("method=lwf lwf_lambda={lwf_lambda} lr=2e-3 epochs=10")), out);
         let (before, after) = (old(&p.bundle(out), 1), old(&p.bundle(out), 2));
         before.iter().zip(&after).map(|(a, b)| (a - b).abs()).sum::<f32>() / before.len() as f32
     };
@@ -180,7 +182,7 @@ fn lwf_goes_on_saying_of_old_labels_what_was_said() {
 fn o_lora_adds_orthogonal_ranks_beside_frozen_ones() {
     let p = Place::new();
     let overlap = |o_lora_lambda: f64, out: &str| {
-        let r = p.learn(Config { o_lora_lambda, ..with("o-lora") }, out);
+        let r = p.learn(tiny_with(&format!("method=o-lora o_lora_lambda={o_lora_lambda}")), out);
         assert!(r.metrics.forgetting.unwrap() <= 0.3, "{:?}", r.metrics.matrix);
         let (first, second) = (module(&p.bundle(out), 1, 0), module(&p.bundle(out), 2, 0));
         let mut sum = 0.0;
@@ -214,8 +216,8 @@ fn o_lora_adds_orthogonal_ranks_beside_frozen_ones() {
 fn lae_learns_accumulates_and_joins_two_modules() {
     let p = Place::new();
     let of = |keep: f64, freeze: f64, experts: &str, out: &str| {
-        let config = Config { lae_keep: keep, lae_freeze: freeze, lae_experts: experts.into(), ..with("lae") };
-        p.learn(config, out)
+        let settings = format!("method=lae lae_keep={keep} lae_freeze={freeze} lae_experts={experts}");
+        p.learn(tiny_with(&settings), out)
     };
     let r = of(0.5, 0.3, "both", "l.cpb");
     assert!(r.metrics.average_accuracy >= 0.7, "{:?}", r.metrics.matrix);
@@ -264,8 +266,7 @@ fn methods_with_one_module_learn_other_kinds_than_lora() {
         ("emr", "prefix:n=2,mid=4"),
     ] {
         let out = format!("{method}-{pet}.cpb").replace([':', ','], "-");
-        let config = Config { pet: pet.into(), lae_keep: 0.5, ..with(method) };
-        let r = p.learn(config, &out);
+        let r = p.learn(tiny_with(&format!("method={method} pet={pet} lae_keep=0.5")), &out);
         assert!(r.metrics.matrix[0][0] > Some(0.8), "{method} {pet}: {:?}", r.metrics.matrix);
         let path = p.bundle(&out);
         let (first, second) = (module(&path, 1, 0), module(&path, 2, 0));
@@ -281,18 +282,18 @@ fn methods_with_one_module_learn_other_kinds_than_lora() {
         }
     }
     // Labels as texts: the one module goes on, and nothing of the head gets into it.
-    p.learn(Config { head: "choice".into(), pet: "prefix:n=2".into(), epochs: 1, ..with("sequential") }, "choice.cpb");
+    p.learn(tiny_with("method=sequential head=choice pet=prefix:n=2 epochs=1"), "choice.cpb");
     let (first, second) = (module(&p.bundle("choice.cpb"), 1, 0), module(&p.bundle("choice.cpb"), 2, 0));
     assert!(first.keys().eq(second.keys()) && apart(&first, &second) > 0.0);
     let m = Bundle::open(&p.bundle("choice.cpb")).unwrap().manifest().clone();
     assert_eq!((m.heads.len(), m.heads[0].classes, m.modules.len()), (1, 4, 1));
 
     let spec = &p.engine.base.spec;
-    let e = Config { head: "choice".into(), ..with("lwf") }.check(spec).unwrap_err().to_string();
+    let e = tiny_with("method=lwf head=choice").check(spec).unwrap_err().to_string();
     assert!(e.contains("--head choice") && e.contains("sequential"), "{e}");
-    for (method, pet) in [("o-lora", "lora+bias"), ("lae", "prefix:n=2,mid=4")] {
-        let e = Config { pet: pet.into(), ..with(method) }.check(spec).unwrap_err().to_string();
-        assert!(e.contains(pet) && e.contains(method), "{e}");
+    for (method, pet, says) in [("o-lora", "lora+bias", "+bias"), ("lae", "prefix:n=2,mid=4", "prefix:n=2,mid=4")] {
+        let e = tiny_with(&format!("method={method} pet={pet}")).check(spec).unwrap_err().to_string();
+        assert!(e.contains("--pet") && e.contains(says) && e.contains(method), "{e}");
     }
 }
 
@@ -301,7 +302,7 @@ fn methods_with_one_module_learn_other_kinds_than_lora() {
 fn emr_replays_a_bounded_memory() {
     let p = Place::new();
     let of = |method: &str, memory: i64, select: &str| {
-        let config = Config { memory, select: select.into(), memory_repeat: 3, ..with(method) };
+        let config = tiny_with(&format!("method={method} memory={memory} select={select} memory_repeat=3"));
         p.learn(config, &format!("{method}-{memory}-{select}.cpb"))
     };
     for select in ["kmeans", "herding", "reservoir", "random"] {
@@ -320,7 +321,7 @@ fn emr_replays_a_bounded_memory() {
 fn ea_emr_serves_through_the_fitted_map() {
     let p = Place::new();
     let of = |method: &str, align_ridge: f64, out: &str| {
-        let r = p.learn(Config { align_ridge, ..with(method) }, out);
+        let r = p.learn(tiny_with(&format!("method={method} align_ridge={align_ridge}")), out);
         assert!(r.metrics.forgetting.unwrap() <= 0.3, "{out}: {:?}", r.metrics.matrix);
         // The map's bias is free however stiff its matrix.
         let weight = head(&p.bundle(out)).remove_entry("weight");
@@ -359,8 +360,8 @@ fn crl_answers_by_the_nearest_mean_of_contrasted_features() {
 fn static_methods_cost_the_same_for_every_task() {
     let p = Place::new();
     let stages = |method: &str, memory: i64| {
-        let config = Config { epochs: 2, replay_limit: 5, memory, score: "last".into(), ..with(method) };
-        let budget = config.budget();
+        let config = tiny_with(&format!("method={method} epochs=2 replay_limit=5 memory={memory} score=last"));
+        let budget = config.services.budget();
         let out = format!("{method}{memory}.cpb");
         let r = p.learn_tasks(five_tasks(), config, &out);
         let old = std::fs::metadata(p.bundle(&out).with_extension("work").join("t0-replay.states")).unwrap().len();
@@ -390,7 +391,7 @@ fn static_methods_cost_the_same_for_every_task() {
 fn static_methods_keep_the_first_task() {
     let p = Place::new();
     for method in ["static-emr", "static-ea-emr", "static-crl"] {
-        let m = p.learn(Config { replay_limit: 10, ..with(method) }, &format!("{method}.cpb")).metrics;
+        let m = p.learn(tiny_with(&format!("method={method} replay_limit=10")), &format!("{method}.cpb")).metrics;
         assert!(m.average_accuracy >= 0.8 && m.forgetting.unwrap() <= 0.3, "{method}: {:?}", m.matrix);
     }
 }
@@ -400,7 +401,7 @@ fn static_methods_keep_the_first_task() {
 fn every_method_resumes_to_the_same_bytes() {
     for m in METHODS.iter().filter(|m| !["dynamic", "joint"].contains(&m.name)) {
         let p = Place::new();
-        let config = Config { epochs: 3, replay_limit: 4, ..with(m.name) };
+        let config = tiny_with(&format!("method={} epochs=3 replay_limit=4", m.name));
         let steps: u64 = p.learn(config.clone(), "a.cpb").usage.stages.iter().map(|s| s.steps).sum();
         // Within the first task, then a few steps into the second, then near its end.
         for (resume, at) in [(false, 4), (true, steps / 2), (true, 3)] {

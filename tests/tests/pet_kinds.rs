@@ -14,7 +14,7 @@ use conpet_runtime::engine::Engine;
 use conpet_runtime::module::Module;
 use conpet_runtime::skills::Skills;
 use conpet_tests::reference::{self, Plain};
-use conpet_tests::{program, tiny_base, tiny_config, tiny_engine, tiny_stream};
+use conpet_tests::{program, tiny_base, tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;
 use conpet_trainer::decoder::{Decoder, Training, WeightMode};
 use conpet_trainer::nn::attention::Ragged;
@@ -163,7 +163,11 @@ fn three_ways(family: &str, config: &TinyConfig) {
 fn learn(engine: &Engine, dir: &Path, config: Config) -> (f64, Vec<Option<String>>) {
     let mut tasks = stream::open(&tiny_stream(dir)).unwrap();
     tasks.truncate(2);
-    let out = dir.join(format!("{}-{}.cpb", config.method, config.pet.replace([':', '=', ',', '/'], "-")));
+    let out = dir.join(format!(
+        "{}-{}.cpb",
+        config.run.method,
+        config.services.module.pet.replace([':', '=', ',', '/'], "-")
+    ));
     let stop = AtomicBool::new(false);
     let mut run = Run::new(config, engine, tasks, &out, &stop, |_| {}).unwrap();
     let report = run.stream(false).unwrap().unwrap();
@@ -191,7 +195,7 @@ fn every_kind_is_learned_stored_and_served() {
     let missing = |k: &&PetKind| !specs.iter().any(|(text, _)| parse(text).part(**k).is_some());
     assert_eq!(PetKind::ALL.iter().find(missing), None, "a kind is not tried");
     for (pet, trunk) in specs {
-        let (accuracy, answers) = learn(&engine, dir.path(), Config { pet: pet.into(), trunk, ..tiny_config() });
+        let (accuracy, answers) = learn(&engine, dir.path(), tiny_with(&format!("pet={pet} trunk={trunk}")));
         // Chance is a half; the two inputs are among the easy ones.
         assert!(accuracy >= 0.75, "{pet}: accuracy {accuracy}");
         assert_eq!(answers, [Some("big".into()), Some("blue".into())], "{pet}");
@@ -205,8 +209,7 @@ fn one_module_goes_on_learning_whatever_its_kind() {
     let dir = tempfile::tempdir().unwrap();
     let engine = tiny_engine(dir.path());
     for pet in ["sparse:n=500,rule=fisher", "prefix:n=4,mid=8+bias"] {
-        let config = Config { pet: pet.into(), method: "sequential".into(), ..tiny_config() };
-        let (_, answers) = learn(&engine, dir.path(), config);
+        let (_, answers) = learn(&engine, dir.path(), tiny_with(&format!("pet={pet} method=sequential")));
         // The last task is remembered.
         assert_eq!(answers[0].as_deref(), Some("big"), "{pet}");
     }

@@ -1,7 +1,6 @@
 //! Every selector: what the trainer fitted is what the runtime scores, it routes the tiny stream, it
 //! grows without older rows, and it notices inputs of no task.
 
-use conpet_formats::bundle::Bundle;
 use conpet_formats::bundle::manifest::SelectorEntry;
 use conpet_formats::decimal::Decimal;
 use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
@@ -15,7 +14,7 @@ use conpet_runtime::kernels::Kernels;
 use conpet_runtime::select::Selector;
 use conpet_runtime::skills::Skills;
 use conpet_runtime::threads::Threads;
-use conpet_tests::{tiny_config, tiny_engine, tiny_stream};
+use conpet_tests::{tiny_engine, tiny_stream, tiny_with, with};
 use conpet_trainer::config::Config;
 use conpet_trainer::report::MethodReport;
 use conpet_trainer::run::Run;
@@ -95,7 +94,7 @@ fn the_runtime_scores_what_the_trainer_fitted() {
     s.add(&x, &classes);
     agree(SelectorKind::Lda, &lda::solve(&s, 0.1).unwrap().0, None, |_| {});
     agree(SelectorKind::Ridge, &ridge::solve(&s, 0.1).unwrap(), None, |_| {});
-    for space in centroid::SPACES {
+    for space in [centroid::Space::Whitened, centroid::Space::Scaled, centroid::Space::Plain] {
         agree(SelectorKind::Centroid, &centroid::solve(&s, space, 0.1).unwrap(), None, |_| {});
     }
     let memory = Memory { rows: x.clone(), classes: classes.clone() };
@@ -141,53 +140,38 @@ fn a_payload_without_novelty_abstains_by_its_posterior_as_ever() {
 fn run(config: Config, engine: &Engine, dir: &Path, out: &str) -> MethodReport {
     let tasks = stream::open(&tiny_stream(dir)).unwrap();
     let stop = AtomicBool::new(false);
-    let mut run = Run::new(config, engine, tasks, &dir.join(out), &stop, |_| {}).unwrap();
     let strange = ["zebra quantum 99 ?!", "why so slow, friend", "1 2 3 4 5 6 7", "tell him: never again"];
-    run.strangers =
+    let strangers =
         strange.iter().map(|t| Row { text: (*t).into(), goal: Goal::Label("x".into()), chat: Vec::new() }).collect();
-    run.stream(false).unwrap().unwrap()
+    let run = Run::new(config, engine, tasks, &dir.join(out), &stop, |_| {}).unwrap();
+    run.with_strangers(strangers).stream(false).unwrap().unwrap()
 }
 
 /// One epoch: what is tested is the selector, not the modules.
 fn quick(selector: &str) -> Config {
-    Config {
-        selector: selector.into(),
-        epochs: 1,
-        shrinkage: 0.05,
-        selector_steps: 400,
-        selector_hidden: 16,
-        selector_memory: 5,
-        score: "last".into(),
-        ..tiny_config()
-    }
+    let settings = "epochs=1 selector_steps=400 selector_hidden=16 selector_memory=5 score=last";
+    tiny_with(&format!("selector={selector} {settings}"))
 }
 
 #[test]
 fn every_selector_routes_and_grows_by_one_task_without_older_rows() {
     let dir = tempfile::tempdir().unwrap();
     let engine = tiny_engine(dir.path());
-    let wide = Config { random_features: 64, ..quick("ridge") };
+    let wide = with(quick("ridge"), "random_features=64");
     let configs = [wide, quick("centroid"), quick("linear"), quick("mlp")];
     for config in configs {
-        let name = config.selector.clone();
+        let name = config.methods.dynamic.common.selector.clone();
         let whole = dir.path().join(format!("{name}.cpb"));
         let r = run(config.clone(), &engine, dir.path(), whole.file_name().unwrap().to_str().unwrap());
         assert!(r.metrics.routing_accuracy >= 0.9, "{name} routes {}", r.metrics.routing_accuracy);
         // Two tasks as a stream, the third added by a run that has no rows of the first two.
         let mut tasks = stream::open(&tiny_stream(dir.path())).unwrap();
+        let third = tasks.pop().unwrap();
         let (grown, stop) = (dir.path().join(format!("{name}-grown.cpb")), AtomicBool::new(false));
-        let two = tasks[..2].to_vec();
-        Run::new(config.clone(), &engine, two, &grown, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
-        tasks[..2].iter_mut().for_each(|t| {
-            t.train.clear();
-            t.valid.clear();
-            t.test.clear();
-        });
-        // What the bundle decided stays, whatever the flags of the day say.
-        let config = Config { random_features: 0, ..config };
-        let mut run = Run::new(config, &engine, tasks, &grown, &stop, |_| {}).unwrap();
-        run.bundle = Some(Bundle::open(&grown).unwrap());
-        run.add().unwrap().unwrap();
+        Run::new(config.clone(), &engine, tasks, &grown, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
+        // What the bundle decided stays, whatever the settings of the day say.
+        let config = with(config, "random_features=0 selector=lda margin=0.9 top_k=3 selector_feature=0:last");
+        Run::onto(config, &engine, third, &grown, &stop, |_| {}).unwrap().add().unwrap().unwrap();
         assert!(std::fs::read(&whole).unwrap() == std::fs::read(&grown).unwrap(), "{name}: grown by rows it had not");
     }
 }
@@ -199,7 +183,7 @@ fn uniform_runs_all_modules_and_the_surest_label_wins() {
     let mut tasks = stream::open(&tiny_stream(dir.path())).unwrap();
     tasks.truncate(2);
     let (path, stop) = (dir.path().join("u.cpb"), AtomicBool::new(false));
-    let config = Config { selector: "uniform".into(), ..tiny_config() };
+    let config = tiny_with("selector=uniform");
     let r = Run::new(config, &engine, tasks.clone(), &path, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
     let skills = Skills::open(&path, &engine.base).unwrap();
     let texts: Vec<&str> = tasks.iter().flat_map(|t| &t.test).map(|r| r.text.as_str()).collect();

@@ -1,14 +1,15 @@
 //! A stream goes in, a bundle comes out, and it answers: on the tiny base, in seconds.
 
 use conpet_formats::Code;
-use conpet_formats::bundle::{Bundle, verify};
+use conpet_formats::bundle::verify;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::engine::text::Request;
 use conpet_runtime::skills::Skills;
-use conpet_tests::{tiny_base, tiny_config, tiny_engine, tiny_stream};
+use conpet_tests::{tiny_base, tiny_config, tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;
 use conpet_trainer::report::MethodReport;
-use conpet_trainer::run::{Event, Run};
+use conpet_trainer::run::Run;
+use conpet_trainer::services::Event;
 use conpet_trainer::stream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,7 @@ fn learn(
     resume: bool,
 ) -> Option<MethodReport> {
     let mut tasks = stream::open(&tiny_stream(dir)).unwrap();
-    if config.method != "dynamic" {
+    if config.run.method != "dynamic" {
         // One shared head cannot answer by text too.
         tasks.truncate(2);
     }
@@ -84,7 +85,7 @@ fn the_same_seed_gives_the_same_bytes_and_a_stopped_run_resumes_to_them() {
     let whole = std::fs::read(dir.path().join("a.cpb")).unwrap();
     learn(tiny_config(), &engine, dir.path(), "b.cpb", None, false).unwrap();
     assert!(whole == std::fs::read(dir.path().join("b.cpb")).unwrap(), "two runs of one seed differ");
-    learn(Config { seed: 2, ..tiny_config() }, &engine, dir.path(), "c.cpb", None, false).unwrap();
+    learn(tiny_with("seed=2"), &engine, dir.path(), "c.cpb", None, false).unwrap();
     assert!(whole != std::fs::read(dir.path().join("c.cpb")).unwrap(), "another seed changes nothing");
     // Stop within the first task, then within the second, then let it finish.
     assert!(learn(tiny_config(), &engine, dir.path(), "r.cpb", Some(5), false).is_none());
@@ -93,6 +94,41 @@ fn the_same_seed_gives_the_same_bytes_and_a_stopped_run_resumes_to_them() {
     assert!(whole == std::fs::read(dir.path().join("r.cpb")).unwrap(), "the resumed bundle differs");
     // The report counts what all three processes did.
     assert_eq!((resumed.trained_tokens, resumed.trainable), (at_once.trained_tokens, at_once.trainable));
+}
+
+/// Fails if a run goes on with other rows or settings than it was begun with.
+#[test]
+fn a_resume_with_other_rows_or_settings_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = tiny_engine(dir.path());
+    let path = dir.path().join("r.cpb");
+    let stop = AtomicBool::new(false);
+    let begin = |stop_after: Option<u64>, resume: bool, config: Config| {
+        let tasks = stream::open(&dir.path().join("stream")).unwrap();
+        let mut steps = 0;
+        let mut run = Run::new(config, &engine, tasks, &path, &stop, |e| {
+            steps += u64::from(matches!(e, Event::Step(..)));
+            stop.store(stop_after == Some(steps), Ordering::Relaxed);
+        })
+        .unwrap();
+        run.stream(resume)
+    };
+    tiny_stream(dir.path());
+    let rows = dir.path().join("stream/size/train.jsonl");
+    let good = std::fs::read_to_string(&rows).unwrap();
+    // The same number of rows, the labels the other way round.
+    let flipped = good.replace("big", "x").replace("small", "big").replace('x', "small");
+    // Within the first task, where there is no bundle yet, and within the second.
+    for (resume, at) in [(false, 5), (true, 20)] {
+        assert!(begin(Some(at), resume, tiny_config()).unwrap().is_none());
+        std::fs::write(&rows, &flipped).unwrap();
+        let e = begin(None, true, tiny_config()).unwrap_err().to_string();
+        assert!(e.contains("\"size\"") && e.contains("rows.json") && e.contains("hint: "), "{e}");
+        std::fs::write(&rows, &good).unwrap();
+        let e = begin(None, true, tiny_with("lr=1e-4")).unwrap_err().to_string();
+        assert!(e.contains("lr was 0.005") && e.contains("is 0.0001"), "{e}");
+    }
+    assert!(begin(None, true, tiny_config()).unwrap().is_some());
 }
 
 #[test]
@@ -104,12 +140,12 @@ fn each_stage_only_appends() {
     let stop = AtomicBool::new(false);
     let mut before: Vec<u8> = Vec::new();
     for n in 1..=3 {
-        let mut run = Run::new(tiny_config(), &engine, tasks[..n].to_vec(), &path, &stop, |_| {}).unwrap();
         if n == 1 {
+            let mut run = Run::new(tiny_config(), &engine, tasks[..1].to_vec(), &path, &stop, |_| {}).unwrap();
             run.stream(false).unwrap().unwrap();
         } else {
-            run.bundle = Some(Bundle::open(&path).unwrap());
-            let s = run.add().unwrap().unwrap();
+            let task = tasks[n - 1].clone();
+            let s = Run::onto(tiny_config(), &engine, task, &path, &stop, |_| {}).unwrap().add().unwrap().unwrap();
             assert!(s.rows[n - 1] > 0);
         }
         let now = std::fs::read(&path).unwrap();
@@ -137,15 +173,15 @@ fn sequential_and_joint_and_the_published_selector_run() {
     let dir = tempfile::tempdir().unwrap();
     let engine = tiny_engine(dir.path());
     let of = |c: Config, out: &str| learn(c, &engine, dir.path(), out, None, false).unwrap().metrics;
-    let sequential = of(Config { method: "sequential".into(), ..tiny_config() }, "s.cpb");
-    let joint = of(Config { method: "joint".into(), ..tiny_config() }, "j.cpb");
+    let sequential = of(tiny_with("method=sequential"), "s.cpb");
+    let joint = of(tiny_with("method=joint"), "j.cpb");
     assert!(joint.average_accuracy >= 0.8, "joint {}", joint.average_accuracy);
     // Without protection the second task's labels win over the first's.
     assert!(sequential.forgetting.unwrap() > 0.3, "forgetting {:?}", sequential.forgetting);
     assert!(joint.average_accuracy > sequential.average_accuracy);
-    let conpet = of(Config { selector: "conpet".into(), ..tiny_config() }, "c.cpb");
+    let conpet = of(tiny_with("selector=conpet"), "c.cpb");
     assert!(conpet.routing_accuracy >= 0.9, "conpet routing {}", conpet.routing_accuracy);
-    let ridge = of(Config { selector: "ridge".into(), shrinkage: 0.01, ..tiny_config() }, "r.cpb");
+    let ridge = of(tiny_with("selector=ridge shrinkage=0.01"), "r.cpb");
     assert!(ridge.routing_accuracy >= 0.9, "ridge routing {}", ridge.routing_accuracy);
 }
 
@@ -153,7 +189,7 @@ fn sequential_and_joint_and_the_published_selector_run() {
 fn an_input_unlike_any_task_is_noticed_more_often_than_one_of_them() {
     let dir = tempfile::tempdir().unwrap();
     let engine = tiny_engine(dir.path());
-    learn(Config { abstain: 0.1, ..tiny_config() }, &engine, dir.path(), "d.cpb", None, false).unwrap();
+    learn(tiny_with("abstain=0.1"), &engine, dir.path(), "d.cpb", None, false).unwrap();
     let skills = Skills::open(&dir.path().join("d.cpb"), &engine.base).unwrap();
     let mut abstained =
         |texts: &[&str]| engine.classify(&skills, texts, None).unwrap().iter().filter(|a| a.abstain).count();

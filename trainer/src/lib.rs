@@ -1,12 +1,12 @@
 //! Learning for ConPET: PET modules and selectors over a frozen quantized base, on candle.
 //!
-//! A task goes `stream -> data (the runtime's trunk) -> fit (decoder + nn + optim) + selectors ->
-//! bundle append -> evaluate (the runtime's engine) -> report`, led by [`run`]. Methods are recipes
-//! over these, one file each under [`method`].
+//! A task goes `stream -> data (the runtime's trunk) -> fit (decoder + nn + optim) -> entries of a draft ->
+//! calibration -> bundle -> evaluate (the runtime's engine) -> report`. [`services`] has each step but the last two,
+//! [`method`] and [`selectors`] are recipes over them, one file each with its own settings, and [`run`] is
+//! the loop over the tasks. [`config`] joins all settings into one value.
 
 pub mod cli;
 pub mod commands;
-pub mod compare;
 pub mod config;
 pub mod data;
 pub mod decoder;
@@ -16,6 +16,7 @@ pub mod method;
 pub mod metrics;
 pub mod nn;
 pub mod optim;
+pub mod output;
 pub mod pet;
 pub mod probe;
 pub mod progress;
@@ -23,5 +24,7 @@ pub mod report;
 pub mod rng;
 pub mod run;
 pub mod selectors;
+pub mod services;
+pub mod settings;
 pub mod stream;
 pub mod sweep;

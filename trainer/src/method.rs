@@ -1,5 +1,6 @@
-//! Methods: how a stream is learned. Each is a recipe over [`crate::fit`] and
-//! [`crate::selectors`], in a file of its own, and listed here.
+//! Methods: how a stream is learned. Each is a recipe over [`crate::services`] and
+//! [`crate::selectors`], in a file of its own that gives its `Settings` and its `learn`, and is listed
+//! here.
 
 pub mod crl;
 pub mod dynamic;
@@ -11,16 +12,21 @@ pub mod lae;
 pub mod lwf;
 pub mod o_lora;
 pub mod per_task;
-pub(crate) mod replay;
+mod replay;
 pub mod sequential;
 mod shared;
 
-use crate::run::{Run, Stage};
-use conpet_formats::Result;
+use crate::services::{Resolved, Services, Stage};
+use crate::settings::range::refusal;
+use crate::settings::{Group, join};
+use crate::stream::Task;
 use conpet_formats::bundle::Draft;
+use conpet_formats::bundle::manifest::TaskKind;
+use conpet_formats::pet::PetSpec;
+use conpet_formats::{Code, Error, Result};
 
 /// What a method does at one stage: everything from the tasks' rows to a draft to be written.
-pub type Learn = fn(&mut Run<'_>, Stage) -> Result<Option<Draft>>;
+pub type Learn = fn(&mut Services<'_>, &Settings, Stage) -> Result<Option<Draft>>;
 
 /// One method.
 #[derive(Debug, Clone, Copy)]
@@ -29,53 +35,148 @@ pub struct Method {
     pub name: &'static str,
     /// Learns one stage; `None` if it was stopped.
     pub learn: Learn,
+    /// Which of the settings of all methods have an effect on it.
+    pub in_effect: fn(&Settings) -> Vec<&'static str>,
+    /// How it differs from a method with a module for each task.
+    pub traits: Traits,
+}
+
+/// How methods differ.
+#[derive(Debug, Clone, Copy)]
+pub struct Traits {
     /// It learns all tasks in one stage.
     pub at_once: bool,
     /// One module serves all tasks, so no task's own template can be around an input.
     pub shared: bool,
     /// It trains a linear head, so it learns neither tasks answered by text nor `--head choice`.
     pub labelled: bool,
+    /// It trains on rows of earlier tasks again.
+    pub replays: bool,
+    /// A selector chooses among its modules.
+    pub selects: bool,
     /// Static ConPET: tasks after the first are trained on a mixture of old and new rows for a fixed
     /// number of steps.
     pub fixed: bool,
+    /// Refuses a module that it cannot learn.
+    pub fits: fn(&PetSpec) -> Result<()>,
 }
 
-const fn own(name: &'static str, learn: Learn) -> Method {
-    Method { name, learn, at_once: false, shared: false, labelled: false, fixed: false }
+const OWN: Traits = Traits {
+    at_once: false,
+    shared: false,
+    labelled: false,
+    replays: false,
+    selects: false,
+    fixed: false,
+    fits: |_| Ok(()),
+};
+const SHARED: Traits = Traits { shared: true, ..OWN };
+const LABELLED: Traits = Traits { labelled: true, ..SHARED };
+const REPLAYS: Traits = Traits { replays: true, ..SHARED };
+const REPLAYS_LABELLED: Traits = Traits { replays: true, ..LABELLED };
+
+/// `file: "name" traits, ..;` for each file, which may hold several methods.
+macro_rules! methods {
+    ($($file:ident: $($name:literal $traits:expr),+;)*) => {
+        join! {
+            /// The settings of all methods.
+            Settings Flags { $(
+                #[doc = concat!("Those of `", stringify!($file), "`.")]
+                $file: $file::Settings,
+            )* }
+        }
+
+        /// All methods.
+        pub const METHODS: &[Method] = &[$($(Method {
+            name: $name,
+            learn: |services, all, stage| $file::learn(services, &all.$file, stage),
+            in_effect: |all| all.$file.in_effect(),
+            traits: $traits,
+        },)+)*];
+    };
 }
 
-const fn shared(name: &'static str, learn: Learn) -> Method {
-    Method { shared: true, ..own(name, learn) }
+methods! {
+    dynamic: "dynamic" Traits { selects: true, ..OWN };
+    per_task: "per-task" OWN;
+    sequential: "sequential" SHARED;
+    joint: "joint" Traits { at_once: true, ..SHARED };
+    ewc: "ewc" SHARED;
+    lwf: "lwf" LABELLED;
+    o_lora: "o-lora" Traits { fits: o_lora::fits, ..SHARED };
+    lae: "lae" Traits { fits: lae::fits, ..LABELLED };
+    emr: "emr" REPLAYS, "static-emr" Traits { fixed: true, ..REPLAYS };
+    ea_emr: "ea-emr" REPLAYS_LABELLED, "static-ea-emr" Traits { fixed: true, ..REPLAYS_LABELLED };
+    crl: "crl" REPLAYS_LABELLED, "static-crl" Traits { fixed: true, ..REPLAYS_LABELLED };
 }
-
-const fn labelled(name: &'static str, learn: Learn) -> Method {
-    Method { labelled: true, ..shared(name, learn) }
-}
-
-/// All methods.
-pub const METHODS: &[Method] = &[
-    own("dynamic", dynamic::learn),
-    own("per-task", per_task::learn),
-    shared("sequential", sequential::learn),
-    Method { at_once: true, ..shared("joint", joint::learn) },
-    shared("ewc", ewc::learn),
-    labelled("lwf", lwf::learn),
-    shared("o-lora", o_lora::learn),
-    labelled("lae", lae::learn),
-    shared("emr", emr::learn),
-    labelled("ea-emr", ea_emr::learn),
-    labelled("crl", crl::learn),
-    Method { fixed: true, ..shared("static-emr", emr::learn) },
-    Method { fixed: true, ..labelled("static-ea-emr", ea_emr::learn) },
-    Method { fixed: true, ..labelled("static-crl", crl::learn) },
-];
 
 /// Names of those that are so, for messages.
-pub fn names(which: impl Fn(&Method) -> bool) -> String {
-    METHODS.iter().filter(|m| which(m)).map(|m| m.name).collect::<Vec<_>>().join(", ")
+pub fn names(which: impl Fn(&Traits) -> bool) -> String {
+    METHODS.iter().filter(|m| which(&m.traits)).map(|m| m.name).collect::<Vec<_>>().join(", ")
 }
 
 /// The method with this name.
-pub fn by_name(name: &str) -> Option<Method> {
-    METHODS.iter().copied().find(|m| m.name == name)
+///
+/// # Errors
+/// If there is none; the message lists those there are.
+pub fn by_name(name: &str) -> Result<Method> {
+    METHODS.iter().copied().find(|m| m.name == name).ok_or_else(|| refusal("method", &name, &names(|_| true)))
+}
+
+impl Method {
+    /// Whether it learns the modules and heads that the settings ask for.
+    ///
+    /// # Errors
+    /// Names the setting and the method.
+    pub fn check(&self, resolved: &Resolved) -> Result<()> {
+        if self.traits.labelled && !resolved.head.is_linear() {
+            let others = names(|m| !m.labelled);
+            let allowed = format!("linear with --method {}, any with {others}", self.name);
+            return Err(refusal("head", &resolved.head.name(), &allowed));
+        }
+        (self.traits.fits)(&resolved.module.pet)
+    }
+
+    /// Whether it can learn these tasks, asked before anything is trained.
+    ///
+    /// # Errors
+    /// Names the task, what is in the way, and methods that learn it.
+    pub fn check_tasks(&self, tasks: &[Task]) -> Result<()> {
+        let refuse = |what: String, hint: &str| Err(Error::new(Code::Unsupported, what).hint(hint));
+        let Some(first) = tasks.first().filter(|_| self.traits.shared) else { return Ok(()) };
+        let name = self.name;
+        if let Some(t) = tasks.iter().find(|t| t.kind != first.kind) {
+            let what = format!("--method {name}: task {} is of another kind than the first", t.name);
+            return refuse(
+                what,
+                "one shared module learns classification or generation, not both; use --method dynamic",
+            );
+        }
+        if self.traits.labelled && first.kind == TaskKind::Generation {
+            let what = format!("--method {name} needs labels, and task {} is answered by text", first.name);
+            return refuse(what, &format!("methods for tasks answered by text: {}", names(|m| !m.labelled)));
+        }
+        if let Some(t) = tasks.iter().find(|t| t.kind == TaskKind::Generation && t.template != first.template) {
+            let what = format!("--method {name}: task {} has another template than the first", t.name);
+            return refuse(
+                what,
+                "one shared module is asked without knowing the task: give all tasks one template, or use --method dynamic",
+            );
+        }
+        Ok(())
+    }
+
+    /// Tasks as the method learns them. One shared module is asked without knowing the task, so no task's
+    /// own words can be around the input: labels are learned from bare inputs.
+    ///
+    /// # Errors
+    /// See [`Method::check_tasks`].
+    pub fn tasks(&self, mut tasks: Vec<Task>) -> Result<Vec<Task>> {
+        self.check_tasks(&tasks)?;
+        if self.traits.shared {
+            let labelled = tasks.iter_mut().filter(|t| t.kind == TaskKind::Classification);
+            labelled.for_each(|t| t.template = "{input}".into());
+        }
+        Ok(tasks)
+    }
 }

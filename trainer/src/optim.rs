@@ -136,7 +136,8 @@ impl AdamW {
 }
 
 /// The factor on the learning rate at a step (counted from 0).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Schedule {
     /// Always 1 after warm-up.
     Constant,

@@ -3,13 +3,14 @@
 //! One pass over the rows reads every layer and pooling that any candidate names; each candidate
 //! is then fitted on the training rows and scored on the validation rows, never on test rows.
 
-use crate::config::Config;
 use crate::data::{Plan, Prepared};
-use crate::run::bare;
 use crate::selectors::{Counts, Stats, lda};
+use crate::services::module::feature;
+use crate::services::prepare::{Split, bare};
+use crate::settings::automatic::Trunk;
 use crate::stream::Task;
 use conpet_formats::Result;
-use conpet_formats::feature::FeatureSpec;
+use conpet_formats::feature::{FeatureSpec, StateNorm};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::ngrams::Ngrams;
 use conpet_formats::quant::QuantType;
@@ -35,8 +36,19 @@ pub struct Probe {
     pub routing: f64,
 }
 
+/// What to try, each with each.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Features, as `--selector-feature` takes them.
+    pub features: &'a [String],
+    /// Shrinkages of the covariance.
+    pub shrinkages: &'a [f64],
+    /// Weights of the token n-grams.
+    pub ngram_weights: &'a [f64],
+}
+
 /// Features of one split of all tasks.
-struct Split {
+struct Features {
     /// `[rows, parts of the union · hidden]`.
     features: Vec<f32>,
     /// Class of each row, counted over all tasks.
@@ -52,24 +64,21 @@ struct Split {
 pub fn probe(
     engine: &Engine,
     tasks: &[Task],
-    config: &Config,
-    features: &[String],
-    shrinkages: &[f64],
-    ngram_weights: &[f64],
+    max_len: usize,
+    wanted: &Wanted<'_>,
     tick: &mut dyn FnMut(&str),
 ) -> Result<Vec<Probe>> {
     let spec = &engine.base.spec;
-    let parsed = features
-        .iter()
-        .map(|f| Config { selector_feature: f.clone(), ..config.clone() }.selector_feature(spec))
-        .collect::<Result<Vec<_>>>()?;
+    let trunk = Trunk::Third.layers(spec.n_layer);
+    let parse = |f: &String| feature(f, StateNorm::Rms, spec, trunk);
+    let parsed = wanted.features.iter().map(parse).collect::<Result<Vec<_>>>()?;
     let mut union = FeatureSpec { norm: parsed[0].norm, parts: Vec::new() };
     for part in parsed.iter().flat_map(|f| &f.parts) {
         if !union.parts.contains(part) {
             union.parts.push(part.clone());
         }
     }
-    let [train, valid] = ["train", "valid"].map(|split| read(engine, tasks, config, &union, split, tick));
+    let [train, valid] = [Split::Train, Split::Valid].map(|split| read(engine, tasks, max_len, &union, split, tick));
     let (train, valid) = (train?, valid?);
     let class_task: Vec<usize> =
         tasks.iter().enumerate().flat_map(|(t, task)| std::iter::repeat_n(t, task.classes())).collect();
@@ -90,11 +99,11 @@ pub fn probe(
     };
     let likelihoods: Vec<Vec<f32>> = valid.inputs.iter().map(likelihood).collect();
     let mut out = Vec::new();
-    for (name, feature) in features.iter().zip(&parsed) {
+    for (name, feature) in wanted.features.iter().zip(&parsed) {
         tick(name);
         let columns: Vec<usize> =
             feature.parts.iter().filter_map(|p| union.parts.iter().position(|u| u == p)).collect();
-        let take = |s: &Split| -> Vec<f32> {
+        let take = |s: &Features| -> Vec<f32> {
             let rows = s.features.chunks_exact(union.dim(spec.hidden));
             rows.flat_map(|r| columns.iter().flat_map(|c| &r[c * spec.hidden..(c + 1) * spec.hidden]))
                 .copied()
@@ -105,10 +114,10 @@ pub fn probe(
         stats.grow(class_task.len());
         stats.add(&take(&train), &train.classes);
         let x = take(&valid);
-        for shrinkage in shrinkages {
+        for shrinkage in wanted.shrinkages {
             let scores = lda::solve(&stats, *shrinkage)?.0;
             let rows: Vec<Vec<f32>> = x.chunks_exact(dim).map(|x| scores.of(x)).collect();
-            for weight in ngram_weights {
+            for weight in wanted.ngram_weights {
                 let join = |(s, n): (&Vec<f32>, &Vec<f32>)| -> usize {
                     let sum: Vec<f32> = s.iter().zip(n).map(|(s, n)| s + *weight as f32 * n).collect();
                     argmax(&sum) as usize
@@ -135,22 +144,15 @@ pub fn probe(
 fn read(
     engine: &Engine,
     tasks: &[Task],
-    config: &Config,
+    max_len: usize,
     union: &FeatureSpec,
-    split: &str,
+    split: Split,
     tick: &mut dyn FnMut(&str),
-) -> Result<Split> {
-    let plan = Plan {
-        trunk: 0,
-        selector: Some(union),
-        head: None,
-        max_len: config.max_len,
-        says_labels: false,
-        keep: QuantType::F32,
-    };
-    let (mut all, mut first) = (Split { features: Vec::new(), classes: Vec::new(), inputs: Vec::new() }, 0);
+) -> Result<Features> {
+    let plan = Plan { trunk: 0, selector: Some(union), head: None, max_len, says_labels: false, keep: QuantType::F32 };
+    let (mut all, mut first) = (Features { features: Vec::new(), classes: Vec::new(), inputs: Vec::new() }, 0);
     for t in tasks {
-        tick(&format!("{} {split}", t.name));
+        tick(&format!("{} {}", t.name, split.name()));
         let (task, rows) = bare(t, split);
         let p = Prepared::new(engine, &task, &rows, plan, None, &mut |_| {})?;
         all.features.extend(p.features);
@@ -196,7 +198,8 @@ mod tests {
         let e = crate::decoder::tests::engine();
         let tasks = [task("a", ["show", "open"]), task("b", ["water", "oil"])];
         let features = ["2:mean", "0:last"].map(String::from);
-        let got = probe(&e, &tasks, &Config::default(), &features, &[0.1, 0.3], &[0.0], &mut |_| {}).unwrap();
+        let wanted = Wanted { features: &features, shrinkages: &[0.1, 0.3], ngram_weights: &[0.0] };
+        let got = probe(&e, &tasks, 256, &wanted, &mut |_| {}).unwrap();
         assert_eq!(got.len(), 4);
         assert_eq!((got[0].feature.as_str(), got[0].dim, got[3].shrinkage), ("2:mean", e.base.spec.hidden, 0.3));
         // The last token is a number and says nothing of the task.

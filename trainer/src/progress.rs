@@ -1,6 +1,6 @@
 //! Progress on stderr: a bar on a terminal; elsewhere a line as a task begins and ends, and now and then.
 
-use crate::run::Event;
+use crate::services::Event;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};

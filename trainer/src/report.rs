@@ -1,22 +1,33 @@
 //! What a run leaves behind for people: `report.json`, and one HTML page that needs nothing else.
 
 mod html;
+mod joined;
 mod origin;
 pub mod summary;
 mod svg;
 pub mod sweep;
 
 pub use html::page;
+pub use joined::joined;
+pub(crate) use origin::own_command;
 pub use origin::{Machine, Origin};
-pub(crate) use origin::{own_command, without_folders};
 use summary::{Summary, summaries, table};
 
 use crate::config::Config;
 use crate::metrics::{Metrics, StageScores, metrics};
+use crate::services::usage::Usage;
 use crate::stream::Task;
 use conpet_formats::{Code, Error, Result, fs};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+
+/// Writes `report.json` and `report.html`.
+///
+/// # Errors
+/// If they cannot be written.
+pub fn write_page(r: &Report, dir: &Path) -> Result<()> {
+    write(dir, "report", r, &page(r))
+}
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -30,39 +41,6 @@ pub(crate) fn write(dir: &Path, name: &str, numbers: &impl Serialize, page: &str
         fs::write_atomic(&file, |w| w.write_all(bytes).map_err(|e| Error::io("write", e)))?;
     }
     Ok(())
-}
-
-/// What a run used.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Seconds in all, trunk passes and scoring included.
-    pub seconds: f64,
-    /// Seconds of training steps alone.
-    pub training_seconds: f64,
-    /// Tokens trained on.
-    pub trained_tokens: u64,
-    /// Most numbers trained at once (module and head).
-    pub trainable: u64,
-    /// Numbers in the base.
-    pub base_parameters: u64,
-    /// Most resident memory of the process, in bytes.
-    pub peak_rss: u64,
-    /// Size of the bundle's file, in bytes.
-    pub bundle_bytes: u64,
-    /// What each training run did, in order.
-    #[serde(default)]
-    pub stages: Vec<StageCost>,
-}
-
-/// What the training of one stage did (several entries for a method that trains twice in a stage).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StageCost {
-    /// Optimizer steps.
-    pub steps: u64,
-    /// Rows passed forward and back.
-    pub rows: u64,
-    /// Their tokens.
-    pub tokens: u64,
 }
 
 /// One method's run on a stream.
@@ -100,7 +78,10 @@ impl MethodReport {
             tasks: tasks.iter().map(|t| t.name.clone()).collect(),
             labels: tasks.iter().map(|t| t.labels.len()).collect(),
             stages: stages.to_vec(),
-            metrics: Metrics { fwt: figures.fwt.filter(|_| config.method != "joint"), ..figures },
+            metrics: Metrics {
+                fwt: figures.fwt.filter(|_| !config.method().is_ok_and(|m| m.traits.at_once)),
+                ..figures
+            },
             usage,
         }
     }
@@ -122,18 +103,19 @@ pub struct Report {
 /// What a run is called: as it was named, or by its method, its selector, and what a module and a head are if not the usual.
 /// Runs of one name are taken for repetitions, with another seed or order of the tasks.
 pub fn name(config: &Config) -> String {
-    if !config.name.is_empty() {
-        return config.name.clone();
+    if let Some(name) = config.run.name.get() {
+        return name.to_owned();
     }
-    let usual = Config::default();
+    let (method, s, usual) = (&config.run.method, &config.services, Config::default().services);
+    let selects = config.method().is_ok_and(|m| m.traits.selects);
     let set = [
-        (config.method == "dynamic").then_some(&config.selector),
-        (config.pet != usual.pet).then_some(&config.pet),
-        (config.params != usual.params).then_some(&config.params),
-        (config.head != usual.head).then_some(&config.head),
+        selects.then_some(config.methods.dynamic.common.selector.as_str()),
+        (s.module.pet != usual.module.pet).then_some(&s.module.pet),
+        s.module.params.get(),
+        (s.head.head != usual.head.head).then_some(&s.head.head),
     ];
-    let set: Vec<&str> = set.into_iter().flatten().map(String::as_str).collect();
-    if set.is_empty() { config.method.clone() } else { format!("{} ({})", config.method, set.join(", ")) }
+    let set: Vec<&str> = set.into_iter().flatten().collect();
+    if set.is_empty() { method.clone() } else { format!("{method} ({})", set.join(", ")) }
 }
 
 impl Report {

@@ -1,13 +1,14 @@
 //! Selectors: what is fitted so that the runtime can choose a module from the input.
 //!
-//! Each kind stands in a file of its own and is listed in [`SELECTORS`]. The closed forms
-//! ([`lda`], [`ridge`], [`centroid`]) read streamed sufficient statistics only: exact for any order
+//! Each kind stands in a file of its own, which gives its `Settings` and its `fit`, and is listed here. The closed
+//! forms ([`lda`], [`ridge`], [`centroid`]) read streamed sufficient statistics only: exact for any order
 //! of tasks, and no earlier row is needed again. [`linear`] and [`mlp`] keep a bounded [`memory`] of
 //! features in the bundle; [`conpet`] needs the older rows themselves.
 
 mod calibrate;
 pub mod centroid;
 pub mod conpet;
+pub mod fitting;
 pub mod lda;
 pub mod linear;
 pub mod memory;
@@ -17,181 +18,142 @@ pub mod ridge;
 pub mod softmax;
 pub mod solve;
 pub mod stats;
+pub mod unfitted;
 
-pub use calibrate::best_temperature;
+pub use fitting::Scores;
 pub use memory::Memory;
 pub use ngrams::Counts;
 pub use stats::Stats;
 
-use crate::data::Prepared;
-use crate::run::Run;
-use conpet_formats::bundle::{Draft, SectionKind};
+use crate::services::{Services, module};
+use crate::settings::range::refusal;
+use crate::settings::{Group, join};
+use conpet_formats::Result;
+use conpet_formats::bundle::Draft;
+use conpet_formats::bundle::manifest::SelectorEntry;
 use conpet_formats::decimal::Decimal;
-use conpet_formats::feature::FeatureSpec;
-use conpet_formats::mmap::Mapped;
-use conpet_formats::selector::{self, SelectorKind};
-use conpet_formats::tensors::TensorsWriter;
-use conpet_formats::{Code, Error, Result};
+use conpet_formats::feature::{FeatureSpec, StateNorm};
+use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::selector::SelectorKind;
+use fitting::Fit;
+
+/// Renews the draft's selector after a task was added to it; false if it was stopped.
+pub type Renew = fn(&mut Services<'_>, &Settings, &mut Draft, &Fit<'_>) -> Result<bool>;
 
 /// One kind of selector.
 #[derive(Debug, Clone, Copy)]
 pub struct Selector {
     /// What it is called in flags and bundles.
     pub kind: SelectorKind,
-    /// Renews the draft's selector after a task was added to it; false if it was stopped.
-    pub fit: fn(&mut Run<'_>, &mut Draft, &New<'_>) -> Result<bool>,
+    /// Fits it.
+    pub fit: Renew,
     /// It needs the rows of earlier tasks, so a task cannot be added without the whole stream.
     pub needs_old_rows: bool,
+    /// Which of the settings that kinds share have an effect on it.
+    reads: &'static [&'static str],
+    /// Its own settings.
+    own: fn(&Settings) -> Vec<&'static str>,
 }
 
-/// All kinds that can be asked for.
-pub const SELECTORS: [Selector; 8] = [
-    Selector { kind: SelectorKind::Lda, fit: lda::fit, needs_old_rows: false },
-    Selector { kind: SelectorKind::Ridge, fit: ridge::fit, needs_old_rows: false },
-    Selector { kind: SelectorKind::Centroid, fit: centroid::fit, needs_old_rows: false },
-    Selector { kind: SelectorKind::Linear, fit: linear::fit, needs_old_rows: false },
-    Selector { kind: SelectorKind::Mlp, fit: mlp::fit, needs_old_rows: false },
-    Selector { kind: SelectorKind::Conpet, fit: conpet::fit, needs_old_rows: true },
-    Selector { kind: SelectorKind::Uniform, fit: unfitted, needs_old_rows: false },
-    Selector { kind: SelectorKind::Task, fit: unfitted, needs_old_rows: false },
-];
+const NOTHING: &[&str] = &["selector"];
+const ROUTES: &[&str] = &["selector", "top_k", "margin"];
+const CLOSED: &[&str] = &["selector", "selector_feature", "top_k", "margin", "abstain", "shrinkage"];
+const TRAINED: &[&str] =
+    &["selector", "selector_feature", "top_k", "margin", "abstain", "selector_memory", "selector_steps"];
+
+/// `file: Kind (needs older rows) what it reads, ..;` for each file, which may fit several kinds.
+macro_rules! selectors {
+    ($($file:ident: $($kind:ident $old:literal $reads:ident),+;)*) => {
+        join! {
+            /// The settings of all selectors.
+            Settings Flags {
+                /// Those that several kinds read.
+                common: fitting::Settings,
+                $(
+                    #[doc = concat!("Those of `", stringify!($file), "`.")]
+                    $file: $file::Settings,
+                )*
+            } in effect: in_effect
+        }
+
+        /// All kinds that can be asked for.
+        pub const SELECTORS: &[Selector] = &[$($(Selector {
+            kind: SelectorKind::$kind,
+            fit: |services, all, draft, new| $file::fit(services, &all.$file, draft, new),
+            needs_old_rows: $old,
+            reads: $reads,
+            own: |all| all.$file.in_effect(),
+        },)+)*];
+    };
+}
+
+selectors! {
+    lda: Lda false CLOSED;
+    ridge: Ridge false CLOSED;
+    centroid: Centroid false CLOSED;
+    linear: Linear false TRAINED;
+    mlp: Mlp false TRAINED;
+    conpet: Conpet true ROUTES;
+    unfitted: Uniform false NOTHING, Task false NOTHING;
+}
+
+/// The settings that have an effect on the selector that is asked for.
+fn in_effect(settings: &Settings) -> Vec<&'static str> {
+    match by_name(&settings.common.selector) {
+        Ok(s) => [s.reads, &(s.own)(settings)].concat(),
+        Err(_) => Vec::new(),
+    }
+}
 
 /// The selector with this name.
 ///
 /// # Errors
 /// If there is none; the message lists those there are.
 pub fn by_name(name: &str) -> Result<Selector> {
-    SELECTORS.into_iter().find(|s| s.kind.name() == name).ok_or_else(|| {
+    SELECTORS.iter().copied().find(|s| s.kind.name() == name).ok_or_else(|| {
         let names: Vec<_> = SELECTORS.iter().map(|s| s.kind.name()).collect();
-        Error::new(Code::Value, format!("--selector {name} is not allowed"))
-            .hint(format!("--selector takes {}", names.join(", ")))
+        refusal("selector", &name, &names.join(", "))
     })
 }
 
-/// The task that was just learned.
-#[derive(Debug, Clone, Copy)]
-pub struct New<'a> {
-    /// Its place in the stream.
-    pub task: usize,
-    /// Its training rows, with the selector's features.
-    pub train: &'a Prepared,
-    /// Its validation rows, likewise.
-    pub valid: &'a Prepared,
-}
-
-/// Linear scores over classes: `score[c] = weight[c] · x + bias[c]`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scores {
-    /// `[classes, dim]`.
-    pub weight: Vec<f32>,
-    /// `[classes]`.
-    pub bias: Vec<f32>,
-}
-
-impl Scores {
-    /// The score of each class for a feature `x [dim]`.
-    pub fn of(&self, x: &[f32]) -> Vec<f32> {
-        let rows = self.weight.chunks_exact(x.len()).zip(&self.bias);
-        rows.map(|(w, b)| w.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + b).collect()
+impl Settings {
+    /// What the selector reads of the trunk's states; `None` if it reads none of them.
+    ///
+    /// # Errors
+    /// If there is no such selector, or `--selector-feature` is malformed.
+    pub fn feature(&self, spec: &ModelSpec, trunk: usize) -> Result<Option<FeatureSpec>> {
+        let feature = module::feature(&self.common.selector_feature, StateNorm::Rms, spec, trunk)
+            .map_err(|e| e.in_section("--selector-feature"))?;
+        Ok(by_name(&self.common.selector)?.kind.scores_classes().then_some(feature))
     }
 
-    /// A payload with these scores; more may be added to it.
-    fn payload(&self) -> Result<TensorsWriter<'static>> {
-        let (classes, mut w) = (self.bias.len(), TensorsWriter::new());
-        w.add_f32(selector::WEIGHT, &[classes, self.weight.len() / classes.max(1)], &self.weight)?;
-        w.add_f32(selector::BIAS, &[classes], &self.bias)?;
-        Ok(w)
+    /// Settings with what a bundle's selector shares with all tasks as its entry and payload have it.
+    ///
+    /// # Errors
+    /// If the payload cannot be read.
+    pub fn inherited(mut self, entry: &SelectorEntry, payload: Option<&[u8]>, hidden: usize) -> Result<Self> {
+        self.common.selector = entry.kind.name().into();
+        let Some((feature, payload)) = entry.feature.as_ref().zip(payload) else { return Ok(self) };
+        self.common.selector_feature = module::feature_text(feature);
+        (self.common.margin, self.common.top_k) = (entry.margin.to_f64(), entry.top_k);
+        match entry.kind {
+            SelectorKind::Lda => self.lda.ngram_weight = lda::stored_weight(payload)?,
+            SelectorKind::Ridge => self.ridge.random_features = ridge::stored_units(payload, feature.dim(hidden))?,
+            _ => {}
+        }
+        Ok(self)
     }
-}
 
-/// `task` and `uniform`: there is nothing to fit.
-fn unfitted(run: &mut Run<'_>, draft: &mut Draft, _: &New<'_>) -> Result<bool> {
-    draft.manifest.selector.kind = by_name(&run.config.selector)?.kind;
-    Ok(true)
-}
-
-/// The bundle's sections of the selector so far (payload, and what it carries from task to task);
-/// `None` before the first task.
-///
-/// # Errors
-/// If the bundle has tasks, but its selector carries nothing to go on from.
-fn earlier<'r>(run: &'r Run<'_>, draft: &Draft, new: &New<'_>) -> Result<Option<(&'r [u8], &'r [u8])>> {
-    let s = &draft.manifest.selector;
-    match (s.section, s.stats, &run.bundle) {
-        (Some(payload), Some(carried), Some(b)) => Ok(Some((b.section(payload)?, b.section(carried)?))),
-        _ if new.task == 0 => Ok(None),
-        _ => Err(Error::new(Code::Missing, "the bundle's selector has nothing to extend")
-            .hint("it was made with another --selector; use the same one")),
+    /// The same settings as a bundle would spell them.
+    ///
+    /// # Errors
+    /// If `--selector-feature` is malformed.
+    pub fn canonical(&self, spec: &ModelSpec, trunk: usize) -> Result<Self> {
+        let mut out = self.clone();
+        let feature = module::feature(&self.common.selector_feature, StateNorm::Rms, spec, trunk)?;
+        out.common.selector_feature = module::feature_text(&feature);
+        out.common.margin = Decimal::from_f64(self.common.margin).to_f64();
+        out.lda.ngram_weight = lda::as_stored(self.lda.ngram_weight as f32);
+        Ok(out)
     }
-}
-
-/// Extends the statistics so far by the new task's features, `[rows, dim]`.
-fn extended(run: &Run<'_>, new: &New<'_>, carried: Option<&[u8]>, features: &[f32], dim: usize) -> Result<Stats> {
-    let mut stats = match carried {
-        Some(s) => Stats::from_payload(s, dim).map_err(|e| e.in_section("selector statistics"))?,
-        None => Stats::new(dim),
-    };
-    let first = stats.classes();
-    stats.grow(run.tasks[new.task].classes());
-    let classes: Vec<usize> = new.train.classes.iter().map(|c| first + c).collect();
-    stats.add(features, &classes);
-    Ok(stats)
-}
-
-/// Enters a selector that scores classes: `payload` is complete but for the classes' tasks and what
-/// is calibrated, `carried` is what the next task goes on from.
-fn enter(
-    run: &Run<'_>,
-    draft: &mut Draft,
-    new: &New<'_>,
-    kind: SelectorKind,
-    mut payload: TensorsWriter<'_>,
-    form: lda::Form,
-    carried: Vec<u8>,
-) -> Result<()> {
-    let class_task: Vec<i32> = draft
-        .manifest
-        .tasks
-        .iter()
-        .flat_map(|task| std::iter::repeat_n(task.id as i32, task.labels.len().max(1)))
-        .collect();
-    payload.add_i32(selector::CLASS_TASK, &[class_task.len()], &class_task)?;
-    let entry = &mut draft.manifest.selector;
-    entry.kind = kind;
-    entry.feature = Some(run.selector_feature.clone());
-    entry.margin = Decimal::from_f64(run.config.margin);
-    entry.top_k = run.config.top_k;
-    let (payload, temperature) = calibrate::calibrate(run, entry, payload, &class_task, form, new)?;
-    let (section, carried) =
-        (draft.add_section(SectionKind::Selector, payload), draft.add_section(SectionKind::Stats, carried));
-    let entry = &mut draft.manifest.selector;
-    (entry.section, entry.stats) = (Some(section), Some(carried));
-    entry.temperature = Decimal::from_f64(f64::from(temperature));
-    Ok(())
-}
-
-/// Length of what the run's selector reads.
-fn feature_dim(run: &Run<'_>) -> usize {
-    FeatureSpec::dim(&run.selector_feature, run.engine.base.spec.hidden)
-}
-
-/// Mean of each column of rows `x [n, dim]`, and one over its deviation.
-fn standard(x: &[f32], dim: usize) -> (Vec<f32>, Vec<f32>) {
-    let n = (x.len() / dim).max(1) as f64;
-    let column = |i: usize| x.iter().skip(i).step_by(dim).map(|v| f64::from(*v));
-    (0..dim)
-        .map(|i| {
-            let mean = column(i).sum::<f64>() / n;
-            let variance = column(i).map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
-            // A column that never moves says nothing, however it is scaled.
-            (mean as f32, if variance > 1e-12 { (1.0 / variance.sqrt()) as f32 } else { 0.0 })
-        })
-        .unzip()
-}
-
-/// A payload where the runtime looks for one.
-fn mapped(payload: Vec<u8>) -> (Mapped, std::ops::Range<usize>) {
-    let map = Mapped::from_vec(payload);
-    let range = 0..map.len();
-    (map, range)
 }

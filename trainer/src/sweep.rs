@@ -1,32 +1,45 @@
 //! One task (or a few) trained with several PET kinds at several sizes: whether structure matters, and how
-//! many trained numbers are enough (APET, Su et al. 2023, arXiv 2306.02320).
+//! many trained parameters are enough (APET, Su et al. 2023, arXiv 2306.02320).
 //!
 //! Every point is trained alone from the same start on the same cached trunk states, its learning rate
-//! chosen on the validation rows, and scored on the test rows by the runtime with the numbers as
+//! chosen on the validation rows, and scored on the test rows by the runtime with the parameters as
 //! a bundle stores them. Each task has a head of its own and is known when it is asked: nothing is
 //! routed here.
 
 use crate::config::Config;
 use crate::data::Prepared;
-use crate::fit::{Examples, HEAD_BIAS, HEAD_WEIGHT, Outcome, Trained};
+use crate::fit::{Examples, Outcome, Trained};
 use crate::report::sweep::{Point, Sweep};
-use crate::run::{Event, Lesson, Run};
+use crate::services::{self, Event, Lesson, Materials, ModulePlan, Services, lesson, module, prepare};
+use crate::settings::Group;
+use crate::settings::automatic::Trunk;
 use crate::stream::Task;
 use conpet_formats::bundle::manifest::TaskKind;
-use conpet_formats::mmap::Mapped;
-use conpet_formats::pet::PetSpec;
+use conpet_formats::pet::{Budget, PetKind, PetSpec};
 use conpet_formats::{Code, Error, Result};
-use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::module::Module;
+use conpet_runtime::sampler::argmax;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// What is swept where nothing is named.
 pub const DEFAULT_KINDS: [&str; 8] =
     ["lora", "adapter", "prefix", "bias", "ia3", "sparse:rule=random", "sparse:rule=magnitude", "sparse:rule=fisher"];
+
+/// The settings that have an effect on a sweep: it chooses the module and the learning rate itself, and has
+/// neither method nor selector.
+pub fn settings_in_effect() -> Vec<&'static str> {
+    let groups = [
+        module::Settings::keys(),
+        module::LoraSettings::keys(),
+        module::HeadSettings::keys(),
+        lesson::Settings::keys(),
+        prepare::Settings::keys(),
+        vec!["threads"],
+    ];
+    groups.concat().into_iter().filter(|k| !["pet", "params", "lr"].contains(k)).collect()
+}
 
 /// What to sweep over.
 #[derive(Debug, Clone)]
@@ -43,6 +56,8 @@ pub struct Wanted {
 
 /// A task's rows, ready.
 struct Rows {
+    /// The task, by its place.
+    task: usize,
     train: Prepared,
     valid: Prepared,
     test: Prepared,
@@ -52,6 +67,14 @@ struct Rows {
 
 /// Rows right and rows asked.
 type Score = (usize, usize);
+
+/// A module to be trained, above its trunk.
+struct Plan {
+    trunk: usize,
+    /// As it was named.
+    kind: String,
+    pet: PetSpec,
+}
 
 /// Runs the sweep, writing `head` with its points to `out` after each. `None` if it was stopped.
 ///
@@ -68,44 +91,23 @@ pub fn sweep<'a>(
     stop: &'a AtomicBool,
     mut on_event: impl FnMut(Event<'_>),
 ) -> Result<Option<Sweep>> {
+    let (settings, spec) = (&config.services, &engine.base.spec);
     if let Some(t) = tasks.iter().find(|t| t.kind != TaskKind::Classification) {
         return Err(Error::new(Code::Unsupported, format!("task {} is answered by text", t.name))
             .hint("sweep scores labels; name classification tasks with --task"));
     }
-    if !config.head_kind()?.is_linear() {
-        return Err(Error::new(Code::Unsupported, format!("sweep trains linear heads, and --head is {}", config.head))
-            .hint("leave --head out"));
+    if !settings.head.kind()?.is_linear() {
+        let what = format!("sweep trains linear heads, and --head is {}", settings.head.head);
+        return Err(Error::new(Code::Unsupported, what).hint("leave --head out"));
     }
     if let Some(bad) = wanted.rates.iter().find(|r| !(**r > 0.0 && **r < 1e6)) {
         return Err(Error::new(Code::Value, format!("--rates {bad} is not a positive number")));
     }
     // Every kind and size is read before anything is trained.
-    let spec = &engine.base.spec;
-    let mut plans: Vec<(usize, String, PetSpec)> = Vec::new();
-    let mut skipped = Vec::new();
-    for kind in &wanted.kinds {
-        for size in &wanted.sizes {
-            let mut c = Config { pet: kind.clone(), params: String::new(), ..config.clone() };
-            let plain = c.pet(spec)?;
-            if plain.acts_on_input() {
-                c.trunk = 0;
-            }
-            size.parse::<conpet_formats::pet::Budget>().map_err(|e| e.in_section("--sizes"))?;
-            c.params = size.clone();
-            let trunk = c.trunk(spec);
-            match c.pet(spec).and_then(|p| p.sites(spec, trunk).map(|_| p)) {
-                // Kinds without a dial have a largest size: once is enough.
-                Ok(p) if !plans.iter().any(|(_, k, q)| k == kind && *q == p) => plans.push((trunk, kind.clone(), p)),
-                Ok(_) => skipped.push(format!("{kind} at {size}: no larger than the size before")),
-                Err(e) => skipped.push(format!("{kind} at {size}: {}", e.message())),
-            }
-        }
-    }
-    plans.sort_by_key(|(trunk, _, _)| *trunk);
+    let (plans, skipped) = plans(settings, engine, wanted)?;
     std::fs::create_dir_all(out).map_err(|e| Error::io("create", e).in_file(out))?;
-    let settings = toml::to_string(config).map_err(|e| Error::new(Code::Value, e.to_string()))?;
     let mut result = Sweep {
-        settings: format!("{settings}rates = {:?}\nseeds = {}\n", wanted.rates, wanted.seeds),
+        settings: format!("{}\nrates = {:?}\nseeds = {}\n", config.toml()?, wanted.rates, wanted.seeds),
         base_parameters: spec.parameters(),
         tasks: tasks.iter().map(|t| t.name.clone()).collect(),
         classes: tasks.iter().map(|t| t.labels.len()).collect(),
@@ -113,83 +115,108 @@ pub fn sweep<'a>(
         ..head
     };
     result.take_earlier(out, resume)?;
-    let mut trunks: Vec<usize> = plans.iter().map(|p| p.0).collect();
-    trunks.dedup();
-    for trunk in trunks {
-        let c = Config {
-            trunk: trunk as i64,
-            selector: "task".into(),
-            method: "dynamic".into(),
-            pet: "lora".into(),
-            params: String::new(),
-            ..config.clone()
-        };
-        let mut run = Run::new(c, engine, tasks.to_vec(), &out.join("sweep.cpb"), stop, &mut on_event)?;
-        let rows = (0..tasks.len()).map(|t| prepare(&run, t)).collect::<Result<Vec<_>>>()?;
+    let work = out.join("sweep.work");
+    let mut tasks = tasks.to_vec();
+    tasks.iter_mut().for_each(|t| t.subset(settings.rows.subset, settings.rows.test_subset));
+    for plans in plans.chunk_by(|a, b| a.trunk == b.trunk) {
+        let trunk = plans[0].trunk;
+        let mut settings = settings.clone();
+        settings.module = module::Settings { trunk: Trunk::Layers(trunk), ..module::Settings::default() };
+        let (tasks, work) = (tasks.clone(), work.clone());
+        let materials = Materials { engine, tasks, selector_feature: None, bundle: None, work, stop };
+        let services = Services::new(&settings, materials, &mut on_event)?;
+        let rows = (0..services.tasks().len()).map(|t| Rows::new(&services, t)).collect::<Result<Vec<_>>>()?;
         result.rows = [|r: &Rows| r.train.len(), |r: &Rows| r.valid.len(), |r: &Rows| r.test.len()]
             .map(|n| rows.iter().map(n).sum());
-        let alone = std::iter::once(("head alone".to_owned(), None));
-        let modules = plans.iter().filter(|p| p.0 == trunk).map(|(_, kind, pet)| (kind.clone(), Some(pet)));
-        for (kind, pet) in alone.chain(modules) {
-            let text = pet.map_or_else(|| format!("trunk {trunk}"), ToString::to_string);
+        for plan in std::iter::once(None).chain(plans.iter().map(Some)) {
+            let (kind, text) = plan.map_or_else(
+                || ("head alone".to_owned(), format!("trunk {trunk}")),
+                |p| (p.kind.clone(), p.pet.to_string()),
+            );
             if result.points.iter().any(|p| p.kind == kind && p.pet == text) {
                 continue;
             }
-            let Some(point) = point(&mut run, &rows, (kind, text, pet), wanted)? else { return Ok(None) };
+            let Some(point) = point(&services, &rows, (kind, text, plan), wanted)? else { return Ok(None) };
             result.points.push(point);
             result.write(out)?;
         }
     }
     result.write(out)?;
-    let _ = std::fs::remove_dir_all(out.join("sweep.work"));
+    let _ = std::fs::remove_dir_all(&work);
     Ok(Some(result))
 }
 
-fn prepare(run: &Run<'_>, t: usize) -> Result<Rows> {
-    let task = &run.tasks[t];
-    Ok(Rows {
-        train: run.prepare_train(t)?,
-        valid: run.prepare_valid(t)?,
-        test: run.prepare_test(t)?,
-        classes: task.labels.len(),
-        name: task.name.clone(),
-    })
+/// Every kind at every size, by trunk; and those that cannot be sized, with the reason.
+fn plans(settings: &services::Settings, engine: &Engine, wanted: &Wanted) -> Result<(Vec<Plan>, Vec<String>)> {
+    let spec = &engine.base.spec;
+    let (mut plans, mut skipped): (Vec<Plan>, Vec<String>) = (Vec::new(), Vec::new());
+    for kind in &wanted.kinds {
+        for size in &wanted.sizes {
+            let mut own = settings.module.clone();
+            (own.pet, own.params) = (kind.clone(), String::new().into());
+            if own.pet(&settings.lora, spec)?.part(PetKind::Prompt).is_some() {
+                own.trunk = Trunk::Layers(0);
+            }
+            size.parse::<Budget>().map_err(|e| e.in_section("--sizes"))?;
+            own.params = size.clone().into();
+            let trunk = own.trunk(spec)?;
+            match own.pet(&settings.lora, spec).and_then(|p| p.sites(spec, trunk).map(|_| p)) {
+                // Kinds without a dial have a largest size: once is enough.
+                Ok(p) if plans.iter().any(|q| q.kind == *kind && q.pet == p) => {
+                    skipped.push(format!("{kind} at {size}: no larger than the size before"));
+                }
+                Ok(pet) => plans.push(Plan { trunk, kind: kind.clone(), pet }),
+                Err(e) => skipped.push(format!("{kind} at {size}: {}", e.message())),
+            }
+        }
+    }
+    plans.sort_by_key(|p| p.trunk);
+    Ok((plans, skipped))
+}
+
+impl Rows {
+    fn new(services: &Services<'_>, task: usize) -> Result<Self> {
+        let t = &services.tasks()[task];
+        Ok(Self {
+            task,
+            train: services.prepare_train(task)?,
+            valid: services.prepare_valid(task)?,
+            test: services.prepare_test(task)?,
+            classes: t.labels.len(),
+            name: t.name.clone(),
+        })
+    }
 }
 
 /// Trains a point at every rate and seed, and scores the best rate; `None` if stopped.
 fn point(
-    run: &mut Run<'_>,
+    services: &Services<'_>,
     rows: &[Rows],
-    (kind, text, pet): (String, String, Option<&PetSpec>),
+    (kind, text, plan): (String, String, Option<&Plan>),
     wanted: &Wanted,
 ) -> Result<Option<Point>> {
-    let begin = Instant::now();
-    let spec = &run.engine.base.spec;
-    run.sites = match pet {
-        Some(p) => p.sites(spec, run.config.trunk(spec))?,
-        None => Vec::new(),
+    let (begin, spec, trunk) = (Instant::now(), services.spec(), services.trunk());
+    let numbers = plan.map_or(0, |p| p.pet.parameters(spec, trunk));
+    let module = match plan {
+        Some(p) => ModulePlan::above(p.pet.clone(), spec, trunk)?,
+        // The head alone: a module without a site.
+        None => ModulePlan { sites: Vec::new(), ..services.module().clone() },
     };
-    let numbers = pet.map_or(0, |p| p.parameters(spec, run.config.trunk(spec)));
-    if let Some(p) = pet {
-        run.pet = p.clone();
-    }
-    let first_seed = run.config.seed;
+    let first_seed = services.settings().training.seed;
     let (mut best, mut tried): (Option<(f64, f64, Vec<f64>)>, Vec<(f64, f64)>) = (None, Vec::new());
     for rate in &wanted.rates {
-        run.config.lr = *rate;
         let (mut valid, mut test) = (Vec::new(), Vec::new());
         for seed in first_seed..first_seed + wanted.seeds {
-            run.config.seed = seed;
             let (mut on_valid, mut on_test) = ((0, 0), (0, 0));
             for r in rows {
                 let name = format!("{} {text} lr {rate} seed {seed}", r.name).replace(['/', ':', '='], "-");
-                let feature = run.head_feature.clone();
-                let outcome = run.fit(&Lesson::new(&name, &r.train, Some((&feature, r.classes))))?;
-                let Outcome::Done(trained) = outcome else { return Ok(None) };
-                let _ = std::fs::remove_file(run.checkpoint(&name));
-                let blend = Blend::from(pet.map(|p| hooked(run, p, &trained).map(Arc::new)).transpose()?);
-                add(&mut on_valid, score(run, &r.valid, &blend, &trained));
-                add(&mut on_test, score(run, &r.test, &blend, &trained));
+                let plain = Lesson::new(&name, &r.train, Some((services.head_feature(), r.classes)));
+                let lesson = Lesson { module: Some(&module), lr: Some(*rate), seed: Some(seed), ..plain };
+                let Outcome::Done(trained) = services.fit(&lesson)? else { return Ok(None) };
+                let _ = std::fs::remove_file(services.checkpoint(&name));
+                let [v, t] = scores(services, r, plan.map(|_| &module), &trained)?;
+                add(&mut on_valid, v);
+                add(&mut on_test, t);
             }
             valid.push(share(on_valid));
             test.push(share(on_test));
@@ -201,9 +228,8 @@ fn point(
             best = Some((v, *rate, test));
         }
     }
-    run.config.seed = first_seed;
     let (valid, rate, test) = best.unwrap_or_default();
-    run.tell(Event::Begin(&format!("{kind}: {numbers} numbers, {:.1} % of test rows", 100.0 * mean(&test))));
+    services.tell(Event::Begin(&format!("{kind}: {numbers} parameters, {:.1} % of test rows", 100.0 * mean(&test))));
     Ok(Some(Point {
         kind,
         pet: text,
@@ -217,32 +243,19 @@ fn point(
     }))
 }
 
-/// The module as a bundle would hold it.
-fn hooked(run: &Run<'_>, pet: &PetSpec, trained: &Trained) -> Result<Module> {
-    let (payload, _) = trained.payload()?;
-    let range = 0..payload.len();
-    Module::load(Mapped::from_vec(payload), range, &trained.held(&run.sites), pet, &run.engine.base.spec)
-}
-
-/// Rows that the runtime and the head answer right.
-fn score(run: &Run<'_>, data: &Prepared, blend: &Blend, trained: &Trained) -> Score {
-    let (engine, feature) = (run.engine, &run.head_feature);
-    let (weight, bias) = (&trained.tensors[HEAD_WEIGHT].1, &trained.tensors[HEAD_BIAS].1);
-    let dim = feature.dim(engine.base.spec.hidden);
-    let mut right = 0;
-    let all: Vec<usize> = (0..data.len()).collect();
-    for rows in all.chunks(16) {
-        let mut hidden = Vec::new();
-        rows.iter().for_each(|i| data.states(*i, &mut hidden));
-        let prompts = rows.iter().map(|i| (&*data.prompts[*i], blend));
-        let f = engine.branch(run.config.trunk(&engine.base.spec), prompts, &mut hidden, feature);
-        for (x, i) in f.chunks_exact(dim).zip(rows) {
-            let scores = weight.chunks_exact(dim).zip(bias).map(|(w, b)| engine.cpu().kernels.dot_f32(w, x) + b);
-            let best = scores.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |x| x.0);
-            right += usize::from(best == data.classes[*i]);
-        }
-    }
-    (right, data.len())
+/// Validation and test rows that are answered right by what a bundle would hold, asked of the runtime.
+fn scores(services: &Services<'_>, r: &Rows, module: Option<&ModulePlan>, trained: &Trained) -> Result<[Score; 2]> {
+    let mut draft = services.draft("per-task")?;
+    (0..r.task).for_each(|before| services.add_task(&mut draft, before, None, None));
+    let module = module.map(|m| services.add_module(&mut draft, trained, m, "")).transpose()?;
+    let head = services.add_head(&mut draft, trained, vec![r.task as u32], None)?;
+    services.add_task(&mut draft, r.task, module, Some(head));
+    let score = |data: &Prepared| -> Result<Score> {
+        let logits = services.newest_logits(&draft, data)?;
+        let right = logits.iter().zip(&data.classes).filter(|(l, class)| argmax(l) as usize == **class).count();
+        Ok((right, data.len()))
+    };
+    Ok([score(&r.valid)?, score(&r.test)?])
 }
 
 fn add(sum: &mut Score, s: Score) {

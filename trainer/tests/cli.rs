@@ -21,3 +21,46 @@ fn bad_command_lines_exit_with_2() {
 fn missing_and_wrong_files_are_named_with_a_remedy() {
     PROGRAM.missing_and_wrong_files_are_named_with_a_remedy();
 }
+
+fn run(args: &[&str]) -> String {
+    let out = std::process::Command::new(PROGRAM.path).args(args).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn settings_stand_under_the_heading_of_what_they_belong_to() {
+    let help = run(&["stream", "--help"]);
+    let lines: Vec<&str> = help.lines().collect();
+    let line = |text: &str| {
+        lines.iter().position(|l| l.trim_start().starts_with(text)).unwrap_or_else(|| panic!("{text} in\n{help}"))
+    };
+    for (heading, flag, next) in [
+        ("Training:", "--adam-eps", "Rows:"),
+        ("LoRA:", "--rank", "Head:"),
+        ("lda:", "--ngram-weight", "ridge:"),
+        ("ewc:", "--fisher-rows", "lwf:"),
+    ] {
+        assert!(line(heading) < line(flag) && line(flag) < line(next), "{flag} is not under {heading}");
+    }
+    assert!(line("Options:") < line("--resume") && line("--resume") < line("Run:"));
+}
+
+#[test]
+fn printed_settings_are_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let printed = run(&["stream", "--print-config", "--trunk", "-1", "--lr", "0.5", "--select", "herding"]);
+    std::fs::write(&file, &printed).unwrap();
+    assert_eq!(run(&["stream", "--print-config", "--config", file.to_str().unwrap()]), printed);
+    // The names of every release so far.
+    let names = "abstain activations adam_eps align_ridge alpha batch centroid checkpoint_every clip crl_bank \
+                 crl_temperature dropout epochs ewc_lambda fisher_rows head head_feature head_lr lae_experts lae_freeze \
+                 lae_keep lr lwf_lambda lwf_temperature margin max_len memory memory_repeat method name ngram_weight \
+                 o_lora_lambda params pet random_features rank replay_limit schedule score seed select selector \
+                 selector_feature selector_hidden selector_memory selector_steps shrinkage sites subset test_subset threads \
+                 top_k trunk warmup weight_decay weights";
+    let mut keys: Vec<&str> = printed.lines().filter_map(|l| l.split_once(" = ")).map(|l| l.0).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, names.split_whitespace().collect::<Vec<_>>());
+}

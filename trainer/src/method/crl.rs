@@ -25,44 +25,54 @@ use super::shared::{Shared, done};
 use crate::data::Joined;
 use crate::fit::{Epochs, Extra, HEAD_BIAS, HEAD_WEIGHT, Trained};
 use crate::rng::Stream;
-use crate::run::{Kept, Lesson, Run, Stage, lens};
+use crate::services::lesson::lens;
+use crate::services::{Kept, Lesson, Services, Stage};
+use crate::settings::range::{at_least_one, positive};
+use crate::settings::settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 use contrast::{Consistency, Contrast, OUT, project};
 
+settings! { "crl" Settings Flags {
+    /// crl: temperature of the contrast.
+    crl_temperature: f64 = 0.1, positive();
+    /// crl: rows of the bank that a step is compared with.
+    crl_bank: usize = 500, at_least_one();
+}}
+
 /// Trains the one module to tell the classes apart, then to keep them as they were to each other.
-pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let mut s = Shared::begin(run, stage.task)?;
-    let mut kept = if s.t > 0 { run.kept(s.t - 1)? } else { Kept::new() };
-    let dim = s.feature.dim(run.engine.base.spec.hidden);
+pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
+    let mut s = Shared::begin(services, stage.task)?;
+    let mut kept = if s.t > 0 { services.kept(s.t - 1)? } else { Kept::new() };
+    let dim = s.feature.dim(services.spec().hidden);
     // The bundle's head is the means of the stage before; the projection goes on from there.
     let old_means = s.start.as_ref().map_or(Vec::new(), |t| means_of(t, dim));
     if let Some(start) = &mut s.start {
         start.tensors.extend(kept.iter().filter(|(n, _)| n.starts_with("proj.")).map(|(n, v)| (n.clone(), v.clone())));
     }
-    let own = s.rows();
+    let new_rows = s.rows();
     let all: Vec<usize> = (0..s.data.prompts.len()).collect();
-    let first = contrast(run, &s, &own, &all, (s.start.as_ref(), None))?;
-    let lesson = Lesson { head: Some((&s.feature, 0)), ..s.lesson(&own, &first) };
-    let Some(mut trained) = done(run.fit(&lesson)?)? else { return Ok(None) };
+    let first = contrast(services, own, &s, &new_rows, &all, (s.start.as_ref(), None))?;
+    let lesson = Lesson { head: Some((&s.feature, 0)), ..s.lesson(&new_rows, &first) };
+    let Some(mut trained) = done(services.fit(&lesson)?)? else { return Ok(None) };
 
-    let replay = Replay::new(run, &s, &kept)?;
-    let chosen = replay.chosen(run, &s, &trained)?;
+    let replay = Replay::new(services, &s, &kept, stage.fixed)?;
+    let chosen = replay.chosen(services, &s, &trained)?;
     let (rows, pools) = replay.joined(&s);
     let new = pools[s.t].start;
     let mut some: Vec<usize> = (0..new).chain(chosen.iter().map(|i| new + i)).collect();
     if s.t > 0 {
         let name = format!("{}-memory", s.name);
-        let c = &run.config;
+        let c = &services.settings().training;
         let batches = if replay.draws() {
-            let mixed = replay.batches(run, &name, &rows, &pools);
+            let mixed = replay.batches(services, &name, &rows, &pools);
             some = drawn(&*mixed);
             mixed
         } else {
             Box::new(Epochs::over(some.clone(), &lens(&rows), c.batch, c.epochs, c.seed, &name))
         };
         let consistency = Consistency::new(&old_means, dim);
-        let second = contrast(run, &s, &rows, &some, (Some(&trained), Some(consistency)))?;
+        let second = contrast(services, own, &s, &rows, &some, (Some(&trained), Some(consistency)))?;
         let lesson = s.lesson(&rows, &second);
         let lesson = Lesson {
             name: &name,
@@ -71,32 +81,33 @@ pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
             start: Some(&trained),
             ..lesson
         };
-        let Some(again) = done(run.fit(&lesson)?)? else { return Ok(None) };
-        run.account(&trained);
+        let Some(again) = done(services.fit(&lesson)?)? else { return Ok(None) };
+        services.account(&trained);
         trained = again;
     }
     let lesson = Lesson { start: Some(&trained), ..s.lesson(&rows, &crate::fit::Plain) };
-    let features = run.features(&lesson, &some)?;
+    let features = services.features(&lesson, &some)?;
     let means = means(&rows, &some, &features, (dim, s.classes), &old_means);
     let proj = trained.tensors.iter().filter(|(n, _)| n.starts_with("proj."));
     kept.extend(proj.map(|(n, v)| (n.clone(), v.clone())));
     replay.remember(s.t, &chosen, &mut kept);
-    run.keep(s.t, &kept)?;
+    services.keep(s.t, &kept)?;
     nearest_mean_head(&mut trained, &means, dim);
-    s.finish(run, stage.draft, &trained).map(Some)
+    s.finish(services, stage.draft, &trained).map(Some)
 }
 
 /// The contrastive recipe over a bank of `some` rows, as `start` projects them.
 fn contrast(
-    run: &Run<'_>,
+    services: &Services<'_>,
+    own: &Settings,
     s: &Shared,
     rows: &Joined<'_>,
     some: &[usize],
     (start, consistency): (Option<&Trained>, Option<Consistency>),
 ) -> Result<Contrast> {
-    let dim = s.feature.dim(run.engine.base.spec.hidden);
-    let projection = projection(dim, run.config.seed);
-    let features = run.features(&Lesson { start, ..s.lesson(rows, &crate::fit::Plain) }, some)?;
+    let dim = s.feature.dim(services.spec().hidden);
+    let projection = projection(dim, services.settings().training.seed);
+    let features = services.features(&Lesson { start, ..s.lesson(rows, &crate::fit::Plain) }, some)?;
     let part = |x: &Extra| match start.and_then(|t| t.tensors.get(&x.name)) {
         Some((_, v)) => v.clone(),
         None => x.start.clone(),
@@ -108,9 +119,9 @@ fn contrast(
         slots: some.iter().enumerate().map(|(slot, row)| (*row, slot)).collect(),
         classes: some.iter().map(|row| rows.class(*row)).collect(),
         bank,
-        temperature: run.config.crl_temperature,
-        sample: run.config.crl_bank,
-        seed: run.config.seed,
+        temperature: own.crl_temperature,
+        sample: own.crl_bank,
+        seed: services.settings().training.seed,
         name: s.name.clone(),
         consistency,
     })

@@ -6,24 +6,26 @@
 //! published one ([`crate::selectors`] has them all).
 
 use super::per_task;
-use crate::run::{Run, Stage};
-use crate::selectors::{self, New};
+use crate::selectors;
+pub use crate::selectors::Settings;
+use crate::selectors::fitting::Fit;
+use crate::services::{Services, Stage};
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 use conpet_formats::bundle::manifest::TaskKind;
 
 /// One more task.
-pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
+pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
     let (t, mut draft) = (stage.task, stage.draft);
-    let Some(data) = per_task::module(run, &mut draft, t)? else { return Ok(None) };
-    let valid = run.prepare_valid(t)?;
-    let selector = selectors::by_name(&run.config.selector)?;
-    let new = New { task: t, train: &data, valid: &valid };
-    if !(selector.fit)(run, &mut draft, &new)? {
+    let Some(data) = per_task::module(services, &mut draft, t)? else { return Ok(None) };
+    let valid = services.prepare_valid(t)?;
+    let selector = selectors::by_name(&own.common.selector)?;
+    let new = Fit { kind: selector.kind, common: &own.common, task: t, train: &data, valid: &valid };
+    if !(selector.fit)(services, own, &mut draft, &new)? {
         return Ok(None);
     }
-    if run.tasks[t].kind == TaskKind::Classification {
-        run.calibrate_head(&mut draft, &valid)?;
+    if services.tasks()[t].kind == TaskKind::Classification {
+        services.calibrate_head(&mut draft, &valid)?;
     }
     Ok(Some(draft))
 }

@@ -18,7 +18,9 @@ use super::replay::Replay;
 use super::shared::Shared;
 use crate::data::Joined;
 use crate::fit::{Batches, HEAD, HEAD_BIAS, HEAD_WEIGHT, Labelled, Loss, Recipe, Trained};
-use crate::run::{Kept, Lesson, Run, Stage};
+use crate::services::{Kept, Lesson, Services, Stage};
+use crate::settings::range::positive;
+use crate::settings::settings;
 use align::Map;
 use candle_core::{Device, Tensor};
 use conpet_formats::Result;
@@ -26,22 +28,27 @@ use conpet_formats::bundle::Draft;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+settings! { "ea-emr" Settings Flags {
+    /// ea-emr: pull of the alignment to the one before, as a part of the features' mean square.
+    align_ridge: f64 = 0.1, positive();
+}}
+
 /// Trains the one module on new and old rows, then maps its features back to where they were.
-pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let mut s = Shared::begin(run, stage.task)?;
-    let mut kept = if s.t > 0 { run.kept(s.t - 1)? } else { Kept::new() };
-    let dim = s.feature.dim(run.engine.base.spec.hidden);
+pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
+    let mut s = Shared::begin(services, stage.task)?;
+    let mut kept = if s.t > 0 { services.kept(s.t - 1)? } else { Kept::new() };
+    let dim = s.feature.dim(services.spec().hidden);
     let before = Map::from(&kept, dim);
     // The bundle's head has the map in it; what is trained is the head behind the map.
     for (name, value) in kept.iter().filter(|(n, _)| n.starts_with(HEAD)) {
         s.start.iter_mut().for_each(|t| drop(t.tensors.insert(name.clone(), value.clone())));
     }
-    let replay = Replay::new(run, &s, &kept)?;
+    let replay = Replay::new(services, &s, &kept, stage.fixed)?;
     let (rows, pools) = replay.joined(&s);
-    let batches = replay.batches(run, &s.name, &rows, &pools);
+    let batches = replay.batches(services, &s.name, &rows, &pools);
     let aligned = Aligned { map: before.clone() };
-    let Some(mut trained) = s.fit_on(run, &rows, &*batches, &aligned)? else { return Ok(None) };
-    let chosen = replay.chosen(run, &s, &trained)?;
+    let Some(mut trained) = s.fit_on(services, &rows, &*batches, &aligned)? else { return Ok(None) };
+    let chosen = replay.chosen(services, &s, &trained)?;
     let map = if s.t > 0 {
         let new = &pools[s.t];
         let some = if replay.draws() {
@@ -49,7 +56,7 @@ pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
         } else {
             (0..new.start).chain(chosen.iter().map(|i| new.start + i)).collect()
         };
-        fitted(run, &s, &rows, &some, new, (&before, &trained))?
+        fitted(services, &s, &rows, &some, new, (&before, &trained), own.align_ridge)?
     } else {
         before
     };
@@ -58,9 +65,9 @@ pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
     }
     map.keep(&mut kept);
     replay.remember(s.t, &chosen, &mut kept);
-    run.keep(s.t, &kept)?;
+    services.keep(s.t, &kept)?;
     map.take_into_head(&mut trained);
-    s.finish(run, stage.draft, &trained).map(Some)
+    s.finish(services, stage.draft, &trained).map(Some)
 }
 
 /// Every row that some step sees.
@@ -72,23 +79,24 @@ pub(super) fn drawn(batches: &dyn Batches) -> Vec<usize> {
 /// The map under which `some` rows lie where they lay: old ones where they lay before the task, new ones
 /// where the head was trained to meet them.
 fn fitted(
-    run: &Run<'_>,
+    services: &Services<'_>,
     s: &Shared,
     rows: &Joined<'_>,
     some: &[usize],
     new: &Range<usize>,
     (before, trained): (&Map, &Trained),
+    ridge: f64,
 ) -> Result<Map> {
     let lesson = s.lesson(rows, &crate::fit::Plain);
-    let then = run.features(&lesson, some)?;
-    let now = run.features(&Lesson { start: Some(trained), ..lesson }, some)?;
+    let then = services.features(&lesson, some)?;
+    let now = services.features(&Lesson { start: Some(trained), ..lesson }, some)?;
     let d = before.dim;
     let place = |(i, row): (usize, &usize)| {
         let from = if new.contains(row) { &now } else { &then };
         before.of(&from[i * d..(i + 1) * d])
     };
     let places: Vec<f32> = some.iter().enumerate().flat_map(place).collect();
-    before.refitted(&now, &places, run.config.align_ridge)
+    before.refitted(&now, &places, ridge)
 }
 
 struct Aligned {

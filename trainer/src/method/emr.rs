@@ -8,19 +8,20 @@
 use super::replay::Replay;
 use super::shared::Shared;
 use crate::fit::Plain;
-use crate::run::{Kept, Run, Stage};
+use crate::services::{Kept, Services, Stage};
+pub use crate::settings::NoSettings as Settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 
 /// Goes on training the one module on new and old rows.
-pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let s = Shared::begin(run, stage.task)?;
-    let mut kept = if s.t > 0 { run.kept(s.t - 1)? } else { Kept::new() };
-    let replay = Replay::new(run, &s, &kept)?;
+pub fn learn(services: &mut Services<'_>, _: &Settings, stage: Stage) -> Result<Option<Draft>> {
+    let s = Shared::begin(services, stage.task)?;
+    let mut kept = if s.t > 0 { services.kept(s.t - 1)? } else { Kept::new() };
+    let replay = Replay::new(services, &s, &kept, stage.fixed)?;
     let (rows, pools) = replay.joined(&s);
-    let batches = replay.batches(run, &s.name, &rows, &pools);
-    let Some(trained) = s.fit_on(run, &rows, &*batches, &Plain)? else { return Ok(None) };
-    replay.remember(s.t, &replay.chosen(run, &s, &trained)?, &mut kept);
-    run.keep(s.t, &kept)?;
-    s.finish(run, stage.draft, &trained).map(Some)
+    let batches = replay.batches(services, &s.name, &rows, &pools);
+    let Some(trained) = s.fit_on(services, &rows, &*batches, &Plain)? else { return Ok(None) };
+    replay.remember(s.t, &replay.chosen(services, &s, &trained)?, &mut kept);
+    services.keep(s.t, &kept)?;
+    s.finish(services, stage.draft, &trained).map(Some)
 }

@@ -11,24 +11,33 @@ use crate::fit::{Gradients, Recipe, Trained};
 use crate::nn::numbers;
 use crate::optim::Param;
 use crate::rng::Stream;
-use crate::run::{Kept, Lesson, Run, Stage};
+use crate::services::{Kept, Lesson, Services, Stage};
+use crate::settings::range::{at_least_one, not_negative};
+use crate::settings::settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 use std::collections::BTreeMap;
 
+settings! { "ewc" Settings Flags {
+    /// ewc: strength of the springs on what mattered to earlier tasks.
+    ewc_lambda: f64 = 1000.0, not_negative();
+    /// ewc: rows of a task that its Fisher information is estimated on.
+    fisher_rows: usize = 256, at_least_one();
+}}
+
 /// Trains the one module on the next task, and measures what mattered to it.
-pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let s = Shared::begin(run, stage.task)?;
-    let before = if s.t > 0 { run.kept(s.t - 1)? } else { Kept::new() };
-    let ewc = Ewc { lambda: run.config.ewc_lambda as f32, springs: before };
-    let Some(trained) = s.fit(run, &ewc)? else { return Ok(None) };
+pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
+    let s = Shared::begin(services, stage.task)?;
+    let before = if s.t > 0 { services.kept(s.t - 1)? } else { Kept::new() };
+    let ewc = Ewc { lambda: own.ewc_lambda as f32, springs: before };
+    let Some(trained) = s.fit(services, &ewc)? else { return Ok(None) };
     let rows = s.rows();
     let mut some: Vec<usize> = (0..s.data.prompts.len()).collect();
-    Stream::new(run.config.seed, &format!("{}/fisher-rows", s.name), 0).shuffle(&mut some);
-    some.truncate(run.config.fisher_rows);
-    let fisher = run.fisher(&Lesson { start: Some(&trained), ..s.lesson(&rows, &ewc) }, &some)?;
-    run.keep(s.t, &ewc.joined(&fisher, &trained))?;
-    s.finish(run, stage.draft, &trained).map(Some)
+    Stream::new(services.settings().training.seed, &format!("{}/fisher-rows", s.name), 0).shuffle(&mut some);
+    some.truncate(own.fisher_rows);
+    let fisher = services.fisher(&Lesson { start: Some(&trained), ..s.lesson(&rows, &ewc) }, &some)?;
+    services.keep(s.t, &ewc.joined(&fisher, &trained))?;
+    s.finish(services, stage.draft, &trained).map(Some)
 }
 
 const STRENGTH: &str = "strength.";

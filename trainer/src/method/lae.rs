@@ -19,12 +19,36 @@ use crate::fit::{Buffers, Done, Extra, Gradients, HEAD, Labelled, Loss, Recipe, 
 use crate::nn::numbers;
 use crate::optim::{Held, Param};
 use crate::pet;
-use crate::run::{Run, Stage};
+use crate::services::{Services, Stage};
+use crate::settings::range::{any, part};
+use crate::settings::settings;
 use candle_core::Var;
-use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
-use conpet_formats::pet::{Part, PetKind};
+use conpet_formats::pet::{Part, Pet, PetKind, PetSpec, adapter, bias, ia3, lora, prefix, prompt, sparse};
+use conpet_formats::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+settings! { "lae" Settings Flags {
+    /// lae: part of a task's steps in which the module is frozen and the head's new rows learn (from the second task on).
+    lae_freeze: f64 = 0.6, part();
+    /// lae: what a task's steps leave of the offline module.
+    lae_keep: f64 = 0.9, part();
+    /// lae: which module answers.
+    lae_experts: Experts = Experts::Both, any();
+}}
+
+/// Which module answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Experts {
+    /// The surer one.
+    Both,
+    /// The one that is trained.
+    Online,
+    /// The one that follows it.
+    Offline,
+}
 
 /// The number of the online module in the bundle.
 const ONLINE: u32 = 0;
@@ -32,44 +56,56 @@ const ONLINE: u32 = 0;
 const OFFLINE: u32 = 1;
 
 /// Trains the online module on the next task and lets the offline one follow.
-pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let s = Shared::begin(run, stage.task)?;
-    let (spec, trunk) = (&run.engine.base.spec, run.config.trunk(&run.engine.base.spec));
+pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
+    let s = Shared::begin(services, stage.task)?;
+    let (spec, trunk) = (services.spec(), services.trunk());
     let scales = |part: &Part| {
         let kind = part.pet.kind();
         part.sites(spec, trunk).into_iter().map(move |site| scale_name(&site.to_string(), kind))
     };
     // The second task begins with two equal modules.
-    let offline = s.start.clone().map(|online| run.stored(OFFLINE, None).unwrap_or(online).tensors);
+    let offline = s.start.clone().map(|online| services.stored(OFFLINE, None).unwrap_or(online).tensors);
     let mut lae = Lae {
-        scales: run.pet.parts().iter().flat_map(scales).collect(),
+        scales: s.module.pet.parts().iter().flat_map(scales).collect(),
         before: s.before,
-        freeze: run.config.lae_freeze,
+        freeze: own.lae_freeze,
         decay: 1.0,
         offline: offline.unwrap_or_default(),
     };
-    lae.decay = run.config.lae_keep.powf(1.0 / run.epoch_steps(&s.rows()) as f64);
-    let Some(mut online) = s.fit(run, &lae)? else { return Ok(None) };
+    lae.decay = own.lae_keep.powf(1.0 / services.epoch_steps(&s.rows()) as f64);
+    let Some(mut online) = s.fit(services, &lae)? else { return Ok(None) };
     let offline = lae.offline(&online);
     lae.take_in_scales(&mut online);
-    let mut draft = s.finish(run, stage.draft, &online)?;
+    let mut draft = s.finish(services, stage.draft, &online)?;
     if let Some(offline) = offline {
-        let digest = run.tasks[s.t].digest.clone();
+        let digest = services.tasks()[s.t].digest.clone();
         if draft.manifest.modules.len() as u32 == OFFLINE {
-            run.add_module(&mut draft, &offline, &run.sites, &digest)?;
+            services.add_module(&mut draft, &offline, &s.module, &digest)?;
         } else {
-            run.replace_module(&mut draft, OFFLINE, &offline, &digest)?;
+            services.replace_module(&mut draft, OFFLINE, &offline, &s.module, &digest)?;
         }
-        let (module, ensemble) = match run.config.lae_experts.as_str() {
-            "online" => (ONLINE, vec![]),
-            "offline" => (OFFLINE, vec![]),
-            _ => (ONLINE, vec![OFFLINE]),
+        let (module, ensemble) = match own.lae_experts {
+            Experts::Online => (ONLINE, vec![]),
+            Experts::Offline => (OFFLINE, vec![]),
+            Experts::Both => (ONLINE, vec![OFFLINE]),
         };
         for task in &mut draft.manifest.tasks {
             (task.module, task.ensemble) = (Some(module), ensemble.clone());
         }
     }
     Ok(Some(draft))
+}
+
+/// Refuses a module whose tensors cannot be scaled one by one.
+///
+/// # Errors
+/// Names the module.
+pub fn fits(pet: &PetSpec) -> Result<()> {
+    if !pet.parts().iter().any(|p| matches!(p.pet, Pet::Prefix(x) if x.mid > 0)) {
+        return Ok(());
+    }
+    Err(Error::new(Code::Unsupported, format!("--method lae cannot learn --pet {pet}"))
+        .hint("it scales a prefix's pairs themselves: leave mid out"))
 }
 
 struct Lae {

@@ -7,24 +7,32 @@
 
 use super::shared::Shared;
 use crate::fit::{HEAD_BIAS, HEAD_WEIGHT, Labelled, Loss, Recipe, Trained};
-use crate::run::{Run, Stage};
+use crate::services::{Services, Stage};
+use crate::settings::range::{not_negative, positive};
+use crate::settings::settings;
 use candle_core::{Device, Tensor};
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 use conpet_formats::head::log_softmax;
 
+settings! { "lwf" Settings Flags {
+    /// lwf: weight of saying about earlier labels what was said before.
+    lwf_lambda: f64 = 1.0, not_negative();
+    /// lwf: temperature of what was said.
+    lwf_temperature: f64 = 2.0, positive();
+}}
+
 /// Trains the one module on the next task, held by what it said before.
-pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let s = Shared::begin(run, stage.task)?;
-    let mut lwf =
-        Lwf { lambda: run.config.lwf_lambda, temperature: run.config.lwf_temperature, old: s.before, said: Vec::new() };
+pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
+    let s = Shared::begin(services, stage.task)?;
+    let mut lwf = Lwf { lambda: own.lwf_lambda, temperature: own.lwf_temperature, old: s.before, said: Vec::new() };
     if let Some(start) = &s.start {
         let rows: Vec<usize> = (0..s.data.prompts.len()).collect();
-        let features = run.features(&s.lesson(&s.rows(), &lwf), &rows)?;
-        lwf.said = said(start, &features, s.feature.dim(run.engine.base.spec.hidden), lwf.temperature as f32);
+        let features = services.features(&s.lesson(&s.rows(), &lwf), &rows)?;
+        lwf.said = said(start, &features, s.feature.dim(services.spec().hidden), lwf.temperature as f32);
     }
-    let Some(trained) = s.fit(run, &lwf)? else { return Ok(None) };
-    s.finish(run, stage.draft, &trained).map(Some)
+    let Some(trained) = s.fit(services, &lwf)? else { return Ok(None) };
+    s.finish(services, stage.draft, &trained).map(Some)
 }
 
 /// Probabilities `[rows, old labels]` of a head on features `[rows, dim]`.

@@ -11,27 +11,41 @@ use super::shared::Shared;
 use crate::fit::{Gradients, Labelled, Loss, Recipe};
 use crate::nn::numbers;
 use crate::optim::{Held, Param};
-use crate::run::{Run, Stage};
+use crate::services::{Services, Stage};
+use crate::settings::range::not_negative;
+use crate::settings::settings;
 use conpet_formats::bundle::Draft;
 use conpet_formats::pet::{Part, Pet, PetSpec, lora};
 use conpet_formats::{Code, Error, Result};
 use std::collections::BTreeMap;
 
+settings! { "o-lora" Settings Flags {
+    /// o-lora: weight of being orthogonal to the LoRAs of earlier tasks.
+    o_lora_lambda: f64 = 0.5, not_negative();
+}}
+
 /// Adds a task's LoRA beside those of the tasks before.
-pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let s = Shared::begin(run, stage.task)?;
-    let one = run.config.pet(&run.engine.base.spec)?;
-    let (pet, rank) = grown(&one, s.t + 1).map_err(|e| e.in_section(&s.name))?;
-    run.pet = pet;
-    let recipe = OLora { lambda: run.config.o_lora_lambda as f32, old: rank * s.t, before: s.before };
-    let Some(trained) = s.fit(run, &recipe)? else { return Ok(None) };
-    s.finish(run, stage.draft, &trained).map(Some)
+pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
+    let mut s = Shared::begin(services, stage.task)?;
+    let (pet, rank) = grown(&s.module.pet, s.t + 1).map_err(|e| e.in_section(&s.name))?;
+    s.module.pet = pet;
+    let recipe = OLora { lambda: own.o_lora_lambda as f32, old: rank * s.t, before: s.before };
+    let Some(trained) = s.fit(services, &recipe)? else { return Ok(None) };
+    s.finish(services, stage.draft, &trained).map(Some)
+}
+
+/// Refuses a module that is not one LoRA.
+///
+/// # Errors
+/// Names the module.
+pub fn fits(pet: &PetSpec) -> Result<()> {
+    grown(pet, 1).map(drop)
 }
 
 /// As many of one LoRA side by side, at the same scale; and the rank of one.
 fn grown(one: &PetSpec, n: usize) -> Result<(PetSpec, usize)> {
     let [part @ Part { pet: Pet::Lora(lora), .. }] = one.parts() else {
-        return Err(Error::new(Code::Unsupported, format!("o-lora cannot learn a module of {one}"))
+        return Err(Error::new(Code::Unsupported, format!("--method o-lora cannot learn --pet {one}"))
             .hint("it is a method for LoRA: use --pet lora"));
     };
     if lora.rank * n > 4096 {

@@ -5,14 +5,14 @@
 //! batches, half new and half old ([`Mixture`]), from all old rows or, with `--memory`, from as bounded a
 //! memory.
 
-pub(crate) mod choose;
-
-use super::shared::{Shared, first_class};
+use super::shared::Shared;
 use crate::data::{Joined, Prepared};
 use crate::fit::{Batches, Epochs, Mixture, Plain, Trained};
 use crate::rng::Stream;
-use crate::run::{Kept, Lesson, Run, lens};
-use choose::choose;
+use crate::services::lesson::lens;
+use crate::services::replay::choose::{Way, choose};
+use crate::services::{Kept, Lesson, Services};
+use crate::settings::automatic::Memory;
 use conpet_formats::Result;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -31,16 +31,16 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// What is remembered of the tasks before `s.t`.
-    pub(super) fn new(run: &mut Run<'_>, s: &Shared, kept: &Kept) -> Result<Self> {
-        let fixed = run.method()?.fixed;
-        let room = match run.config.memory {
-            -1 => (!fixed).then_some(OWN_MEMORY),
-            n => usize::try_from(n).ok().filter(|n| *n > 0),
+    /// What is remembered of the tasks before `s.t`; `fixed` says that the method has a fixed budget of steps.
+    pub(super) fn new(services: &mut Services<'_>, s: &Shared, kept: &Kept, fixed: bool) -> Result<Self> {
+        let room = match services.settings().replay.memory {
+            Memory::Own => (!fixed).then_some(OWN_MEMORY),
+            Memory::All => None,
+            Memory::Rows(n) => Some(n),
         };
         let old = (0..s.t).map(|t| {
             let rows = kept.get(&memory_name(t)).map(|(_, v)| v.iter().map(|i| *i as usize).collect::<Vec<_>>());
-            Ok((run.replay(t, rows.as_deref())?, first_class(run, t)))
+            Ok((services.replay(t, rows.as_deref())?, services.first_class(t)))
         });
         Ok(Self { old: old.collect::<Result<_>>()?, room, fixed })
     }
@@ -62,31 +62,31 @@ impl Replay {
     /// The order in which rows are trained on.
     pub(super) fn batches(
         &self,
-        run: &Run<'_>,
+        services: &Services<'_>,
         name: &str,
         rows: &Joined<'_>,
         pools: &[Range<usize>],
     ) -> Box<dyn Batches> {
-        let c = &run.config;
+        let (all, c) = (services.settings(), &services.settings().training);
         if self.draws() {
             let (pools, name) = (pools.to_vec(), name.to_owned());
-            return Box::new(Mixture { pools, batch: c.batch, steps: c.budget(), seed: c.seed, name });
+            return Box::new(Mixture { pools, batch: c.batch, steps: all.budget(), seed: c.seed, name });
         }
         let (new, old) = (pools[pools.len() - 1].clone(), &pools[..pools.len() - 1]);
-        let again = old.iter().flat_map(|p| std::iter::repeat_n(p.clone(), c.memory_repeat)).flatten();
+        let again = old.iter().flat_map(|p| std::iter::repeat_n(p.clone(), all.replay.memory_repeat)).flatten();
         Box::new(Epochs::over(new.chain(again).collect(), &lens(rows), c.batch, c.epochs, c.seed, name))
     }
 
     /// Rows of the new task to remember, under the module just trained; all of them where all are kept.
-    pub(super) fn chosen(&self, run: &Run<'_>, s: &Shared, trained: &Trained) -> Result<Vec<usize>> {
+    pub(super) fn chosen(&self, services: &Services<'_>, s: &Shared, trained: &Trained) -> Result<Vec<usize>> {
         let all: Vec<usize> = (0..s.data.prompts.len()).collect();
         let Some(room) = self.room else { return Ok(all) };
-        let how = run.config.select.as_str();
+        let how = services.settings().replay.select;
         let rows = s.rows();
-        let dim = s.feature.dim(run.engine.base.spec.hidden);
-        let looks = ["kmeans", "herding"].contains(&how) && s.head().is_some();
+        let dim = s.feature.dim(services.spec().hidden);
+        let looks = how.looks() && s.head().is_some();
         let features = if looks {
-            run.features(&Lesson { start: Some(trained), ..s.lesson(&rows, &Plain) }, &all)?
+            services.features(&Lesson { start: Some(trained), ..s.lesson(&rows, &Plain) }, &all)?
         } else {
             Vec::new()
         };
@@ -94,9 +94,9 @@ impl Replay {
         for class in s.data.classes.iter().collect::<BTreeSet<_>>() {
             let own: Vec<usize> = all.iter().copied().filter(|i| s.data.classes[*i] == *class).collect();
             let points: Vec<&[f32]> = own.iter().filter_map(|i| features.get(i * dim..(i + 1) * dim)).collect();
-            let mut rng = Stream::new(run.config.seed, &format!("{}/memory/{class}", s.name), 0);
+            let mut rng = Stream::new(services.settings().training.seed, &format!("{}/memory/{class}", s.name), 0);
             // Rows without a feature (answers by text, choice heads) can only be drawn.
-            let how = if looks || how == "reservoir" { how } else { "random" };
+            let how = if looks || how == Way::Reservoir { how } else { Way::Random };
             out.extend(choose(how, room, own.len(), &points, &mut rng).into_iter().map(|i| own[i]));
         }
         out.sort_unstable();

@@ -2,13 +2,14 @@
 
 use super::shared::Shared;
 use crate::fit::Plain;
-use crate::run::{Run, Stage};
+use crate::services::{Services, Stage};
+pub use crate::settings::NoSettings as Settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 
 /// Goes on training the one module on the next task; its head grows by the new labels.
-pub fn learn(run: &mut Run<'_>, stage: Stage) -> Result<Option<Draft>> {
-    let s = Shared::begin(run, stage.task)?;
-    let Some(trained) = s.fit(run, &Plain)? else { return Ok(None) };
-    s.finish(run, stage.draft, &trained).map(Some)
+pub fn learn(services: &mut Services<'_>, _: &Settings, stage: Stage) -> Result<Option<Draft>> {
+    let s = Shared::begin(services, stage.task)?;
+    let Some(trained) = s.fit(services, &Plain)? else { return Ok(None) };
+    s.finish(services, stage.draft, &trained).map(Some)
 }

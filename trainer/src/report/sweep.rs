@@ -70,7 +70,9 @@ impl Sweep {
         }
         let old: Self = serde_json::from_slice(&fs::read(&file)?)
             .map_err(|e| Error::new(Code::Value, e.to_string()).in_file(&file))?;
-        if (&old.settings, &old.tasks, &old.origin.base) != (&self.settings, &self.tasks, &self.origin.base) {
+        // The order of settings means nothing.
+        let [was, is] = [&old.settings, &self.settings].map(|s| s.parse::<toml::Table>().ok());
+        if was != is || (&old.tasks, &old.origin.base) != (&self.tasks, &self.origin.base) {
             return Err(Error::new(Code::Value, "the sweep there is of other settings, tasks or another base")
                 .in_file(&file)
                 .hint("resume with the same command, or name another folder with --out"));

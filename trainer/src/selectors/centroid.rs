@@ -5,36 +5,54 @@
 //! [`super::lda`]'s). Unlike lda, which knows the covariance within classes, it asks only what all
 //! rows together look like.
 
-use super::lda::{Form, class_gaussians, shrunk};
+use super::calibrate::Form;
+use super::fitting::{Fit, Scores, earlier, enter, extended, feature_dim};
+use super::lda::{class_gaussians, shrunk};
 use super::solve::Cholesky;
-use super::{New, Scores, Stats, earlier, enter, extended, feature_dim};
-use crate::run::Run;
+use super::stats::Stats;
+use crate::services::Services;
+use crate::settings::range::any;
+use crate::settings::settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
-use conpet_formats::selector::SelectorKind;
+use serde::{Deserialize, Serialize};
+
+settings! { "centroid" Settings Flags {
+    /// centroid: where distances are measured.
+    centroid: Space = Space::Whitened, any();
+}}
 
 /// The spaces distances may be taken in.
-pub const SPACES: [&str; 3] = ["whitened", "scaled", "plain"];
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Space {
+    /// Seen through the covariance of all rows.
+    Whitened,
+    /// Each direction by its deviation.
+    Scaled,
+    /// As the features are.
+    Plain,
+}
 
-pub(super) fn fit(run: &mut Run<'_>, draft: &mut Draft, new: &New<'_>) -> Result<bool> {
-    let carried = earlier(run, draft, new)?.map(|x| x.1);
-    let stats = extended(run, new, carried, &new.train.features, feature_dim(run))?;
-    let scores = solve(&stats, &run.config.centroid, run.config.shrinkage)?;
-    enter(run, draft, new, SelectorKind::Centroid, scores.payload()?, Form::default(), stats.payload()?)?;
+pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft, new: &Fit<'_>) -> Result<bool> {
+    let carried = earlier(services, draft, new)?.map(|x| x.1);
+    let stats = extended(services, new, carried, &new.train.features, feature_dim(services))?;
+    let scores = solve(&stats, own.centroid, new.common.shrinkage)?;
+    enter(services, draft, new, scores.payload()?, Form::default(), stats.payload()?)?;
     Ok(true)
 }
 
-/// The scores in one of [`SPACES`].
+/// The scores in a space.
 ///
 /// # Errors
 /// If the covariance is singular even after shrinking.
-pub fn solve(s: &Stats, space: &str, shrinkage: f64) -> Result<Scores> {
+pub fn solve(s: &Stats, space: Space, shrinkage: f64) -> Result<Scores> {
     let total = s.covariance_of_all();
     let covariance = match space {
-        "whitened" => shrunk(total, s.dim, shrinkage),
+        Space::Whitened => shrunk(total, s.dim, shrinkage),
         // Nothing but the diagonal is left.
-        "scaled" => shrunk(total, s.dim, 1.0),
-        _ => (0..s.dim).flat_map(|i| (0..=i).map(move |j| f64::from(u8::from(i == j)))).collect(),
+        Space::Scaled => shrunk(total, s.dim, 1.0),
+        Space::Plain => (0..s.dim).flat_map(|i| (0..=i).map(move |j| f64::from(u8::from(i == j)))).collect(),
     };
     Ok(class_gaussians(s, &Cholesky::new(covariance, s.dim)?).0)
 }
@@ -57,7 +75,7 @@ mod tests {
     #[test]
     fn the_nearest_mean_wins_and_the_space_decides_what_is_near() {
         let s = stats();
-        let right = |space: &str| {
+        let right = |space: Space| {
             let f = solve(&s, space, 0.01).unwrap();
             (0..40)
                 .filter(|i| {
@@ -66,10 +84,10 @@ mod tests {
                 })
                 .count()
         };
-        assert_eq!((right("whitened"), right("scaled")), (40, 40));
-        assert!(right("plain") < 40, "noise does not drown what is not rescaled");
+        assert_eq!((right(Space::Whitened), right(Space::Scaled)), (40, 40));
+        assert!(right(Space::Plain) < 40, "noise does not drown what is not rescaled");
         // In the plain space a score difference is half the difference of squared distances.
-        let f = solve(&s, "plain", 0.0).unwrap();
+        let f = solve(&s, Space::Plain, 0.0).unwrap();
         let (x, means) = ([3.0f32, 4.0], s.means());
         let far = |c: usize| (0..2).map(|i| (f64::from(x[i]) - means[2 * c + i]).powi(2)).sum::<f64>();
         let got = f.of(&x);

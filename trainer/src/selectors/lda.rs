@@ -5,44 +5,59 @@
 //! pooled within-class covariance `S` (shrinkage towards "target D" of Schäfer & Strimmer 2005, γ given).
 //! Token n-grams may be counted beside it ([`super::ngrams`]).
 
+use super::calibrate::Form;
+use super::fitting::{Fit, Scores, earlier, enter, extended, feature_dim};
+use super::ngrams::Counts;
 use super::solve::Cholesky;
-use super::{Counts, New, Scores, Stats, earlier, enter, extended, feature_dim};
+use super::stats::Stats;
 use crate::nn::matmul::{View, matmul};
-use crate::run::Run;
+use crate::services::Services;
+use crate::settings::range::not_negative;
+use crate::settings::settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
-use conpet_formats::novelty;
-use conpet_formats::selector::SelectorKind;
+use conpet_formats::tensors::Tensors;
+use conpet_formats::{ngrams, novelty};
 use rayon::prelude::*;
 
-/// What [`conpet_formats::novelty`] needs of the classes; empty where they are no Gaussians.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Form {
-    /// `[classes]`.
-    pub shift: Vec<f32>,
-    /// `[classes (classes + 1) / 2]`.
-    pub form: Vec<f32>,
-}
+settings! { "lda" Settings Flags {
+    /// lda: weight of the token n-gram classifier beside the states; 0 leaves it out.
+    ngram_weight: f64 = 1.0, not_negative();
+}}
 
-pub(super) fn fit(run: &mut Run<'_>, draft: &mut Draft, new: &New<'_>) -> Result<bool> {
-    let before = earlier(run, draft, new)?;
-    let stats = extended(run, new, before.map(|x| x.1), &new.train.features, feature_dim(run))?;
-    let (scores, form) = solve(&stats, run.config.shrinkage)?;
+pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft, new: &Fit<'_>) -> Result<bool> {
+    let before = earlier(services, draft, new)?;
+    let stats = extended(services, new, before.map(|x| x.1), &new.train.features, feature_dim(services))?;
+    let (scores, form) = solve(&stats, new.common.shrinkage)?;
     let mut payload = scores.payload()?;
     // A bundle that began without n-grams goes on without: the rows to count are gone.
     let counts = match before {
         Some((payload, _)) => Counts::read(payload).map_err(|e| e.in_section("selector"))?,
-        None => (run.config.ngram_weight > 0.0).then(Counts::default),
+        None => (own.ngram_weight > 0.0).then(Counts::default),
     };
     if let Some(mut counts) = counts {
-        let classes = run.tasks[new.task].classes();
+        let classes = services.tasks()[new.task].classes();
         counts.grow(classes);
         let first = stats.classes() - classes;
         new.train.inputs.iter().zip(&new.train.classes).for_each(|(tokens, c)| counts.add(tokens, first + c));
-        counts.write(run.config.ngram_weight, &mut payload)?;
+        counts.write(own.ngram_weight, &mut payload)?;
     }
-    enter(run, draft, new, SelectorKind::Lda, payload, form, stats.payload()?)?;
+    enter(services, draft, new, payload, form, stats.payload()?)?;
     Ok(true)
+}
+
+/// The weight of the n-grams in a payload; 0 where it has none.
+///
+/// # Errors
+/// If the payload cannot be read.
+pub(super) fn stored_weight(payload: &[u8]) -> Result<f64> {
+    let scale = Tensors::parse(payload)?.get(ngrams::SCALE).map(|t| t.to_f32());
+    Ok(scale.and_then(|s| s.first().copied()).map_or(0.0, as_stored))
+}
+
+/// A weight as the payload's f32 means it: the shortest decimal that is that number.
+pub(super) fn as_stored(weight: f32) -> f64 {
+    weight.to_string().parse().unwrap_or_else(|_| f64::from(weight))
 }
 
 /// The scores, and the form of their novelty.

@@ -1,19 +1,20 @@
 //! Multinomial logistic regression on features, trained on a bounded memory and the new rows
 //! ([`super::softmax`]).
 
-use super::{New, softmax};
-use crate::run::Run;
+use super::fitting::Fit;
+use super::softmax;
+use crate::services::Services;
+pub use crate::settings::NoSettings as Settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
-use conpet_formats::selector::SelectorKind;
 
-pub(super) fn fit(run: &mut Run<'_>, draft: &mut Draft, new: &New<'_>) -> Result<bool> {
-    softmax::fit(run, draft, new, SelectorKind::Linear, 0)
+pub(super) fn fit(services: &mut Services<'_>, _: &Settings, draft: &mut Draft, new: &Fit<'_>) -> Result<bool> {
+    softmax::fit(services, draft, new, 0)
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::selectors::Memory;
+    use crate::selectors::memory::Memory;
     use crate::selectors::softmax::train;
 
     /// Old classes have two rows each, the newest two hundred.

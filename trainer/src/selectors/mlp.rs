@@ -1,19 +1,26 @@
 //! One hidden layer on features, trained on a bounded memory and the new rows ([`super::softmax`]).
 
-use super::{New, softmax};
-use crate::run::Run;
+use super::fitting::Fit;
+use super::softmax;
+use crate::services::Services;
+use crate::settings::range::such;
+use crate::settings::settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
-use conpet_formats::selector::SelectorKind;
+use conpet_formats::hidden;
 
-pub(super) fn fit(run: &mut Run<'_>, draft: &mut Draft, new: &New<'_>) -> Result<bool> {
-    let units = run.config.selector_hidden;
-    softmax::fit(run, draft, new, SelectorKind::Mlp, units)
+settings! { "mlp" Settings Flags {
+    /// mlp: hidden units.
+    selector_hidden: usize = 256, such(format!("1 to {}", hidden::MOST), |n| (1..=hidden::MOST).contains(n));
+}}
+
+pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft, new: &Fit<'_>) -> Result<bool> {
+    softmax::fit(services, draft, new, own.selector_hidden)
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::selectors::Memory;
+    use crate::selectors::memory::Memory;
     use crate::selectors::softmax::train;
 
     #[test]

@@ -8,20 +8,28 @@
 //! variance that every random unit would otherwise listen to. It stays so for all later tasks, whose
 //! statistics are of the same random units.
 
+use super::calibrate::Form;
+use super::fitting::{Fit, Scores, earlier, enter, extended, feature_dim, standard};
 use super::solve::Cholesky;
-use super::{New, Scores, Stats, earlier, enter, extended, feature_dim, standard};
-use crate::run::Run;
+use super::stats::Stats;
+use crate::services::Services;
+use crate::settings::range::such;
+use crate::settings::settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 use conpet_formats::hidden::{self, Hidden};
-use conpet_formats::selector::SelectorKind;
 use conpet_formats::tensors::Tensors;
 use conpet_runtime::select::through;
 use rayon::prelude::*;
 
-pub(super) fn fit(run: &mut Run<'_>, draft: &mut Draft, new: &New<'_>) -> Result<bool> {
-    let (dim, size) = (feature_dim(run), run.config.random_features);
-    let before = earlier(run, draft, new)?;
+settings! { "ridge" Settings Flags {
+    /// ridge: random units that the features are read through; 0 reads them as they are.
+    random_features: usize = 0, such(format!("0 to {}", hidden::MOST), |n| *n <= hidden::MOST);
+}}
+
+pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft, new: &Fit<'_>) -> Result<bool> {
+    let (dim, size, seed) = (feature_dim(services), own.random_features, services.settings().training.seed);
+    let before = earlier(services, draft, new)?;
     // Shift and scale, where there are random features: of the bundle, or for a new one.
     let standard = match before {
         None => (size > 0).then(|| standard(&new.train.features, dim)),
@@ -33,22 +41,32 @@ pub(super) fn fit(run: &mut Run<'_>, draft: &mut Draft, new: &New<'_>) -> Result
     };
     let layer = match (before, &standard) {
         (Some((payload, _)), _) => Hidden::load(payload, dim).map_err(|e| e.in_section("selector"))?,
-        (None, Some((shift, scale))) => Some(Hidden::random(run.config.seed, size, shift, scale)),
+        (None, Some((shift, scale))) => Some(Hidden::random(seed, size, shift, scale)),
         (None, None) => None,
     };
-    let features = layer.as_ref().map(|h| through(h, run.engine.cpu(), &new.train.features));
+    let features = layer
+        .as_ref()
+        .map(|h| through(h, services.engine().cpu(), &new.train.features));
     let (x, width) = (features.as_deref().unwrap_or(&new.train.features), layer.as_ref().map_or(dim, Hidden::size));
-    let stats = extended(run, new, before.map(|x| x.1), x, width)?;
-    let mut payload = solve(&stats, run.config.shrinkage)?.payload()?;
+    let stats = extended(services, new, before.map(|x| x.1), x, width)?;
+    let mut payload = solve(&stats, new.common.shrinkage)?.payload()?;
     if let Some((shift, scale)) = standard {
         let seed = match before {
             Some((p, _)) => hidden::seed(p)?,
-            None => run.config.seed,
+            None => seed,
         };
         Hidden::write_random(&mut payload, seed, width, &shift, &scale)?;
     }
-    enter(run, draft, new, SelectorKind::Ridge, payload, super::lda::Form::default(), stats.payload()?)?;
+    enter(services, draft, new, payload, Form::default(), stats.payload()?)?;
     Ok(true)
+}
+
+/// The random units in a payload.
+///
+/// # Errors
+/// If the payload cannot be read.
+pub(super) fn stored_units(payload: &[u8], dim: usize) -> Result<usize> {
+    Ok(Hidden::load(payload, dim)?.map_or(0, |h| h.size()))
 }
 
 /// The scores; `lambda` is relative to the mean diagonal of the covariance.

@@ -6,17 +6,18 @@
 //! the same however many came before. Trained anew each time, on standardised features; the
 //! standardisation is folded into the weights.
 
-use super::{Memory, New, Scores, earlier, enter, feature_dim, standard};
+use super::calibrate::Form;
+use super::fitting::{Fit, Scores, earlier, enter, feature_dim, standard};
+use super::memory::Memory;
 use crate::nn::matmul::{View, matmul};
 use crate::nn::numbers;
 use crate::optim::{AdamW, AdamWConfig, Schedule};
 use crate::rng::Stream;
-use crate::run::Run;
+use crate::services::Services;
 use candle_core::{Device, Tensor, Var};
 use conpet_formats::bundle::Draft;
 use conpet_formats::head::log_softmax;
 use conpet_formats::hidden;
-use conpet_formats::selector::SelectorKind;
 use conpet_formats::{Code, Error, Result};
 use std::collections::BTreeMap;
 
@@ -37,32 +38,26 @@ pub struct Net {
 }
 
 /// Trains a selector of `units` hidden units (0 is linear) on memory and new rows.
-pub(super) fn fit(
-    run: &mut Run<'_>,
-    draft: &mut Draft,
-    new: &New<'_>,
-    kind: SelectorKind,
-    units: usize,
-) -> Result<bool> {
-    let dim = feature_dim(run);
-    let mut memory = match earlier(run, draft, new)? {
+pub(super) fn fit(services: &mut Services<'_>, draft: &mut Draft, new: &Fit<'_>, units: usize) -> Result<bool> {
+    let (dim, seed) = (feature_dim(services), services.settings().training.seed);
+    let mut memory = match earlier(services, draft, new)? {
         Some((_, carried)) => Memory::from_payload(carried, dim).map_err(|e| e.in_section("selector memory"))?,
         None => Memory::default(),
     };
-    let first: usize = run.tasks[..new.task].iter().map(crate::stream::Task::classes).sum();
+    let first: usize = services.tasks()[..new.task].iter().map(crate::stream::Task::classes).sum();
     let classes: Vec<usize> = new.train.classes.iter().map(|c| first + c).collect();
     let mut rows = memory.clone();
     rows.rows.extend(&new.train.features);
     rows.classes.extend(&classes);
-    let total = first + run.tasks[new.task].classes();
-    let net = train(&rows, dim, total, units, run.config.selector_steps, run.config.seed)?;
+    let total = first + services.tasks()[new.task].classes();
+    let net = train(&rows, dim, total, units, new.common.selector_steps, seed)?;
     let mut payload = net.scores.payload()?;
     if let Some((weight, bias)) = &net.hidden {
         payload.add_f32(hidden::WEIGHT, &[bias.len(), dim], weight)?;
         payload.add_f32(hidden::BIAS, &[bias.len()], bias)?;
     }
-    memory.add(&new.train.features, &classes, run.config.selector_memory, run.config.seed);
-    enter(run, draft, new, kind, payload, super::lda::Form::default(), memory.payload()?)?;
+    memory.add(&new.train.features, &classes, new.common.selector_memory, seed);
+    enter(services, draft, new, payload, Form::default(), memory.payload()?)?;
     Ok(true)
 }
 

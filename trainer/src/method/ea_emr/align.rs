@@ -1,8 +1,8 @@
 //! The linear map of EA-EMR.
 
 use crate::fit::{HEAD_BIAS, HEAD_WEIGHT, Trained};
-use crate::run::Kept;
 use crate::selectors::solve::Cholesky;
+use crate::services::Kept;
 use conpet_formats::Result;
 use rayon::prelude::*;
 

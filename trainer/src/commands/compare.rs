@@ -3,10 +3,10 @@
 //! Each run is a `conpet-train stream` of its own, in a process of its own: its command can be repeated
 //! alone, and its peak memory is its own. What is finished is not run again; what was begun goes on.
 
-use crate::cli::CompareArgs;
-use crate::commands::{Done, joined, print, say, write_report};
+use super::settings::SettingsArgs;
 use crate::config::Config;
-use crate::report::own_command;
+use crate::output::{Done, print, say};
+use crate::report::{self, own_command};
 use crate::rng::Stream;
 use crate::stream;
 use conpet_formats::{Code, Error, Result, fs};
@@ -14,6 +14,40 @@ use conpet_runtime::base::Base;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Arguments of `compare`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The stream's folder.
+    pub stream: PathBuf,
+    /// The base, a GGUF file.
+    #[arg(short = 'm', long = "model")]
+    pub model: PathBuf,
+    /// Methods, comma-separated; METHOD:SELECTOR sets the selector too, as in dynamic:ridge, and METHOD:SETTING=VALUE any setting, as in lae:lae_experts=online (names as in --print-config).
+    #[arg(long, value_delimiter = ',', required = true, value_name = "METHOD[:SELECTOR][:SETTING=VALUE],..")]
+    pub methods: Vec<String>,
+    /// Runs of each method and order, with seeds --seed, --seed + 1, ...
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub seeds: u64,
+    /// Orders of the tasks: the stream's own (or --order), then shuffled ones, always the same.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub orders: u64,
+    /// The first order: the tasks' names, comma-separated.
+    #[arg(long, value_name = "NAME,..")]
+    pub order: Option<String>,
+    /// Folder for report.json, report.html and the runs; what is there already is not run again.
+    #[arg(short = 'o', long = "out")]
+    pub out: PathBuf,
+    /// Learn only the first N tasks of the stream's own order.
+    #[arg(long)]
+    pub tasks: Option<usize>,
+    /// Inputs of no task, as JSON lines [default: out_of_scope/test.jsonl of the stream, if it is there].
+    #[arg(long, value_name = "FILE")]
+    pub ood: Option<PathBuf>,
+    /// The settings of all runs.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
 
 /// One run.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,59 +59,85 @@ struct Plan {
     order: String,
 }
 
-/// Runs what is missing and writes the page.
+/// Runs what is missing and writes the page. A method that cannot learn the stream is left out with a word, and
+/// a run that fails costs the others nothing.
 ///
 /// # Errors
-/// If an argument is wrong, the folder holds another comparison, or a run fails.
-pub fn compare(a: CompareArgs, stop: &AtomicBool) -> Result<Done> {
-    let config = a.settings.clone().overlay(Config::load(a.config.as_deref())?);
+/// If an argument is wrong, no method can learn the stream, the folder holds another comparison, or a run failed.
+pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
+    let (config, _) = a.settings.over(Config::default())?;
     let mut tasks = stream::open(&a.stream)?;
     tasks.truncate(a.tasks.unwrap_or(usize::MAX).max(1));
     if let Some(order) = &a.order {
         stream::reorder(&mut tasks, order)?;
     }
     let names: Vec<&str> = tasks.iter().map(|t| t.name.as_str()).collect();
-    let plans = plans(&a, &config, &names)?;
+    let mut plans = plans(&a, &config, &names)?;
     // A wrong setting of the last method should not show after hours.
     let base = Base::open(&a.model)?;
-    plans.iter().try_for_each(|p| p.config.check(&base.spec))?;
+    plans.iter().try_for_each(|p| p.config.check(&base.spec).map(drop))?;
     drop(base);
+    let mut unable: Vec<(String, Error)> = Vec::new();
+    plans.retain(|p| match p.config.method().and_then(|m| m.check_tasks(&tasks)) {
+        Ok(()) => true,
+        Err(e) => {
+            let name = report::name(&p.config);
+            if unable.iter().all(|(known, _)| *known != name) {
+                say(&format!("{name} is left out: {}", e.message()));
+                unable.push((name, e));
+            }
+            false
+        }
+    });
+    if plans.is_empty() {
+        let e = unable.into_iter().next().map(|x| x.1);
+        return Err(e.unwrap_or_else(|| Error::new(Code::Missing, "--methods names no method")));
+    }
     let runs = a.out.join("runs");
     std::fs::create_dir_all(&runs).map_err(|e| Error::io("create", e).in_file(&runs))?;
-    let mut reports = Vec::new();
+    plans.iter().try_for_each(|p| begin(p, &runs))?;
+    let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for (i, plan) in plans.iter().enumerate() {
         let report = runs.join(&plan.name).join("report.json");
-        begin(plan, &runs)?;
-        if report.exists() {
-            say(&format!("{} of {}: {} is done", i + 1, plans.len(), plan.name));
-        } else {
-            say(&format!("{} of {}: {}", i + 1, plans.len(), plan.name));
-            if run(&a, plan, &runs, stop)? == Done::Stopped {
-                say("stopped; the same command goes on");
-                return Ok(Done::Stopped);
+        let done = if report.exists() { " is done" } else { "" };
+        say(&format!("{} of {}: {}{done}", i + 1, plans.len(), plan.name));
+        if done.is_empty() {
+            match learn(&a, plan, &runs, stop) {
+                Ok(Done::Finished) => {}
+                Ok(Done::Stopped) => {
+                    say("stopped; the same command goes on");
+                    return Ok(Done::Stopped);
+                }
+                Err(e) => {
+                    say(&format!("{}; going on with the others", e.message()));
+                    failed.push(e);
+                    continue;
+                }
             }
         }
         reports.push(report);
     }
-    let mut report = joined(&reports)?;
-    report.origin.command = own_command();
-    write_report(&report, &a.out)?;
-    print(report.text().trim_start())?;
-    say(&format!("report {}", a.out.join("report.html").display()));
-    Ok(Done::Finished)
+    if !reports.is_empty() {
+        let mut joined = report::joined(&reports)?;
+        joined.origin.command = own_command();
+        report::write_page(&joined, &a.out)?;
+        print(joined.text().trim_start())?;
+        say(&format!("report {}", a.out.join("report.html").display()));
+    }
+    failed.into_iter().next().map_or(Ok(Done::Finished), Err)
 }
 
 /// Every run, methods innermost: whoever stops halfway has all methods on fewer seeds.
-fn plans(a: &CompareArgs, config: &Config, tasks: &[&str]) -> Result<Vec<Plan>> {
+fn plans(a: &Args, config: &Config, tasks: &[&str]) -> Result<Vec<Plan>> {
     let mut out: Vec<Plan> = Vec::new();
     for (order, names) in orders(tasks, a.orders as usize)?.iter().enumerate() {
         for seed in 0..a.seeds {
             for method in &a.methods {
-                let config = variant(config, method.trim())?;
-                let config = Config { seed: config.seed + seed, ..config };
-                let name = crate::report::name(&config).replace(" (", "-").replace(", ", "-").replace(')', "");
+                let mut config = variant(config, method.trim())?;
+                config.services.training.seed += seed;
+                let name = report::name(&config).replace(" (", "-").replace(", ", "-").replace(')', "");
                 let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c), "-");
-                let name = format!("{name}-seed{}-order{order}", config.seed);
+                let name = format!("{name}-seed{}-order{order}", config.services.training.seed);
                 if out.iter().any(|p| p.name == name) {
                     return Err(Error::new(Code::Duplicate, format!("--methods names {method:?} twice"))
                         .hint("list each method once, or with another selector or setting, as in dynamic:ridge or dynamic:rank=1"));
@@ -94,16 +154,17 @@ fn plans(a: &CompareArgs, config: &Config, tasks: &[&str]) -> Result<Vec<Plan>> 
 fn variant(all: &Config, text: &str) -> Result<Config> {
     let mut parts = text.split(':');
     let method = parts.next().unwrap_or_default();
-    let mut config = Config { method: method.to_owned(), ..all.clone() };
+    let mut config = all.clone();
+    config.run.method = method.to_owned();
     let own: Vec<&str> = parts.collect();
     for part in &own {
-        config = match part.split_once('=') {
-            Some((name, value)) => config.set(name, value)?,
-            None => Config { selector: (*part).to_owned(), ..config },
-        };
+        match part.split_once('=') {
+            Some((name, value)) => config = config.set(name, value)?,
+            None => config.methods.dynamic.common.selector = (*part).to_owned(),
+        }
     }
     if own.iter().any(|p| p.contains('=')) {
-        config.name = format!("{method} ({})", own.join(", "));
+        config.run.name = format!("{method} ({})", own.join(", ")).into();
     }
     Ok(config)
 }
@@ -129,12 +190,13 @@ fn orders<'t>(tasks: &[&'t str], n: usize) -> Result<Vec<Vec<&'t str>>> {
 /// Writes a run's settings, or sees that they are those it was begun with.
 fn begin(plan: &Plan, runs: &Path) -> Result<()> {
     let file = runs.join(format!("{}.toml", plan.name));
-    let settings = toml::to_string(&plan.config).map_err(|e| Error::new(Code::Value, e.to_string()))?;
-    let text = format!("# order: {}\n{settings}", plan.order);
+    let order = format!("# order: {}", plan.order);
     if !file.exists() {
+        let text = format!("{order}\n{}\n", plan.config.toml()?);
         return fs::write_atomic(&file, |w| w.write_all(text.as_bytes()).map_err(|e| Error::io("write", e)));
     }
-    if fs::read_text(&file)? == text {
+    let text = fs::read_text(&file)?;
+    if text.lines().next() == Some(&order) && Config::parse(&text).map_err(|e| e.in_file(&file))? == plan.config {
         return Ok(());
     }
     Err(Error::new(Code::Value, "the settings or the order differ from those this comparison was begun with")
@@ -142,7 +204,8 @@ fn begin(plan: &Plan, runs: &Path) -> Result<()> {
         .hint("repeat the command it was begun with, or choose another folder with --out"))
 }
 
-fn run(a: &CompareArgs, plan: &Plan, runs: &Path, stop: &AtomicBool) -> Result<Done> {
+/// Learns the stream by one plan, in a process of its own.
+fn learn(a: &Args, plan: &Plan, runs: &Path, stop: &AtomicBool) -> Result<Done> {
     let exe = std::env::current_exe().map_err(|e| Error::io("find this program", e))?;
     let file = |ending: &str| -> PathBuf { runs.join(format!("{}.{ending}", plan.name)) };
     let mut command = Command::new(exe);
@@ -185,17 +248,20 @@ mod tests {
         assert_eq!(orders(&["a", "b", "c"], 3).unwrap(), got[..3]);
         assert!(orders(&["a", "b"], 3).unwrap_err().to_string().contains("at most 2"));
     }
+
     #[test]
     fn a_method_may_have_settings_of_its_own() {
-        let all = Config { rank: 4, ..Config::default() };
-        let name = |c: &Config| crate::report::name(c);
-        let c = variant(&all, "dynamic:ridge").unwrap();
-        assert_eq!((c.selector.as_str(), c.rank, name(&c).as_str()), ("ridge", 4, "dynamic (ridge)"));
+        let all = Config::default().set("rank", "4").unwrap();
+        let is = |c: &Config, settings: &[(&str, &str)], name: &str| {
+            settings.iter().for_each(|(key, value)| assert_eq!(c.get(key).as_deref(), Some(*value), "{key}"));
+            assert_eq!(report::name(c), name);
+        };
+        is(&variant(&all, "dynamic:ridge").unwrap(), &[("selector", "\"ridge\""), ("rank", "4")], "dynamic (ridge)");
         let c = variant(&all, "dynamic:ridge:rank=1:lr=1").unwrap();
-        assert_eq!((c.rank, c.lr, name(&c).as_str()), (1, 1.0, "dynamic (ridge, rank=1, lr=1)"));
+        is(&c, &[("rank", "1"), ("lr", "1.0")], "dynamic (ridge, rank=1, lr=1)");
         let c = variant(&all, "lae:lae_experts=online").unwrap();
-        assert_eq!((c.lae_experts.as_str(), name(&c).as_str()), ("online", "lae (lae_experts=online)"));
-        assert_eq!(variant(&all, "dynamic:params=5000").unwrap().params, "5000");
+        is(&c, &[("lae_experts", "\"online\"")], "lae (lae_experts=online)");
+        assert_eq!(variant(&all, "dynamic:params=5000").unwrap().services.module.params.get(), Some("5000"));
         for (bad, says) in [("dynamic:speed=1", "no such setting"), ("dynamic:rank=low", "low")] {
             assert!(variant(&all, bad).unwrap_err().to_string().contains(says), "{bad}");
         }

@@ -1,6 +1,6 @@
 //! What a stage writes: payloads and manifest entries of modules, heads and tasks.
 
-use super::Run;
+use super::{ModulePlan, Services};
 use crate::data::label_tokens;
 use crate::fit::{HEAD, HEAD_BIAS, HEAD_WEIGHT, Trained};
 use crate::pet::Indices;
@@ -16,25 +16,26 @@ use conpet_formats::tensors::{Dtype, Tensors, TensorsWriter};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-impl Run<'_> {
+impl Services<'_> {
     fn module_entry(
         &self,
         draft: &mut Draft,
         trained: &Trained,
-        sites: &[String],
+        plan: &ModulePlan,
         data: &str,
         index: usize,
     ) -> Result<ModuleEntry> {
         let (payload, numbers) = trained.payload()?;
-        let sites: &[String] = &trained.held(sites);
+        let sites: &[String] = &trained.held(&plan.sites);
+        let training = &self.settings.training;
         let section = draft.add_section(SectionKind::Module, payload);
         let targets = draft.manifest.intern_targets(sites);
         let train = [
             ("data", data.to_owned()),
-            ("epochs", self.config.epochs.to_string()),
+            ("epochs", training.epochs.to_string()),
             ("loss", format!("{:.4}", trained.loss)),
             ("numbers", numbers.to_string()),
-            ("seed", self.config.seed.to_string()),
+            ("seed", training.seed.to_string()),
             ("tokens", trained.tokens.to_string()),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
@@ -52,21 +53,28 @@ impl Run<'_> {
             targets,
             train: train.map(|(k, v)| (k.to_owned(), v)).into(),
         };
-        entry.set_pet(&self.pet);
+        entry.set_pet(&plan.pet);
         Ok(entry)
     }
 
-    /// Adds a module's payload and entry; returns its number.
-    pub fn add_module(&self, draft: &mut Draft, trained: &Trained, sites: &[String], data: &str) -> Result<u32> {
+    /// Adds a module's payload and entry; returns its number. `data` is the digest of what it was trained on.
+    pub fn add_module(&self, draft: &mut Draft, trained: &Trained, plan: &ModulePlan, data: &str) -> Result<u32> {
         let index = draft.manifest.modules.len();
-        let entry = self.module_entry(draft, trained, sites, data, index)?;
+        let entry = self.module_entry(draft, trained, plan, data, index)?;
         draft.manifest.modules.push(entry);
         Ok(index as u32)
     }
 
     /// Gives an existing module a new payload; its old bytes stay in the file.
-    pub fn replace_module(&self, draft: &mut Draft, index: u32, trained: &Trained, data: &str) -> Result<u32> {
-        let entry = self.module_entry(draft, trained, &self.sites, data, index as usize)?;
+    pub fn replace_module(
+        &self,
+        draft: &mut Draft,
+        index: u32,
+        trained: &Trained,
+        plan: &ModulePlan,
+        data: &str,
+    ) -> Result<u32> {
+        let entry = self.module_entry(draft, trained, plan, data, index as usize)?;
         draft.manifest.modules[index as usize] = entry;
         Ok(index)
     }
@@ -75,15 +83,15 @@ impl Run<'_> {
     ///
     /// A linear head was trained; a choice is the labels' texts.
     pub fn add_head(&self, draft: &mut Draft, trained: &Trained, tasks: Vec<u32>, replace: Option<u32>) -> Result<u32> {
-        let kind = self.config.head_kind()?;
+        let kind = self.resolved.head;
         let spec = &self.engine.base.spec;
         let labels = || tasks.iter().map(|t| &self.tasks[*t as usize]);
         let (payload, feature) = if kind.is_linear() {
             let (weight, bias) = (&trained.tensors[HEAD_WEIGHT].1, &trained.tensors[HEAD_BIAS].1);
             let mut w = TensorsWriter::new();
-            w.add_f32(head_format::WEIGHT, &[bias.len(), self.head_feature.dim(spec.hidden)], weight)?;
+            w.add_f32(head_format::WEIGHT, &[bias.len(), self.head_feature().dim(spec.hidden)], weight)?;
             w.add_f32(head_format::BIAS, &[bias.len()], bias)?;
-            (w.finish()?, self.head_feature.clone())
+            (w.finish()?, self.head_feature().clone())
         } else {
             let texts = labels().flat_map(|t| t.labels.iter().map(|l| label_tokens(self.engine, t, l)));
             let payload = choice::write(&texts.collect::<Result<Vec<_>>>()?)?;
@@ -128,7 +136,7 @@ impl Run<'_> {
     }
 
     /// A module of the bundle and the weight and bias beside it (a head's or a selector's section), to go on
-    /// training from: always as stored, so that a resumed run starts from the same numbers.
+    /// training from: always as stored, so that a resumed run starts from the same parameters.
     pub fn stored(&self, module: u32, head: Option<u32>) -> Option<Trained> {
         let b = self.bundle.as_ref()?;
         let (mut tensors, mut indices) = (BTreeMap::new(), Indices::new());

@@ -1,28 +1,40 @@
 //! Which rows of a class to remember.
 
 use crate::rng::Stream;
+use serde::{Deserialize, Serialize};
 
-/// The ways there are.
-pub(crate) const WAYS: [&str; 4] = ["kmeans", "herding", "reservoir", "random"];
+/// How rows are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// The row nearest to each of m centres of the normalised features (CRL, EMR; two centres may share a row).
+    Kmeans,
+    /// Rows one after another so that their mean stays nearest to the class's (iCaRL, Rebuffi et al. 2017).
+    Herding,
+    /// One pass, each row decided on as it comes (Vitter 1985, algorithm R).
+    Reservoir,
+    /// m of them.
+    Random,
+}
+
+impl Way {
+    /// Whether it looks at the rows' features.
+    pub fn looks(self) -> bool {
+        matches!(self, Self::Kmeans | Self::Herding)
+    }
+}
 
 /// At most `m` of a class's `n` rows, by their features `points` (which `random` and `reservoir` do not
 /// read).
-///
-/// * `kmeans`: the row nearest to each of m centres of the normalised features (CRL, EMR; two centres may
-///   share a row);
-/// * `herding`: rows one after another so that their mean stays nearest to the class's (iCaRL, Rebuffi et
-///   al. 2017);
-/// * `reservoir`: one pass, each row decided on as it comes (Vitter 1985, algorithm R);
-/// * `random`: m of them.
-pub(super) fn choose(how: &str, m: usize, n: usize, points: &[&[f32]], rng: &mut Stream) -> Vec<usize> {
+pub fn choose(how: Way, m: usize, n: usize, points: &[&[f32]], rng: &mut Stream) -> Vec<usize> {
     if n <= m {
         return (0..n).collect();
     }
     match how {
-        "kmeans" => kmeans(m, &normalised(points), rng),
-        "herding" => herding(m, &normalised(points)),
-        "reservoir" => reservoir(m, n, rng),
-        _ => {
+        Way::Kmeans => kmeans(m, &normalised(points), rng),
+        Way::Herding => herding(m, &normalised(points)),
+        Way::Reservoir => reservoir(m, n, rng),
+        Way::Random => {
             let mut all: Vec<usize> = (0..n).collect();
             rng.shuffle(&mut all);
             all.truncate(m);
@@ -128,7 +140,7 @@ mod tests {
         angles.map(|a| a + rng.symmetric(1, 0.1)[0]).map(|a| vec![3.0 * a.cos(), 3.0 * a.sin()]).collect()
     }
 
-    fn chosen(how: &str, m: usize) -> Vec<usize> {
+    fn chosen(how: Way, m: usize) -> Vec<usize> {
         let points = clumps();
         let points: Vec<&[f32]> = points.iter().map(Vec::as_slice).collect();
         let mut out = choose(how, m, points.len(), &points, &mut Stream::new(5, "choose", 0));
@@ -140,21 +152,21 @@ mod tests {
     fn each_way_keeps_its_promise() {
         // K-means finds every clump, however small.
         let clump = |i: &usize| usize::from(*i >= 60) + usize::from(*i >= 85);
-        assert_eq!(chosen("kmeans", 3).iter().map(clump).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(chosen(Way::Kmeans, 3).iter().map(clump).collect::<Vec<_>>(), [0, 1, 2]);
         // Herding's mean is nearer to the class's than that of as many rows drawn.
         let points = normalised(&clumps().iter().map(Vec::as_slice).collect::<Vec<_>>());
         let mean = |rows: &[usize]| -> Vec<f32> {
             (0..2).map(|i| rows.iter().map(|r| points[*r][i]).sum::<f32>() / rows.len() as f32).collect()
         };
         let all = mean(&(0..points.len()).collect::<Vec<_>>());
-        let off = |how: &str| distance(&mean(&chosen(how, 8)), &all);
-        assert!(off("herding") < 0.2 * off("random"), "{} {}", off("herding"), off("random"));
-        for how in WAYS {
+        let off = |how: Way| distance(&mean(&chosen(how, 8)), &all);
+        assert!(off(Way::Herding) < 0.2 * off(Way::Random), "{} {}", off(Way::Herding), off(Way::Random));
+        for how in [Way::Kmeans, Way::Herding, Way::Reservoir, Way::Random] {
             let mut rows = chosen(how, 8);
-            assert!(rows.len() <= 8 && rows.iter().all(|i| *i < 90), "{how}: {rows:?}");
+            assert!(rows.len() <= 8 && rows.iter().all(|i| *i < 90), "{how:?}: {rows:?}");
             rows.dedup();
-            assert_eq!(chosen(how, 100).len(), 90, "{how} keeps what there is");
-            assert!(how == "kmeans" || rows.len() == 8, "{how}: {rows:?}");
+            assert_eq!(chosen(how, 100).len(), 90, "{how:?} keeps what there is");
+            assert!(how == Way::Kmeans || rows.len() == 8, "{how:?}: {rows:?}");
         }
         // A reservoir keeps late rows as likely as early ones.
         let mut late = 0;

@@ -2,7 +2,7 @@
 //! alignment. Files in the work folder, one for each stage, so that a stage that was stopped begins
 //! again from what the one before it left.
 
-use super::Run;
+use super::Services;
 use crate::fit::checkpoint::{checked, write};
 use conpet_formats::tensors::{Tensors, TensorsWriter};
 use conpet_formats::{Code, Error, Result};
@@ -15,7 +15,7 @@ pub type Kept = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 /// Always there, so that a stage may have nothing else to remember.
 const STAGE: &str = "stage";
 
-impl Run<'_> {
+impl Services<'_> {
     /// Remembers `what` for the stage after that of task `t`; forgets what no stage will ask for.
     ///
     /// # Errors

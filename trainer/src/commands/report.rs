@@ -1,0 +1,28 @@
+//! `report`: joins reports of several runs on one stream.
+
+use crate::output::{Done, print};
+use crate::report;
+use conpet_formats::Result;
+use std::path::PathBuf;
+
+/// Arguments of `report`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// report.json files.
+    #[arg(required = true)]
+    pub reports: Vec<PathBuf>,
+    /// Folder for the joined report.json and report.html.
+    #[arg(short = 'o', long = "out")]
+    pub out: PathBuf,
+}
+
+/// Writes the joined page.
+///
+/// # Errors
+/// If a file is no report, or the runs are of other tasks.
+pub fn run(a: &Args) -> Result<Done> {
+    let joined = report::joined(&a.reports)?;
+    report::write_page(&joined, &a.out)?;
+    print(joined.text().trim_start())?;
+    Ok(Done::Finished)
+}

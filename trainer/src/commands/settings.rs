@@ -1,0 +1,62 @@
+//! The settings that a command is given, in a file and as flags.
+
+use crate::config::{Config, Flags};
+use crate::output::say;
+use crate::settings::Group;
+use crate::settings::range::flag;
+use conpet_formats::{Code, Error, Result};
+use std::path::PathBuf;
+
+/// Arguments that give settings.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct SettingsArgs {
+    /// Settings as TOML; flags override them.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// The settings.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// Which settings were given.
+#[derive(Debug, Clone)]
+pub(super) struct Given {
+    /// As flags.
+    pub(super) flags: Vec<&'static str>,
+    /// In the file.
+    pub(super) file: Vec<&'static str>,
+}
+
+impl SettingsArgs {
+    /// The settings over those to start from, and which were given.
+    pub(super) fn over(&self, start: Config) -> Result<(Config, Given)> {
+        let (mut config, file) = start.over(self.config.as_deref())?;
+        config.overlay(&self.flags);
+        Ok((config, Given { flags: Config::given(&self.flags), file }))
+    }
+}
+
+impl Given {
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<&'static str> {
+        [self.flags.as_slice(), &self.file].concat()
+    }
+
+    /// Refuses flags that have no effect on a command. A file may be meant for several commands: which of its
+    /// settings have none here is said, where they are not the defaults.
+    pub(super) fn refuse_without_effect(&self, command: &str, in_effect: &[&str], config: &Config) -> Result<()> {
+        if let Some(key) = self.flags.iter().find(|k| !in_effect.contains(k)) {
+            let flag = flag(key);
+            return Err(Error::new(Code::Unsupported, format!("{flag} has no effect on this {command}"))
+                .hint(format!("leave {flag} out")));
+        }
+        let usual = Config::default();
+        let idle = |k: &&&str| !in_effect.contains(*k) && config.get(k) != usual.get(k);
+        let idle: Vec<&str> = self.file.iter().filter(idle).copied().collect();
+        if !idle.is_empty() {
+            say(&format!("settings of the file without effect on this {command}: {}", idle.join(", ")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! What selectors have in common: the settings that several of them read, the statistics or the memory
+//! they go on from, and the entry in the stage.
+
+use super::calibrate::{self, Form};
+use super::stats::Stats;
+use crate::data::Prepared;
+use crate::services::Services;
+use crate::settings::range::{any, at_least_one, part};
+use crate::settings::settings;
+use conpet_formats::bundle::{Draft, SectionKind};
+use conpet_formats::decimal::Decimal;
+use conpet_formats::selector::{self, SelectorKind};
+use conpet_formats::tensors::TensorsWriter;
+use conpet_formats::{Code, Error, Result};
+
+settings! { "Selector" Settings Flags {
+    /// What chooses the task: lda, ridge, centroid (closed forms); linear, mlp (trained on a small memory of features); conpet (a module and a T-way head of its own, trained with replay); uniform (all modules run); task (named by the caller).
+    selector: String = SelectorKind::Lda.name().into(), any();
+    /// What the selector reads, in the same form as head-feature.
+    selector_feature: String = "trunk:mean".into(), any();
+    /// Most candidate modules to run where the selector is unsure.
+    top_k: u32 = 2, at_least_one();
+    /// The selector is unsure below this margin between its two best tasks.
+    margin: f64 = 0.5, part();
+    /// Part of a task's validation rows that may count as unlike any task, where the selector abstains.
+    abstain: f64 = 0.01, part();
+    /// lda, centroid: shrinkage of the covariance, from 0 to 1; ridge: its strength.
+    shrinkage: f64 = 0.05, part();
+    /// linear, mlp: rows of each class whose features are remembered.
+    selector_memory: usize = 20, at_least_one();
+    /// linear, mlp: training steps, for each task.
+    selector_steps: u64 = 400, at_least_one();
+}}
+
+/// A fit that is wanted: a kind of selector, after a task was learned.
+#[derive(Debug, Clone, Copy)]
+pub struct Fit<'a> {
+    /// The kind.
+    pub kind: SelectorKind,
+    /// The settings that kinds share.
+    pub common: &'a Settings,
+    /// The task that was just learned, by its place in the stream.
+    pub task: usize,
+    /// Its training rows, with the selector's features.
+    pub train: &'a Prepared,
+    /// Its validation rows, likewise.
+    pub valid: &'a Prepared,
+}
+
+/// Linear scores over classes: `score[c] = weight[c] · x + bias[c]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scores {
+    /// `[classes, dim]`.
+    pub weight: Vec<f32>,
+    /// `[classes]`.
+    pub bias: Vec<f32>,
+}
+
+impl Scores {
+    /// The score of each class for a feature `x [dim]`.
+    pub fn of(&self, x: &[f32]) -> Vec<f32> {
+        let rows = self.weight.chunks_exact(x.len()).zip(&self.bias);
+        rows.map(|(w, b)| w.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + b).collect()
+    }
+
+    /// A payload with these scores; more may be added to it.
+    pub(super) fn payload(&self) -> Result<TensorsWriter<'static>> {
+        let (classes, mut w) = (self.bias.len(), TensorsWriter::new());
+        w.add_f32(selector::WEIGHT, &[classes, self.weight.len() / classes.max(1)], &self.weight)?;
+        w.add_f32(selector::BIAS, &[classes], &self.bias)?;
+        Ok(w)
+    }
+}
+
+/// The bundle's sections of the selector so far (payload, and what it carries from task to task);
+/// `None` before the first task.
+///
+/// # Errors
+/// If the bundle has tasks, but its selector carries nothing to go on from.
+pub(super) fn earlier<'r>(
+    services: &'r Services<'_>,
+    draft: &Draft,
+    new: &Fit<'_>,
+) -> Result<Option<(&'r [u8], &'r [u8])>> {
+    let s = &draft.manifest.selector;
+    match (s.section, s.stats, services.bundle()) {
+        (Some(payload), Some(carried), Some(b)) => Ok(Some((b.section(payload)?, b.section(carried)?))),
+        _ if new.task == 0 => Ok(None),
+        _ => Err(Error::new(Code::Missing, "the bundle's selector has nothing to extend")
+            .hint("it was made with another --selector; use the same one")),
+    }
+}
+
+/// Extends the statistics so far by the new task's features, `[rows, dim]`.
+pub(super) fn extended(
+    services: &Services<'_>,
+    new: &Fit<'_>,
+    carried: Option<&[u8]>,
+    features: &[f32],
+    dim: usize,
+) -> Result<Stats> {
+    let mut stats = match carried {
+        Some(s) => Stats::from_payload(s, dim).map_err(|e| e.in_section("selector statistics"))?,
+        None => Stats::new(dim),
+    };
+    let first = stats.classes();
+    stats.grow(services.tasks()[new.task].classes());
+    let classes: Vec<usize> = new.train.classes.iter().map(|c| first + c).collect();
+    stats.add(features, &classes);
+    Ok(stats)
+}
+
+/// Enters a selector that scores classes: `payload` is complete but for the classes' tasks and what
+/// is calibrated, `carried` is what the next task goes on from.
+pub(super) fn enter(
+    services: &Services<'_>,
+    draft: &mut Draft,
+    new: &Fit<'_>,
+    mut payload: TensorsWriter<'_>,
+    form: Form,
+    carried: Vec<u8>,
+) -> Result<()> {
+    let class_task: Vec<i32> = draft
+        .manifest
+        .tasks
+        .iter()
+        .flat_map(|task| std::iter::repeat_n(task.id as i32, task.labels.len().max(1)))
+        .collect();
+    payload.add_i32(selector::CLASS_TASK, &[class_task.len()], &class_task)?;
+    let entry = &mut draft.manifest.selector;
+    entry.kind = new.kind;
+    entry.feature = services.selector_feature().cloned();
+    entry.margin = Decimal::from_f64(new.common.margin);
+    entry.top_k = new.common.top_k;
+    let valid = (new.valid, new.common.abstain);
+    let (payload, temperature) = calibrate::calibrate(services, entry, payload, &class_task, form, valid)?;
+    let (section, carried) =
+        (draft.add_section(SectionKind::Selector, payload), draft.add_section(SectionKind::Stats, carried));
+    let entry = &mut draft.manifest.selector;
+    (entry.section, entry.stats) = (Some(section), Some(carried));
+    entry.temperature = Decimal::from_f64(f64::from(temperature));
+    Ok(())
+}
+
+/// Length of what the selector reads; 0 where it reads nothing of the trunk.
+pub(super) fn feature_dim(services: &Services<'_>) -> usize {
+    services.selector_feature().map_or(0, |f| f.dim(services.spec().hidden))
+}
+
+/// Mean of each column of rows `x [n, dim]`, and one over its deviation.
+pub(super) fn standard(x: &[f32], dim: usize) -> (Vec<f32>, Vec<f32>) {
+    let n = (x.len() / dim).max(1) as f64;
+    let column = |i: usize| x.iter().skip(i).step_by(dim).map(|v| f64::from(*v));
+    (0..dim)
+        .map(|i| {
+            let mean = column(i).sum::<f64>() / n;
+            let variance = column(i).map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
+            // A column that never moves says nothing, however it is scaled.
+            (mean as f32, if variance > 1e-12 { (1.0 / variance.sqrt()) as f32 } else { 0.0 })
+        })
+        .unzip()
+}

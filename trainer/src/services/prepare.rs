@@ -1,0 +1,129 @@
+//! Rows made ready: in the task's template for training and its head, bare for the selector.
+
+use super::{Event, Services};
+use crate::data::{Plan, Prepared};
+use crate::settings::range::{any, such};
+use crate::settings::settings;
+use crate::stream::{Goal, Row, Task};
+use conpet_formats::Result;
+use conpet_formats::bundle::manifest::TaskKind;
+use conpet_formats::quant::QuantType;
+
+settings! { "Rows" Settings Flags {
+    /// Longest row, in tokens.
+    max_len: usize = 256, such("8 to the base's context", |n| *n >= 8);
+    /// Most training rows of each class (of the task, for generation); 0 keeps all.
+    subset: usize = 0, any();
+    /// Most validation and test rows of each class (of the task, for generation); 0 keeps all.
+    test_subset: usize = 0, any();
+}}
+
+/// Which rows of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// To learn from.
+    Train,
+    /// To choose settings with.
+    Valid,
+    /// To report on.
+    Test,
+}
+
+impl Split {
+    /// As it is called in file names and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Valid => "valid",
+            Self::Test => "test",
+        }
+    }
+
+    fn rows(self, task: &Task) -> &[Row] {
+        match self {
+            Self::Train => &task.train,
+            Self::Valid => &task.valid,
+            Self::Test => &task.test,
+        }
+    }
+}
+
+impl Services<'_> {
+    fn plan(&self, task: usize, keep: QuantType) -> Plan<'_> {
+        Plan {
+            trunk: self.trunk(),
+            selector: self.selector_feature(),
+            head: (self.tasks[task].kind == TaskKind::Classification).then(|| self.head_feature()),
+            max_len: self.settings.rows.max_len,
+            says_labels: false,
+            keep,
+        }
+    }
+
+    /// Rows to train on.
+    fn training_plan(&self, task: usize) -> Plan<'_> {
+        Plan { says_labels: !self.linear_head(), ..self.plan(task, QuantType::F16) }
+    }
+
+    fn prepared(&self, task: &Task, rows: &[Row], plan: Plan<'_>, name: &str) -> Result<Prepared> {
+        self.tell(Event::Begin(&format!("trunk pass over {name}")));
+        let file = self.work.join(format!("{}.states", name.replace(['/', ' '], "-")));
+        Prepared::new(self.engine, task, rows, plan, Some(&file), &mut |_| {})
+    }
+
+    /// A task's training rows with their trunk states: those numbered, or all.
+    ///
+    /// # Errors
+    /// See [`Prepared::new`]; so do the others.
+    pub fn prepare_train(&self, t: usize) -> Result<Prepared> {
+        let task = &self.tasks[t];
+        self.prepared(task, &task.train, self.training_plan(t), &format!("{} train", task.name))
+    }
+
+    /// Some of a task's training rows, to train on again.
+    pub(super) fn prepare_replay(&self, t: usize, rows: Option<&[usize]>) -> Result<Prepared> {
+        let task = &self.tasks[t];
+        let some: Option<Vec<Row>> = rows.map(|rows| rows.iter().map(|i| task.train[*i].clone()).collect());
+        let rows = some.as_deref().unwrap_or(&task.train);
+        self.prepared(task, rows, self.training_plan(t), &format!("{} replay", task.name))
+    }
+
+    /// A task's validation rows: as the head meets them, in the task's template, with the selector's
+    /// features of the bare inputs; of a task answered by text those features alone count.
+    pub fn prepare_valid(&self, t: usize) -> Result<Prepared> {
+        if self.tasks[t].kind == TaskKind::Generation {
+            return self.prepare_bare(t, Split::Valid);
+        }
+        let task = &self.tasks[t];
+        self.prepared(task, &task.valid, self.plan(t, QuantType::F32), &format!("{} valid", task.name))
+    }
+
+    /// A task's test rows as the head meets them, in the task's template.
+    pub fn prepare_test(&self, t: usize) -> Result<Prepared> {
+        let task = &self.tasks[t];
+        self.prepared(task, &task.test, self.plan(t, QuantType::F32), &format!("{} test", task.name))
+    }
+
+    /// A task's rows as bare inputs: without template or answer, as the selector meets them.
+    pub fn prepare_bare(&self, t: usize, split: Split) -> Result<Prepared> {
+        let (task, rows) = bare(&self.tasks[t], split);
+        let keep = if split == Split::Train { QuantType::F16 } else { QuantType::F32 };
+        self.prepared(&task, &rows, self.plan(t, keep), &format!("{} {} bare", task.name, split.name()))
+    }
+
+    /// Inputs of no task, bare.
+    pub fn prepare_strangers(&self, rows: &[Row]) -> Result<Prepared> {
+        let (task, _) = bare(&self.tasks[0], Split::Test);
+        self.prepared(&task, rows, self.plan(0, QuantType::F32), "inputs of no task")
+    }
+}
+
+/// A task and a split of it as bare inputs.
+pub fn bare(task: &Task, split: Split) -> (Task, Vec<Row>) {
+    let strip = |r: &Row| match &r.goal {
+        Goal::Label(_) => r.clone(),
+        Goal::Completion(_) => Row { text: r.text.clone(), goal: Goal::Label(String::new()), chat: Vec::new() },
+    };
+    let rows = split.rows(task).iter().map(strip).collect();
+    (Task { template: "{input}".into(), ..task.clone() }, rows)
+}
