@@ -78,10 +78,9 @@ impl Norm {
 }
 
 /// Function of the feed-forward gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x · σ(x)`.
-    #[default]
     Silu,
     /// GELU in its tanh form (Hendrycks & Gimpel 2016).
     GeluTanh,
