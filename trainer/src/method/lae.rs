@@ -24,7 +24,7 @@ use crate::settings::range::{any, part};
 use crate::settings::settings;
 use candle_core::Var;
 use conpet_formats::bundle::Draft;
-use conpet_formats::pet::{Part, Pet, PetKind, PetSpec, adapter, bias, ia3, lora, prefix, prompt, sparse};
+use conpet_formats::pet::{Part, Pet, PetKind, PetSpec};
 use conpet_formats::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
