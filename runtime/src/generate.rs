@@ -33,6 +33,28 @@ pub struct Request {
     pub sampler: SamplerConfig,
 }
 
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it.
+    Stop,
+    /// It reached the limit of the request, of the task, or of the context.
+    Length,
+    /// Whoever received it wanted no more.
+    Interrupted,
+}
+
+impl Finish {
+    /// As other servers call it in `finish_reason`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Debug, Clone)]
 pub struct Generated {
@@ -40,6 +62,8 @@ pub struct Generated {
     pub tokens: Vec<u32>,
     /// The answer.
     pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
     /// The task whose module was in force; `None` is the bare base.
     pub task: Option<usize>,
     /// What the selector said.
@@ -93,6 +117,7 @@ impl Engine {
         let mut out = Generated {
             tokens: Vec::new(),
             text: String::new(),
+            finish: Finish::Length,
             task,
             decision,
             prompt_tokens: prompt.tokens.len(),
@@ -104,6 +129,7 @@ impl Engine {
         while out.tokens.len() < most {
             let token = sampler.sample(&mut logits, &history);
             if self.base.tokenizer.is_end(token) {
+                out.finish = Finish::Stop;
                 break;
             }
             out.tokens.push(token);
@@ -118,6 +144,7 @@ impl Engine {
                 // After the token's text, too, was read from the base.
                 self.check(skills)?;
                 if !emit(&piece) {
+                    out.finish = Finish::Interrupted;
                     break;
                 }
             }

@@ -11,7 +11,9 @@ pub mod base;
 mod budget;
 pub mod chat;
 pub mod choice;
+#[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod commands;
 pub mod engine;
 pub mod error;

@@ -1,7 +1,6 @@
 //! `bench`: llama-bench's two tests, and what modules, selection and memory cost.
 
-use super::print;
-use crate::cli::BenchArgs;
+use crate::cli::Common;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::forward::Scratch;
@@ -9,10 +8,33 @@ use crate::generate::Sequence;
 use crate::memory::Memory;
 use crate::module::Module;
 use crate::skills::Skills;
+use clap::Args;
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use serde_json::{Value, json};
 use std::time::Instant;
 
-pub(super) fn run(a: &BenchArgs) -> Result<()> {
+/// Arguments of `bench`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchArgs {
+    /// Base, bundle, resources.
+    #[command(flatten)]
+    common: Common,
+    /// Tokens of the prompt test.
+    #[arg(short = 'p', long = "n-prompt", default_value_t = 512, allow_negative_numbers = true)]
+    n_prompt: usize,
+    /// Tokens of the generation test.
+    #[arg(short = 'n', long = "n-gen", default_value_t = 64, allow_negative_numbers = true)]
+    n_gen: usize,
+    /// Repetitions.
+    #[arg(short = 'r', long, default_value_t = 5, allow_negative_numbers = true)]
+    repetitions: usize,
+    /// Print JSON (llama-bench's fields and ours).
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(a: &BenchArgs) -> Result<ExitStatus> {
     if a.n_prompt == 0 || a.n_gen == 0 || a.repetitions == 0 {
         return Err(Error::new(Code::Value, "--n-prompt, --n-gen and --repetitions must be at least 1")
             .hint("for example -p 512 -n 64 -r 5"));
@@ -83,7 +105,8 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
         })
         .collect();
     if a.json {
-        return print(&Value::Array(fields).to_string());
+        print(&Value::Array(fields).to_string())?;
+        return Ok(ExitStatus::Success);
     }
     for (what, test, n, ns) in &rows {
         let rates: Vec<f64> = ns.iter().map(|t| *n as f64 * 1e9 / t).collect();
@@ -110,7 +133,8 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
         kv_bytes as f64 / 1e6,
         memory.file as f64 / 1e6,
         memory.peak as f64 / 1e6
-    ))
+    ))?;
+    Ok(ExitStatus::Success)
 }
 
 struct First {

@@ -1,45 +1,60 @@
 //! `classify`: texts to labels; where the chosen task answers by text, to that text.
 
-use super::{inputs, named, need, print};
-use crate::cli::InputArgs;
+use crate::cli::{InputArgs, Inputs, need, say_if_cut, task_of};
 use crate::engine::{Answer, Engine};
 use crate::error::Result;
 use crate::forward::Scratch;
-use crate::generate::Request;
+use crate::generate::{Finish, Request};
 use crate::skills::Skills;
+use conpet_program::print::print;
+use conpet_program::{ExitStatus, Stop};
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
+/// Most inputs computed together, so that they share the reading of the weights.
+const TOGETHER: usize = 16;
+
+pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
     let (engine, skills) = a.common.open()?;
     let skills = need(skills)?;
-    let task = named(&skills, a.task.as_ref())?;
+    let task = task_of(Some(&skills), a.task.as_ref())?;
     let mut s = Scratch::default();
-    inputs(a, |texts| {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(());
-        }
+    Inputs::open(a)?.answer(stop, TOGETHER, |inputs, tally| {
         let begin = Instant::now();
-        let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let answers = engine.classify(&skills, &refs, task, &mut s)?;
-        let each = begin.elapsed().as_secs_f64() * 1e3 / texts.len() as f64;
-        for (text, mut answer) in texts.iter().zip(answers) {
-            let mut ms = each;
-            if Engine::is_generation(&skills, answer.task) && !answer.abstain {
-                // The chosen task answers by text.
-                let request = Request { text: text.clone(), task: Some(answer.task), ..Request::default() };
-                let go = &mut |_: &str| !stop.load(Ordering::Relaxed);
-                let g = engine.generate(Some(&skills), &request, &mut s, go)?;
-                ms += (g.prompt_time + g.answer_time).as_secs_f64() * 1e3;
-                answer.label = Some(g.text.trim().to_owned());
-                answer.probability = answer.candidates.first().map_or(1.0, |c| c.weight);
+        let texts: Vec<&str> = inputs.iter().map(|i| i.text.as_str()).collect();
+        let answers: Vec<Result<Answer>> = match engine.classify(&skills, &texts, task, &mut s) {
+            Ok(all) => all.into_iter().map(Ok).collect(),
+            Err(e) if texts.len() == 1 || e.file().is_some() => vec![Err(e)],
+            // One input's error must not cost the others their answers: each is asked alone.
+            Err(_) => {
+                let mut alone = |t| engine.classify(&skills, &[t], task, &mut s).map(|mut one| one.remove(0));
+                texts.iter().map(|t| alone(t)).collect()
             }
-            print(&if a.json {
-                json_line(text, &answer, &skills, ms).to_string()
-            } else {
-                line(&answer, &skills, ms)
-            })?;
+        };
+        let each = begin.elapsed().as_secs_f64() * 1e3 / inputs.len() as f64;
+        for (input, answer) in inputs.iter().zip(answers) {
+            if stop.asked() {
+                break;
+            }
+            let printed = answer.and_then(|mut answer| {
+                let (mut ms, mut finish) = (each, None);
+                if Engine::is_generation(&skills, answer.task) && !answer.abstain {
+                    // The chosen task answers by text.
+                    let request = Request { text: input.text.clone(), task: Some(answer.task), ..Request::default() };
+                    let g = engine.generate(Some(&skills), &request, &mut s, &mut |_| !stop.asked())?;
+                    say_if_cut(&g, engine.context, None);
+                    ms += (g.prompt_time + g.answer_time).as_secs_f64() * 1e3;
+                    finish = Some(g.finish);
+                    answer.label = Some(g.text.trim().to_owned());
+                    answer.probability = answer.candidates.first().map_or(1.0, |c| c.weight);
+                }
+                print(&if a.json {
+                    json_line(&input.text, &answer, finish, &skills, ms).to_string()
+                } else {
+                    line(&answer, &skills, ms)
+                })
+            });
+            tally.settle(input, printed)?;
         }
         Ok(())
     })
@@ -53,7 +68,7 @@ fn line(a: &Answer, skills: &Skills, ms: f64) -> String {
     format!("{label}\t{:.3}\t{task}{margin}{abstain}\t{ms:.1} ms", a.probability)
 }
 
-fn json_line(text: &str, a: &Answer, skills: &Skills, ms: f64) -> Value {
+fn json_line(text: &str, a: &Answer, finish: Option<Finish>, skills: &Skills, ms: f64) -> Value {
     let tasks = &skills.manifest().tasks;
     let candidates: Vec<Value> = a
         .candidates
@@ -80,6 +95,7 @@ fn json_line(text: &str, a: &Answer, skills: &Skills, ms: f64) -> Value {
         "entropy": a.decision.as_ref().map(|d| d.entropy),
         "novelty": a.decision.as_ref().map(|d| d.novelty),
         "candidates": candidates,
+        "finish_reason": finish.map(Finish::name),
         "ms": ms,
     })
 }
