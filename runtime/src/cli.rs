@@ -9,7 +9,7 @@ mod limit;
 mod sampling;
 
 pub use common::Common;
-pub(crate) use common::{need, task_of};
+pub(crate) use common::{need, task_of, task_or_choice};
 pub use inputs::InputArgs;
 pub(crate) use inputs::Inputs;
 pub(crate) use limit::{count_or_all, say_if_cut};

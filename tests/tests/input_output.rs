@@ -31,7 +31,9 @@ mod answers {
     fn each_prompt_has_draws_of_its_own() {
         let p = Place::get();
         let draw = |texts: &[&str], seed: &str| {
-            let o = p.bare(&[&["generate", "--json", "--temp", "1", "-n", "12", "-s", seed], texts].concat());
+            // So warm, and with nothing cut off, that a base of random weights draws among many tokens.
+            let warm = ["--temp", "5", "--top-k", "0", "--top-p", "1", "--min-p", "0"];
+            let o = p.bare(&[&["generate", "--json", "-n", "12", "-s", seed], &warm[..], texts].concat());
             let text = |v: &serde_json::Value| v["text"].as_str().unwrap().to_owned();
             (o.json().iter().map(text).collect::<Vec<_>>(), o)
         };

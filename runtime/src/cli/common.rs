@@ -141,16 +141,23 @@ pub(crate) fn need(skills: Option<Skills>) -> Result<Skills> {
     })
 }
 
-/// The task that `--task` names, which takes a bundle. Without `--task`, `None`; then the bundle's
-/// selector must be able to choose.
+/// The task that `--task` names, which takes a bundle.
 pub(crate) fn task_of(skills: Option<&Skills>, named: Option<&String>) -> Result<Option<usize>> {
     match (skills, named) {
-        (Some(s), Some(t)) => s.task(t).map(Some),
-        // Said once, before any input is read, rather than of every input.
-        (Some(s), None) if !s.selector().chooses() => only_module(s).map(|_| None),
         (_, None) => Ok(None),
+        (Some(s), Some(t)) => s.task(t).map(Some),
         (None, Some(t)) => {
             Err(Error::new(Code::Missing, format!("--task {t} needs a bundle")).hint("give one with -b"))
         }
     }
+}
+
+/// The same, for commands that choose the task of each input if none is named: then the bundle's selector
+/// must be able to. That is said once, before any input is read, rather than of every input.
+pub(crate) fn task_or_choice(skills: Option<&Skills>, named: Option<&String>) -> Result<Option<usize>> {
+    let task = task_of(skills, named)?;
+    if let Some(s) = skills.filter(|s| task.is_none() && !s.selector().chooses()) {
+        only_module(s)?;
+    }
+    Ok(task)
 }

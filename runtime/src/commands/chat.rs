@@ -1,7 +1,7 @@
 //! `chat`: turns on standard input, answers on standard output.
 
 use crate::chat::{ChatTemplate, Message};
-use crate::cli::{Common, Sampling, count_or_all, say_if_cut, task_of};
+use crate::cli::{Common, Sampling, count_or_all, say_if_cut, task_or_choice};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::forward::Scratch;
@@ -37,7 +37,7 @@ pub(crate) struct ChatArgs {
 pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
     let sampler = a.sampling.config()?;
     let (engine, skills) = a.common.open()?;
-    let task = task_of(skills.as_ref(), a.task.as_ref())?;
+    let task = task_or_choice(skills.as_ref(), a.task.as_ref())?;
     let template = engine.base.chat_template()?.ok_or_else(|| {
         Error::new(Code::Missing, "this base has no chat template").in_file(&a.common.model).hint("use generate")
     })?;

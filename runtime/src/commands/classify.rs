@@ -1,6 +1,6 @@
 //! `classify`: texts to labels; where the chosen task answers by text, to that text.
 
-use crate::cli::{InputArgs, Inputs, need, say_if_cut, task_of};
+use crate::cli::{InputArgs, Inputs, need, say_if_cut, task_or_choice};
 use crate::engine::{Answer, Engine};
 use crate::error::Result;
 use crate::forward::Scratch;
@@ -17,7 +17,7 @@ const TOGETHER: usize = 16;
 pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
     let (engine, skills) = a.common.open()?;
     let skills = need(skills)?;
-    let task = task_of(Some(&skills), a.task.as_ref())?;
+    let task = task_or_choice(Some(&skills), a.task.as_ref())?;
     let mut s = Scratch::default();
     Inputs::open(a)?.answer(stop, TOGETHER, |inputs, tally| {
         let begin = Instant::now();

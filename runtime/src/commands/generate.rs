@@ -1,6 +1,6 @@
 //! `generate`: texts to text.
 
-use crate::cli::{InputArgs, Inputs, Sampling, count_or_all, say_if_cut, task_of};
+use crate::cli::{InputArgs, Inputs, Sampling, count_or_all, say_if_cut, task_or_choice};
 use crate::error::Result;
 use crate::forward::Scratch;
 use crate::generate::{Generated, Request};
@@ -35,7 +35,7 @@ pub(crate) struct GenerateArgs {
 pub(super) fn run(a: &GenerateArgs, stop: &Stop) -> Result<ExitStatus> {
     let sampler = a.sampling.config()?;
     let (engine, skills) = a.input.common.open()?;
-    let task = task_of(skills.as_ref(), a.input.task.as_ref())?;
+    let task = task_or_choice(skills.as_ref(), a.input.task.as_ref())?;
     let name = |g: &Generated| Some(skills.as_ref()?.manifest().tasks[g.task?].name.as_str());
     let mut input = a.input.clone();
     input.texts.extend(a.prompt.clone());
