@@ -41,6 +41,11 @@ impl ChatTemplate {
 
     /// Compiles a template.
     pub fn new(source: &str) -> Result<Self> {
+        if source.trim().is_empty() {
+            return Err(Error::new(Code::Missing, "the chat template is empty")
+                .in_section(format!("key {KEY}"))
+                .hint("use generate, which needs no chat template, or a base that has one"));
+        }
         if source.len() > TEMPLATE_CAP {
             return Err(Error::new(Code::Cap, format!("a template of {} bytes, cap {TEMPLATE_CAP}", source.len()))
                 .in_section(format!("key {KEY}")));
@@ -118,7 +123,7 @@ impl std::io::Write for Capped {
 fn failed(e: minijinja::Error) -> Error {
     Error::new(Code::Value, format!("the chat template failed: {e}"))
         .in_section(format!("key {KEY}"))
-        .hint("use generate with --no-chat, or a base whose template is sound")
+        .hint("use generate, which needs no chat template, or a base whose template is sound")
 }
 
 /// The string methods of Python that templates in the wild call.
@@ -176,6 +181,7 @@ mod tests {
             assert!(t.render(&[say("user", "x")], true).is_err(), "{source}");
         }
         assert!(ChatTemplate::new("{% for").is_err());
+        assert!(ChatTemplate::new(" \n").unwrap_err().brief().contains("the chat template is empty"));
         assert!(ChatTemplate::new(&"x".repeat(TEMPLATE_CAP + 1)).is_err());
     }
 }

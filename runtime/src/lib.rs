@@ -15,6 +15,7 @@ mod budget;
 pub mod chat;
 mod choice;
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod commands;
 pub mod cpu;
 mod decoder;

@@ -20,11 +20,22 @@ pub struct SamplerConfig {
     pub repeat_last_n: usize,
     /// Seed of the draws.
     pub seed: u64,
+    /// Which of the seed's streams of draws: prompts that share a seed have one each.
+    pub stream: u64,
 }
 
 impl Default for SamplerConfig {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, repeat_last_n: 64, seed: 0 }
+        Self {
+            temperature: 0.0,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            seed: 0,
+            stream: 0,
+        }
     }
 }
 
@@ -39,7 +50,9 @@ pub struct Sampler {
 impl Sampler {
     /// Starts the random stream.
     pub fn new(config: SamplerConfig) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(config.seed), config, candidates: Vec::new() }
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        rng.set_stream(config.stream);
+        Self { rng, config, candidates: Vec::new() }
     }
 
     /// The next token; `history` are the tokens so far, newest last.
@@ -130,6 +143,8 @@ mod tests {
         assert_eq!(counts(SamplerConfig { top_p: 0.6, ..open.clone() }, &[0.0, 1.0, 2.0])[..2], [0, 0]);
         assert_eq!(counts(SamplerConfig { min_p: 0.2, ..open.clone() }, &[0.0, 1.0, 2.0])[0], 0);
         assert_eq!(counts(open.clone(), &[0.0, 1.0, 2.0]), n, "the same seed gives the same draws");
+        let other = SamplerConfig { stream: 1, ..open.clone() };
+        assert_ne!(counts(other, &[0.0, 1.0, 2.0]), n, "another stream gives others");
     }
 
     #[test]

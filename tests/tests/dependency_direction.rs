@@ -1,5 +1,5 @@
-//! Arrows between the crates point one way: `formats <- runtime <- trainer`, `formats <- tools`,
-//! all `<- tests`; and what must stay small stays free of what is large.
+//! Arrows between the crates point one way: `formats <- runtime <- trainer`, `formats <- tools`, the programs'
+//! common part between `formats` and them, all `<- tests`; and what must stay small stays free of what is large.
 
 use std::process::Command;
 
@@ -11,11 +11,12 @@ fn cargo(args: &[&str]) -> String {
 }
 
 /// What each crate of the workspace may stand on, dev-dependencies included.
-const MAY_STAND_ON: [(&str, &[&str]); 5] = [
+const MAY_STAND_ON: [(&str, &[&str]); 6] = [
     ("conpet-formats", &[]),
-    ("conpet-runtime", &["conpet-formats"]),
-    ("conpet-trainer", &["conpet-formats", "conpet-runtime"]),
-    ("conpet-tools", &["conpet-formats"]),
+    ("conpet-program", &["conpet-formats"]),
+    ("conpet-runtime", &["conpet-formats", "conpet-program"]),
+    ("conpet-trainer", &["conpet-formats", "conpet-program", "conpet-runtime"]),
+    ("conpet-tools", &["conpet-formats", "conpet-program"]),
     ("conpet-tests", &["conpet-formats", "conpet-runtime", "conpet-trainer", "conpet-tools"]),
 ];
 
@@ -42,9 +43,10 @@ fn arrows_point_down() {
     assert_eq!(packages.len(), MAY_STAND_ON.len(), "a crate of the list is gone");
 }
 
-/// `(package, features)` of everything a package is built from by default, as when built alone.
-fn tree(package: &str) -> Vec<(String, String)> {
-    let text = cargo(&["tree", "--offline", "-p", package, "-e", "normal", "--prefix", "none", "-f", "{p}|{f}"]);
+/// `(package, features)` of everything a package is built from, as when built alone with these options.
+fn tree(package: &str, options: &[&str]) -> Vec<(String, String)> {
+    let args = ["tree", "--offline", "-p", package, "-e", "normal", "--prefix", "none", "-f", "{p}|{f}"];
+    let text = cargo(&[&args[..], options].concat());
     let split = |l: &str| {
         let (p, f) = l.split_once('|').expect("the format has a bar");
         (p.split(' ').next().unwrap_or_default().to_owned(), f.to_owned())
@@ -55,14 +57,15 @@ fn tree(package: &str) -> Vec<(String, String)> {
 #[test]
 fn small_crates_stay_small() {
     // gguf-rs turns on serde_json's arbitrary_precision, which changes how manifests parse.
-    let cases: [(&str, &[&str]); 4] = [
+    let cases: [(&str, &[&str]); 5] = [
         ("conpet-formats", &["candle", "tokio", "hyper", "gguf-rs", "tokenizers", "clap", "anyhow", "rayon"]),
+        ("conpet-program", &["candle", "tokio", "hyper", "gguf-rs", "tokenizers", "anyhow", "rayon"]),
         ("conpet-runtime", &["candle", "tokio", "hyper", "gguf-rs", "tokenizers"]),
         ("conpet-tools", &["candle", "tokio", "hyper", "tokenizers", "conpet-runtime", "conpet-trainer"]),
         ("conpet-trainer", &["tokio", "hyper", "gguf-rs"]),
     ];
     for (package, banned) in cases {
-        let tree = tree(package);
+        let tree = tree(package, &[]);
         assert!(tree.iter().any(|(n, _)| n == "serde_json"), "the tree of {package} was not read");
         for (name, features) in tree {
             assert!(!banned.iter().any(|b| name.starts_with(b)), "{package} must not be built from {name}");
@@ -70,4 +73,18 @@ fn small_crates_stay_small() {
             assert!(!precise, "{package} must not turn on serde_json/arbitrary_precision");
         }
     }
+}
+
+/// Who embeds the engine gets no command line with it.
+#[test]
+fn the_engine_stands_without_its_program() {
+    let built =
+        |options: &[&str]| -> Vec<String> { tree("conpet-runtime", options).into_iter().map(|p| p.0).collect() };
+    let programs = ["clap", "conpet-program", "signal-hook", "ctrlc", "anyhow"];
+    let library = built(&["--no-default-features"]);
+    assert!(library.contains(&"conpet-formats".to_owned()), "the tree was not read: {library:?}");
+    for package in library {
+        assert!(!programs.contains(&package.as_str()), "the engine alone must not be built from {package}");
+    }
+    assert!(built(&[]).contains(&"clap".to_owned()), "the program has a command line");
 }

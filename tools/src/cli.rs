@@ -1,7 +1,7 @@
 //! The command line.
 
-use crate::exit;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use conpet_program::EXIT_CODES;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 ///
 /// `conpet-inspect FILE` is short for `conpet-inspect show FILE`.
 #[derive(Debug, Parser)]
-#[command(name = "conpet-inspect", version, after_help = exit::HELP)]
+#[command(name = "conpet-inspect", version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Print one JSON object with a "schema" field instead of tables
     #[arg(long, global = true)]

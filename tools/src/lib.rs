@@ -2,23 +2,23 @@
 //!
 //! [`run`] is the whole program with its two output streams as arguments, so that tests call it
 //! in-process. A command lives in `commands/<verb>.rs`; what they share stands beside it:
-//! [`cli`] (the arguments), [`mod@exit`] (exit codes and failures), `output` (the two streams and
+//! [`cli`] (the arguments), `exit` (failures), `output` (the two streams and
 //! `--json`), `view` (one stage of a bundle, damaged or not), `part` (names of sections),
 //! [`escape`] and `table` (text that is safe to print).
 
 pub mod cli;
 mod commands;
 pub mod escape;
-pub mod exit;
+mod exit;
 mod output;
 mod part;
 mod table;
 mod view;
 
-pub use exit::ExitStatus;
+pub use conpet_program::ExitStatus;
 
 use clap::Parser;
-use exit::Failure;
+use conpet_program::print::{is_closed, written};
 use output::Output;
 use std::ffi::OsString;
 use std::io::Write;
@@ -28,13 +28,14 @@ use std::io::Write;
 pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, stderr: &mut dyn Write) -> ExitStatus {
     let cli = match cli::Cli::try_parse_from(cli::with_default_command(args.into_iter().collect())) {
         Ok(cli) => cli,
-        Err(e) => return usage(&e, stdout, stderr),
+        Err(e) => return usage(e, stdout, stderr),
     };
     let mut out = Output::new(stdout, stderr, cli.json);
     let result = commands::run(&cli.command, &mut out).and_then(|status| out.finish().map(|()| status));
     match result {
         Ok(status) => status,
-        Err(Failure { message, .. }) if message == output::CLOSED => ExitStatus::Success,
+        // The reader has gone away, as in `| head`.
+        Err(_) if out.is_closed() => ExitStatus::Success,
         Err(failure) => {
             // What was printed before the failure is worth having too.
             let _ = out.finish();
@@ -45,7 +46,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, std
 }
 
 /// `--help` and `--version` are data; everything else clap says is a usage error.
-fn usage(e: &clap::Error, stdout: &mut dyn Write, stderr: &mut dyn Write) -> ExitStatus {
+fn usage(e: clap::Error, stdout: &mut dyn Write, stderr: &mut dyn Write) -> ExitStatus {
+    let e = conpet_program::explain::<cli::Cli>(e);
     let text = e.render().to_string().replace("For more information, try", "hint: for more information, try");
     let text = escape::lines(&text);
     if e.use_stderr() {
@@ -53,9 +55,9 @@ fn usage(e: &clap::Error, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Exi
         let _ = write!(stderr, "{text}");
         ExitStatus::Usage
     } else {
-        match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
-            Ok(()) => ExitStatus::Success,
-            Err(_) => ExitStatus::Io,
+        match written(write!(stdout, "{text}").and_then(|()| stdout.flush())) {
+            Err(e) if !is_closed(&e) => ExitStatus::Io,
+            _ => ExitStatus::Success,
         }
     }
 }

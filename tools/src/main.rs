@@ -3,5 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    conpet_tools::run(std::env::args_os(), &mut std::io::stdout().lock(), &mut std::io::stderr().lock()).into()
+    conpet_program::run(|_| {
+        Ok(conpet_tools::run(std::env::args_os(), &mut std::io::stdout().lock(), &mut std::io::stderr().lock()))
+    })
 }

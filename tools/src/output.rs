@@ -1,16 +1,14 @@
 //! The two streams of a command, and the choice between tables and JSON.
 
 use crate::escape::{self, AsciiJson};
-use crate::exit::{ExitStatus, Failure};
+use crate::exit::Failure;
 use crate::table::Table;
+use conpet_program::print::{is_closed, written};
 use serde::Serialize;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 
 /// Most text written for people, in bytes; a hostile file must not fill a terminal for hours.
 const CAP: usize = 1 << 20;
-
-/// The message of the failure that means "the reader has gone away", as in `| head`.
-pub(crate) const CLOSED: &str = "stdout was closed";
 
 /// Where a command writes.
 pub(crate) struct Output<'a> {
@@ -19,12 +17,13 @@ pub(crate) struct Output<'a> {
     json: bool,
     text: String,
     full: bool,
+    closed: bool,
     warned: Vec<String>,
 }
 
 impl<'a> Output<'a> {
     pub(crate) fn new(stdout: &'a mut dyn Write, stderr: &'a mut dyn Write, json: bool) -> Self {
-        Self { stdout, stderr, json, text: String::new(), full: false, warned: Vec::new() }
+        Self { stdout, stderr, json, text: String::new(), full: false, closed: false, warned: Vec::new() }
     }
 
     /// True if `--json` was given: then a command calls [`Output::object`] once and no other.
@@ -38,7 +37,7 @@ impl<'a> Output<'a> {
         let mut s = serde_json::Serializer::with_formatter(&mut bytes, AsciiJson::default());
         value.serialize(&mut s).map_err(|e| Failure::usage(format!("cannot write JSON: {e}"), "run without --json"))?;
         bytes.push(b'\n');
-        written(self.stdout.write_all(&bytes))
+        self.write(&bytes)
     }
 
     /// One line for people. The caller has escaped what comes from files.
@@ -88,14 +87,17 @@ impl<'a> Output<'a> {
     /// Writes the text for people.
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
         let text = std::mem::take(&mut self.text);
-        written(self.stdout.write_all(text.as_bytes()).and_then(|()| self.stdout.flush()))
+        self.write(text.as_bytes())
     }
-}
 
-fn written(result: std::io::Result<()>) -> Result<(), Failure> {
-    result.map_err(|e| Failure {
-        status: ExitStatus::Io,
-        message: if e.kind() == ErrorKind::BrokenPipe { CLOSED.into() } else { format!("cannot write to stdout: {e}") },
-        hint: "check where the output goes, and its free space".into(),
-    })
+    /// True if the reader of standard output has gone away.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let result = written(self.stdout.write_all(bytes).and_then(|()| self.stdout.flush()));
+        self.closed |= result.as_ref().is_err_and(is_closed);
+        Ok(result?)
+    }
 }

@@ -1,7 +1,7 @@
 //! The command line of `conpet-train`: the list of its commands.
 
 use crate::commands::{add, compare, eval, probe, report, stream, sweep, tiny_base};
-use crate::output::Done;
+use conpet_program::ExitStatus;
 use clap::{Parser, Subcommand};
 use conpet_formats::Result;
 use std::sync::atomic::AtomicBool;
@@ -45,7 +45,7 @@ pub enum Command {
 ///
 /// # Errors
 /// Names the file, the place, the value and the remedy.
-pub fn run(cli: Cli, stop: &AtomicBool) -> Result<Done> {
+pub fn run(cli: Cli, stop: &AtomicBool) -> Result<ExitStatus> {
     match cli.command {
         Command::Stream(a) => stream::run(*a, stop),
         Command::Add(a) => add::run(*a, stop),

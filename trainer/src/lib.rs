@@ -16,7 +16,6 @@ pub mod method;
 pub mod metrics;
 pub mod nn;
 pub mod optim;
-pub mod output;
 pub mod pet;
 pub mod probe;
 pub mod progress;

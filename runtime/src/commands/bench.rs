@@ -1,21 +1,49 @@
 //! `bench`: llama-bench's two tests, and what modules, selection and memory cost.
 
-use super::print;
 use crate::blend::Blend;
-use crate::cli::BenchArgs;
+use crate::cli::Common;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 use crate::memory::Memory;
-use crate::session::Session;
+use crate::session::{Sequence, Session};
 use crate::skills::Skills;
+use clap::Args;
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(super) fn run(a: &BenchArgs) -> Result<()> {
+/// Arguments of `bench`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchArgs {
+    /// Base, bundle, resources.
+    #[command(flatten)]
+    common: Common,
+    /// Tokens of the prompt test.
+    #[arg(short = 'p', long = "n-prompt", default_value_t = 512, allow_negative_numbers = true)]
+    n_prompt: usize,
+    /// Tokens of the generation test.
+    #[arg(short = 'n', long = "n-gen", default_value_t = 64, allow_negative_numbers = true)]
+    n_gen: usize,
+    /// Repetitions.
+    #[arg(short = 'r', long, default_value_t = 5, allow_negative_numbers = true)]
+    repetitions: usize,
+    /// Time a step of so many sequences together, comma-separated, against a step of one.
+    #[arg(long, value_delimiter = ',', value_name = "N,..")]
+    sequences: Vec<usize>,
+    /// Print JSON (llama-bench's fields and ours).
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(a: &BenchArgs) -> Result<ExitStatus> {
     if a.n_prompt == 0 || a.n_gen == 0 || a.repetitions == 0 {
         return Err(Error::new(Code::Value, "--n-prompt, --n-gen and --repetitions must be at least 1")
             .hint("for example -p 512 -n 64 -r 5"));
+    }
+    if a.sequences.contains(&0) {
+        return Err(Error::new(Code::Value, "--sequences 0 is not allowed").hint("for example --sequences 1,2,4,8,16"));
     }
     let begin = Instant::now();
     let (engine, skills) = a.common.open()?;
@@ -51,6 +79,7 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
             }
         }
     }
+    let steps = together(&engine, a, skills.as_ref());
     // Last, because it touches every module of the bundle.
     let switch_ns = switching(skills.as_ref())?;
     let touched = Memory::now();
@@ -82,7 +111,10 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
         })
         .collect();
     if a.json {
-        return print(&Value::Array(fields).to_string());
+        let steps = steps.iter().map(|(n, ns)| json!({ "n_sequences": n, "step_ns": ns, "steps_of_one": ns / steps[0].1 }));
+        let all = if steps.len() > 0 { fields.into_iter().chain([json!({ "steps": steps.collect::<Vec<_>>() })]).collect() } else { fields };
+        print(&Value::Array(all).to_string())?;
+        return Ok(ExitStatus::Success);
     }
     for (what, test, n, ns) in &rows {
         let rates: Vec<f64> = ns.iter().map(|t| *n as f64 * 1e9 / t).collect();
@@ -102,6 +134,14 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
             again as f64 / 1e3
         ))?;
     }
+    for (n, ns) in &steps {
+        print(&format!(
+            "a step of {n:>3} sequences {:>8.2} ms, {:.2} times a step of one, {:.1} tokens/s",
+            ns / 1e6,
+            ns / steps[0].1,
+            *n as f64 * 1e9 / ns
+        ))?;
+    }
     print(&format!(
         "private memory {:.1} MB (KV cache of {} tokens {:.1} MB), mapped {:.1} MB, peak {:.1} MB",
         memory.anonymous as f64 / 1e6,
@@ -109,7 +149,41 @@ pub(super) fn run(a: &BenchArgs) -> Result<()> {
         kv_bytes as f64 / 1e6,
         memory.file as f64 / 1e6,
         memory.peak as f64 / 1e6
-    ))
+    ))?;
+    Ok(ExitStatus::Success)
+}
+
+/// Tokens that each sequence has before the steps that are timed.
+const BEFORE_STEPS: usize = 32;
+/// Steps in a row that are timed together.
+const STEPS: usize = 8;
+
+/// For each number of sequences (one first), nanoseconds of a step of them all: medians over rounds in
+/// which all numbers take their turn.
+fn together(engine: &Engine, a: &BenchArgs, skills: Option<&Skills>) -> Vec<(usize, f64)> {
+    if a.sequences.is_empty() {
+        return Vec::new();
+    }
+    let counts: Vec<usize> = std::iter::once(1).chain(a.sequences.iter().copied().filter(|n| *n != 1)).collect();
+    let mut session = Session::new(engine, skills.map_or(0, Skills::trunk));
+    let mut times = vec![Vec::new(); counts.len()];
+    for round in 0..=a.repetitions {
+        for (n, times) in counts.iter().zip(&mut times) {
+            let mut sequences: Vec<Sequence> = (0..*n).map(|_| session.sequence(Blend::none())).collect();
+            let mut all: Vec<&mut Sequence> = sequences.iter_mut().collect();
+            all.iter_mut().for_each(|s| s.push(&tokens(engine, BEFORE_STEPS)));
+            session.run(&mut all);
+            let begin = Instant::now();
+            for t in tokens(engine, STEPS) {
+                all.iter_mut().for_each(|s| s.push(&[t]));
+                session.run(&mut all);
+            }
+            if round > 0 {
+                times.push(begin.elapsed().as_nanos() as f64 / STEPS as f64);
+            }
+        }
+    }
+    counts.into_iter().zip(times.into_iter().map(median)).collect()
 }
 
 struct First {

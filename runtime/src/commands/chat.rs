@@ -1,60 +1,154 @@
 //! `chat`: turns on standard input, answers on standard output.
 
-use super::task_of;
-use crate::chat::Message;
-use crate::cli::ChatArgs;
+use crate::chat::{ChatTemplate, Message};
+use crate::cli::{Common, Sampling, count_or_all, say_if_cut, task_or_choice};
+use crate::engine::Engine;
 use crate::engine::text::{Dialogue, Request};
 use crate::error::{Code, Error, Result};
-use std::io::{BufRead, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::sampler::SamplerConfig;
+use clap::Args;
+use conpet_program::print::{Pieces, complain, print, say, say_piece};
+use conpet_program::queue::Queue;
+use conpet_program::{ExitStatus, Stop};
+use std::io::IsTerminal;
+use std::ops::Range;
 
-pub(super) fn run(a: &ChatArgs, stop: &AtomicBool) -> Result<()> {
+/// Arguments of `chat`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ChatArgs {
+    /// Base, bundle, resources.
+    #[command(flatten)]
+    common: Common,
+    /// What the assistant is told first.
+    #[arg(long = "system-prompt")]
+    system: Option<String>,
+    /// The task, instead of choosing it from each turn.
+    #[arg(long)]
+    task: Option<String>,
+    /// Most tokens of an answer; -1 goes on until the end or the context.
+    #[arg(short = 'n', long = "predict", default_value = "256", env = "LLAMA_ARG_N_PREDICT", allow_negative_numbers = true, value_parser = count_or_all)]
+    predict: usize,
+    /// Sampling.
+    #[command(flatten)]
+    sampling: Sampling,
+}
+
+pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
     let sampler = a.sampling.config()?;
     let (engine, skills) = a.common.open()?;
-    let task = task_of(skills.as_ref(), a.task.as_ref())?;
+    let task = task_or_choice(skills.as_ref(), a.task.as_ref())?;
     let template = engine.base.chat_template()?.ok_or_else(|| {
         Error::new(Code::Missing, "this base has no chat template").in_file(&a.common.model).hint("use generate")
     })?;
-    let mut messages: Vec<Message> =
-        a.system.iter().map(|s| Message { role: "system".into(), content: s.clone() }).collect();
+    let mut talk = Conversation::new(template, a.system.clone());
     let mut dialogue = Dialogue::new(&engine, skills.as_ref());
-    let mut out = std::io::stdout();
-    let prompt = |text: &str| {
+    // What an answer may be expected to need; a conversation that leaves less forgets its oldest turns.
+    let room = a.predict.min(engine.context() / 4);
+    let turns = Queue::open(None)?;
+    let mut status = ExitStatus::Success;
+    for turn in 0.. {
         if std::io::stdin().is_terminal() {
-            let _ = write!(std::io::stderr(), "{text}");
+            say_piece("> ");
         }
-    };
-    prompt("> ");
-    for line in std::io::stdin().lock().lines() {
-        let line = line.map_err(|e| Error::io("read standard input", e))?;
-        if stop.load(Ordering::Relaxed) {
-            break;
+        let Some(line) = turns.wait() else { break };
+        let _work = stop.at_work();
+        let answered = line.and_then(|line| {
+            let (text, words) = talk.ask(&engine, &line.text, room).map_err(|e| line.place.blame(e))?;
+            let request = Request {
+                text,
+                words: Some(words),
+                select_on: Some(line.text),
+                raw: true,
+                choice: task.into(),
+                max_tokens: Some(a.predict),
+                // Each turn has draws of its own.
+                sampler: SamplerConfig { stream: turn, ..sampler.clone() },
+            };
+            let mut out = Pieces::default();
+            let emit = &mut |piece: &str| out.print(piece) && !stop.asked();
+            let g = dialogue.answer(&request, emit)?;
+            out.finish()?;
+            print("")?;
+            if let (Some(t), Some(skills)) = (g.task, &skills) {
+                say(&format!("[{}]", skills.manifest().tasks[t].name));
+            }
+            say_if_cut(&g, engine.context(), Some(a.predict));
+            talk.answered(g.text);
+            Ok(())
+        });
+        match answered {
+            // A turn that cannot be read, or is too long by itself: the conversation goes on without it.
+            Err(e) if matches!(e.code(), Code::Text | Code::Cap) => {
+                complain(&e);
+                status = ExitStatus::Damaged;
+            }
+            other => other?,
         }
-        if line.trim().is_empty() {
-            prompt("> ");
-            continue;
+        if stop.asked() {
+            return Ok(ExitStatus::Stopped);
         }
-        messages.push(Message { role: "user".into(), content: line.clone() });
-        let (text, words) = template.render(&messages, true)?;
-        let request = Request {
-            text,
-            words: Some(words),
-            select_on: Some(line),
-            raw: true,
-            choice: task.into(),
-            max_tokens: Some(a.predict),
-            sampler: sampler.clone(),
-        };
-        let g = dialogue.answer(&request, &mut |piece| {
-            let _ = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
-            !stop.load(Ordering::Relaxed)
-        })?;
-        let _ = writeln!(out);
-        if let (Some(t), Some(skills)) = (g.task, &skills) {
-            let _ = writeln!(std::io::stderr(), "[{}]", skills.manifest().tasks[t].name);
-        }
-        messages.push(Message { role: "assistant".into(), content: g.text });
-        prompt("> ");
     }
-    Ok(())
+    Ok(status)
+}
+
+/// What was said so far.
+struct Conversation {
+    template: ChatTemplate,
+    /// What the assistant was told first; never forgotten.
+    system: Option<Message>,
+    /// The user's and the assistant's turns, one after the other.
+    turns: Vec<Message>,
+}
+
+impl Conversation {
+    fn new(template: ChatTemplate, system: Option<String>) -> Self {
+        Self { template, system: system.map(|content| message("system", content)), turns: Vec::new() }
+    }
+
+    /// Adds the user's turn; returns the text of the conversation up to where the assistant begins to
+    /// speak, and which parts of it are words. The oldest turns are forgotten until the context has
+    /// `room` tokens for the answer.
+    ///
+    /// # Errors
+    /// If the turn alone is longer than the context; then it is not added.
+    fn ask(&mut self, engine: &Engine, text: &str, room: usize) -> Result<(String, Vec<Range<usize>>)> {
+        self.turns.push(message("user", text.to_owned()));
+        let mut forgotten = 0;
+        loop {
+            let messages: Vec<Message> = self.system.iter().chain(&self.turns).cloned().collect();
+            let (text, words) = self.template.render(&messages, true).map_err(|e| e.in_file(engine.base.path()))?;
+            let tokens = engine.prompt(&text, Some(&words)).map(|p| p.tokens.len());
+            // The newest turn is not forgotten: whether it fits by itself is the answer's affair.
+            let last = self.turns.len() == 1;
+            match tokens {
+                Ok(n) if last || n + room <= engine.context() => {
+                    if forgotten > 0 {
+                        let context = engine.context();
+                        say(&format!(
+                            "notice: the conversation outgrew the context of {context} tokens; {forgotten} of its oldest turns are forgotten"
+                        ));
+                    }
+                    return Ok((text, words));
+                }
+                Err(e) if last || e.code() != Code::Cap => {
+                    self.turns.pop();
+                    return Err(e);
+                }
+                // A question with its answer.
+                _ => {
+                    self.turns.drain(..2);
+                    forgotten += 2;
+                }
+            }
+        }
+    }
+
+    /// Adds the assistant's turn.
+    fn answered(&mut self, text: String) {
+        self.turns.push(message("assistant", text));
+    }
+}
+
+fn message(role: &str, content: String) -> Message {
+    Message { role: role.into(), content }
 }

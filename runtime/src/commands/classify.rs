@@ -1,50 +1,73 @@
 //! `classify`: texts to labels; where the chosen task answers by text, to that text.
 
-use super::{inputs, named, need, print};
-use crate::cli::InputArgs;
+use crate::cli::{InputArgs, Inputs, need, say_if_cut, task_or_choice};
+use crate::engine::Trunked;
 use crate::engine::answer::Answer;
-use crate::engine::text::{Choice, Request};
+use crate::engine::text::{Choice, Finish, Request};
 use crate::error::Result;
 use crate::skills::Skills;
+use conpet_program::print::print;
+use conpet_program::{ExitStatus, Stop};
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Instant;
 
-pub(super) fn run(a: &InputArgs, stop: &AtomicBool) -> Result<()> {
+/// Most inputs computed together, so that they share the reading of the weights.
+const TOGETHER: usize = 16;
+
+pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
     let (engine, skills) = a.common.open()?;
     let skills = need(skills)?;
-    let task = named(&skills, a.task.as_ref())?;
-    inputs(a, |texts| {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(());
-        }
+    let task = task_or_choice(Some(&skills), a.task.as_ref())?;
+    Inputs::open(a)?.answer(stop, TOGETHER, |inputs, tally| {
         let begin = Instant::now();
-        let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let batches = engine.answer_texts(&skills, &refs, task)?;
-        let answers = batches.iter().flat_map(|(trunked, answers)| {
-            answers.iter().enumerate().map(move |(i, a)| ((trunked, i), a.clone()))
-        });
-        let each = begin.elapsed().as_secs_f64() * 1e3 / texts.len() as f64;
-        for (text, (from, mut answer)) in texts.iter().zip(answers) {
-            let mut ms = each;
-            if skills.is_generation(answer.task) && !answer.abstain {
-                // The chosen task answers by text.
-                let choice = Choice::Task(answer.task);
-                let request = Request { text: text.clone(), choice, ..Request::default() };
-                let go = &mut |_: &str| !stop.load(Ordering::Relaxed);
-                let g = engine.write(&skills, from, &request, go)?;
-                ms += (g.prompt_time + g.answer_time).as_secs_f64() * 1e3;
-                answer.label = Some(g.text.trim().to_owned());
-                answer.probability = answer.candidates.first().map_or(1.0, |c| c.weight);
+        let texts: Vec<&str> = inputs.iter().map(|i| i.text.as_str()).collect();
+        let ask = |texts: &[&str]| engine.answer_texts(&skills, texts, task).map(one_by_one);
+        let answers: Vec<Result<Answered>> = match ask(&texts) {
+            Ok(all) => all.into_iter().map(Ok).collect(),
+            Err(e) if texts.len() == 1 || e.file().is_some() => vec![Err(e)],
+            // One input's error must not cost the others their answers: each is asked alone.
+            Err(_) => texts.iter().map(|t| ask(&[t]).map(|mut one| one.remove(0))).collect(),
+        };
+        let each = begin.elapsed().as_secs_f64() * 1e3 / inputs.len() as f64;
+        for (input, answer) in inputs.iter().zip(answers) {
+            if stop.asked() {
+                break;
             }
-            print(&if a.json {
-                json_line(text, &answer, &skills, ms).to_string()
-            } else {
-                line(&answer, &skills, ms)
-            })?;
+            let printed = answer.and_then(|(mut answer, trunked, place)| {
+                let (mut ms, mut finish) = (each, None);
+                if skills.is_generation(answer.task) && !answer.abstain {
+                    // The chosen task answers by text.
+                    let choice = Choice::Task(answer.task);
+                    let request = Request { text: input.text.clone(), choice, ..Request::default() };
+                    let g = engine.write(&skills, (&trunked, place), &request, &mut |_| !stop.asked())?;
+                    say_if_cut(&g, engine.context(), None);
+                    ms += (g.prompt_time + g.answer_time).as_secs_f64() * 1e3;
+                    finish = Some(g.finish);
+                    answer.label = Some(g.text.trim().to_owned());
+                    answer.probability = answer.candidates.first().map_or(1.0, |c| c.weight);
+                }
+                print(&if a.json {
+                    json_line(&input.text, &answer, finish, &skills, ms).to_string()
+                } else {
+                    line(&answer, &skills, ms)
+                })
+            });
+            tally.settle(input, printed)?;
         }
         Ok(())
     })
+}
+
+/// An answer, and the place of its input among those that passed the trunk with it.
+type Answered = (Answer, Arc<Trunked>, usize);
+
+fn one_by_one(batches: Vec<(Trunked, Vec<Answer>)>) -> Vec<Answered> {
+    let each = batches.into_iter().flat_map(|(trunked, answers)| {
+        let trunked = Arc::new(trunked);
+        answers.into_iter().enumerate().map(move |(i, a)| (a, trunked.clone(), i))
+    });
+    each.collect()
 }
 
 fn line(a: &Answer, skills: &Skills, ms: f64) -> String {
@@ -55,7 +78,7 @@ fn line(a: &Answer, skills: &Skills, ms: f64) -> String {
     format!("{label}\t{:.3}\t{task}{margin}{abstain}\t{ms:.1} ms", a.probability)
 }
 
-fn json_line(text: &str, a: &Answer, skills: &Skills, ms: f64) -> Value {
+fn json_line(text: &str, a: &Answer, finish: Option<Finish>, skills: &Skills, ms: f64) -> Value {
     let tasks = &skills.manifest().tasks;
     let candidates: Vec<Value> = a
         .candidates
@@ -82,6 +105,7 @@ fn json_line(text: &str, a: &Answer, skills: &Skills, ms: f64) -> Value {
         "entropy": a.decision.as_ref().map(|d| d.entropy),
         "novelty": a.decision.as_ref().map(|d| d.novelty),
         "candidates": candidates,
+        "finish_reason": finish.map(Finish::name),
         "ms": ms,
     })
 }

@@ -1,15 +1,36 @@
 //! `perplexity`: how well a text is predicted.
 
-use super::{print, task_of};
 use crate::blend::Blend;
-use crate::cli::PerplexityArgs;
+use crate::cli::{Common, count_or_all, task_of};
 use crate::error::{Code, Error, Result};
 use crate::perplexity::perplexity;
+use clap::Args;
+use conpet_program::print::{print, say, say_piece};
+use conpet_program::{ExitStatus, Stop};
 use serde_json::json;
-use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 
-pub(super) fn run(a: &PerplexityArgs, stop: &AtomicBool) -> Result<()> {
+/// Arguments of `perplexity`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PerplexityArgs {
+    /// Base, bundle, resources. A chunk is 512 tokens unless --ctx-size says otherwise.
+    #[command(flatten)]
+    common: Common,
+    /// The text.
+    #[arg(short = 'f', long)]
+    file: PathBuf,
+    /// Most chunks; -1 or 0 reads all.
+    #[arg(long, default_value = "-1", allow_negative_numbers = true, value_parser = count_or_all)]
+    chunks: usize,
+    /// Put this task's module in force.
+    #[arg(long)]
+    task: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(a: &PerplexityArgs, stop: &Stop) -> Result<ExitStatus> {
     let (engine, skills) = a.common.open()?;
     let text = conpet_formats::fs::read_text(&a.file)?;
     let blend = match skills.as_ref().zip(task_of(skills.as_ref(), a.task.as_ref())?) {
@@ -28,21 +49,19 @@ pub(super) fn run(a: &PerplexityArgs, stop: &AtomicBool) -> Result<()> {
     }
     let context = if a.common.ctx_size == 0 { engine.context().min(512) } else { a.common.ctx_size };
     let most = if a.chunks == 0 { usize::MAX } else { a.chunks };
+    let _work = stop.at_work();
     let result = perplexity(&engine, &tokens, context, &blend, &mut |p| {
-        let _ = write!(std::io::stderr(), "\r[{}] {:.4} ", p.chunks, p.value);
-        p.chunks < most && !stop.load(Ordering::Relaxed)
+        say_piece(&format!("\r[{}] {:.4} ", p.chunks, p.value));
+        p.chunks < most && !stop.asked()
     });
-    let _ = writeln!(std::io::stderr());
+    say("");
     let p = result.map_err(|e| e.in_file(&a.file))?;
     engine.check(skills.as_ref())?;
-    if a.json {
-        let value = json!({
-            "perplexity": p.value, "error": p.error, "tokens": p.tokens, "chunks": p.chunks, "n_ctx": context,
-        });
-        return print(&value.to_string());
-    }
-    print(&format!(
-        "perplexity {:.4} ± {:.4} ({} tokens, {} chunks of {context})",
-        p.value, p.error, p.tokens, p.chunks
-    ))
+    print(&if a.json {
+        json!({ "perplexity": p.value, "error": p.error, "tokens": p.tokens, "chunks": p.chunks, "n_ctx": context })
+            .to_string()
+    } else {
+        format!("perplexity {:.4} ± {:.4} ({} tokens, {} chunks of {context})", p.value, p.error, p.tokens, p.chunks)
+    })?;
+    Ok(if stop.asked() { ExitStatus::Stopped } else { ExitStatus::Success })
 }

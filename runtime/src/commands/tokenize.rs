@@ -1,13 +1,34 @@
 //! `tokenize`: how the base reads a text.
 
-use super::print;
 use crate::base::Base;
-use crate::cli::TokenizeArgs;
 use crate::error::{Code, Error, Result};
+use clap::Args;
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use serde_json::json;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::path::PathBuf;
 
-pub(super) fn run(a: &TokenizeArgs) -> Result<()> {
+/// Arguments of `tokenize`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TokenizeArgs {
+    /// The base, a GGUF file.
+    #[arg(short = 'm', long = "model", env = "LLAMA_ARG_MODEL")]
+    model: PathBuf,
+    /// The text; none reads the file, or standard input.
+    text: Option<String>,
+    /// Read the text from a file.
+    #[arg(short = 'f', long, conflicts_with = "text")]
+    file: Option<PathBuf>,
+    /// Let the text spell control tokens.
+    #[arg(long)]
+    special: bool,
+    /// Print the ids only, as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(a: &TokenizeArgs) -> Result<ExitStatus> {
     let base = Base::open(&a.model)?;
     let text = match (&a.text, &a.file) {
         (Some(t), _) => t.clone(),
@@ -15,7 +36,11 @@ pub(super) fn run(a: &TokenizeArgs) -> Result<()> {
         (None, None) => {
             let mut text = String::new();
             let read = std::io::stdin().lock().read_to_string(&mut text);
-            read.map_err(|e| super::bad_text(e).in_file("standard input"))?;
+            let failed = |e: std::io::Error| match e.kind() {
+                ErrorKind::InvalidData => Error::new(Code::Text, "the text is not UTF-8").hint("convert it to UTF-8"),
+                _ => Error::io("read", e),
+            };
+            read.map_err(|e| failed(e).in_file("standard input"))?;
             text
         }
     };
@@ -27,10 +52,11 @@ pub(super) fn run(a: &TokenizeArgs) -> Result<()> {
     let texts: Vec<String> = tokens.iter().map(|t| base.tokenizer.decode_lossy(&[*t])).collect();
     base.check()?;
     if a.json {
-        return print(&json!(tokens).to_string());
+        print(&json!(tokens).to_string())?;
+        return Ok(ExitStatus::Success);
     }
     for (t, text) in tokens.iter().zip(texts) {
         print(&format!("{t:>7}  {text:?}"))?;
     }
-    Ok(())
+    Ok(ExitStatus::Success)
 }

@@ -59,14 +59,23 @@ pub struct Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finish {
-    /// The base said that it is done.
-    End,
-    /// It has as many tokens as were asked for.
+    /// The model ended it.
+    Stop,
+    /// It reached the limit of the request, of the task, or of the context.
     Length,
-    /// The context is full.
-    Context,
-    /// Whoever receives it wanted no more.
-    Stopped,
+    /// Whoever received it wanted no more.
+    Interrupted,
+}
+
+impl Finish {
+    /// As other servers call it in `finish_reason`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// What came of it.
@@ -220,7 +229,7 @@ impl Dialogue {
         let mut out = Generated {
             tokens: Vec::new(),
             text: String::new(),
-            finish: if wanted <= room { Finish::Length } else { Finish::Context },
+            finish: Finish::Length,
             task: routed.task,
             decision: routed.decision,
             prompt_tokens: prompt.tokens.len(),
@@ -236,7 +245,7 @@ impl Dialogue {
             let token = sequence.tokens()[sequence.tokens().len() - 1];
             if engine.base.tokenizer.is_end(token) {
                 sequence.truncate(sequence.tokens().len() - 1);
-                out.finish = Finish::End;
+                out.finish = Finish::Stop;
                 break;
             }
             out.tokens.push(token);
@@ -250,7 +259,7 @@ impl Dialogue {
                 // After the token's text, too, was read from the base.
                 engine.check(skills.as_ref())?;
                 if !emit(&piece) {
-                    out.finish = Finish::Stopped;
+                    out.finish = Finish::Interrupted;
                     break;
                 }
             }

@@ -210,7 +210,7 @@ fn wrong_files_and_words() {
     hint: for more information, try '--help'.
     ");
     assert_eq!(p.run("--help").status, ExitStatus::Success);
-    assert!(p.run("--help").stdout.contains("3  the base is not the one the bundle was trained on"));
+    assert!(p.run("--help").stdout.contains("3    another base than the one the bundle was trained on"));
     assert!(p.run("--version").stdout.starts_with("conpet-inspect "));
 }
 

@@ -3,7 +3,8 @@
 use super::engine;
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use crate::output::{Done, print, say};
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use crate::progress::Bar;
 use crate::run::Run;
 use crate::run::add::{inherited, refuse_conflicts};
@@ -38,7 +39,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Names the file, the place, the value and the remedy.
-pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
+pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let (config, given) = a.settings.over(Config::default())?;
     let bundle = Bundle::open(&a.bundle)?;
     let task = stream::open_task(&a.task)?;
@@ -55,9 +56,9 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
     bar.clear();
     let Some(s) = outcome else {
         say("stopped; the same command goes on from the last checkpoint");
-        return Ok(Done::Stopped);
+        return Ok(ExitStatus::Stopped);
     };
     let (right, rows): (usize, usize) = (s.right.iter().sum(), s.rows.iter().sum());
     print(&format!("added {name}: {right} of {rows} test rows right, chosen among {} tasks", s.rows.len()))?;
-    Ok(Done::Finished)
+    Ok(ExitStatus::Success)
 }

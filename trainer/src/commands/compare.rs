@@ -5,7 +5,8 @@
 
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use crate::output::{Done, print, say};
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use crate::report::{self, own_command};
 use crate::rng::Stream;
 use crate::stream;
@@ -64,7 +65,7 @@ struct Plan {
 ///
 /// # Errors
 /// If an argument is wrong, no method can learn the stream, the folder holds another comparison, or a run failed.
-pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
+pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let (config, _) = a.settings.over(Config::default())?;
     let mut tasks = stream::open(&a.stream)?;
     tasks.truncate(a.tasks.unwrap_or(usize::MAX).max(1));
@@ -103,10 +104,10 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
         say(&format!("{} of {}: {}{done}", i + 1, plans.len(), plan.name));
         if done.is_empty() {
             match learn(&a, plan, &runs, stop) {
-                Ok(Done::Finished) => {}
-                Ok(Done::Stopped) => {
+                Ok(true) => {}
+                Ok(false) => {
                     say("stopped; the same command goes on");
-                    return Ok(Done::Stopped);
+                    return Ok(ExitStatus::Stopped);
                 }
                 Err(e) => {
                     say(&format!("{}; going on with the others", e.message()));
@@ -124,7 +125,7 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
         print(joined.text().trim_start())?;
         say(&format!("report {}", a.out.join("report.html").display()));
     }
-    failed.into_iter().next().map_or(Ok(Done::Finished), Err)
+    failed.into_iter().next().map_or(Ok(ExitStatus::Success), Err)
 }
 
 /// Every run, methods innermost: whoever stops halfway has all methods on fewer seeds.
@@ -204,8 +205,8 @@ fn begin(plan: &Plan, runs: &Path) -> Result<()> {
         .hint("repeat the command it was begun with, or choose another folder with --out"))
 }
 
-/// Learns the stream by one plan, in a process of its own.
-fn learn(a: &Args, plan: &Plan, runs: &Path, stop: &AtomicBool) -> Result<Done> {
+/// Learns the stream by one plan, in a process of its own; false if it was stopped.
+fn learn(a: &Args, plan: &Plan, runs: &Path, stop: &AtomicBool) -> Result<bool> {
     let exe = std::env::current_exe().map_err(|e| Error::io("find this program", e))?;
     let file = |ending: &str| -> PathBuf { runs.join(format!("{}.{ending}", plan.name)) };
     let mut command = Command::new(exe);
@@ -227,10 +228,10 @@ fn learn(a: &Args, plan: &Plan, runs: &Path, stop: &AtomicBool) -> Result<Done> 
         Some(0) => {
             // States of the trunk and checkpoints: nothing needs them any more.
             let _ = std::fs::remove_dir_all(file("work"));
-            Ok(Done::Finished)
+            Ok(true)
         }
-        Some(130) => Ok(Done::Stopped),
-        _ if stop.load(Ordering::Relaxed) => Ok(Done::Stopped),
+        Some(130 | 143) => Ok(false),
+        _ if stop.load(Ordering::Relaxed) => Ok(false),
         _ => Err(Error::new(Code::Io, format!("the run {} failed ({status})", plan.name))
             .hint("its message stands above; the same command goes on after the runs that are done")),
     }

@@ -4,7 +4,8 @@ use super::engine;
 use crate::data::{Plan, Prepared};
 use crate::evaluate::{Evaluator, TestSet};
 use crate::metrics::metrics;
-use crate::output::{Done, print};
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use crate::report::SCHEMA;
 use crate::services::prepare::{Split, bare};
 use crate::stream;
@@ -44,7 +45,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Names the file, the place, the value and the remedy.
-pub fn run(a: &Args) -> Result<Done> {
+pub fn run(a: &Args) -> Result<ExitStatus> {
     let e = engine::open(&a.model, a.threads)?;
     let bundle = match a.stage {
         Some(g) => Bundle::open_stage(&a.bundle, g)?,
@@ -95,7 +96,7 @@ pub fn run(a: &Args) -> Result<Done> {
     if a.json {
         let v = serde_json::json!({ "schema": SCHEMA, "stage": skills.bundle().stage(), "scores": scores, "metrics": figures });
         print(&v.to_string())?;
-        return Ok(Done::Finished);
+        return Ok(ExitStatus::Success);
     }
     for (t, task) in tasks.iter().enumerate() {
         let x = &scores.tasks[t];
@@ -125,5 +126,5 @@ pub fn run(a: &Args) -> Result<Done> {
             100.0 * d.refused_known
         ))?;
     }
-    Ok(Done::Finished)
+    Ok(ExitStatus::Success)
 }

@@ -1,7 +1,8 @@
 //! `probe`: compares features for the selector.
 
 use super::engine;
-use crate::output::{Done, print};
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use crate::probe::{Wanted, probe};
 use crate::progress::Bar;
 use crate::services::Event;
@@ -45,7 +46,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Names the file, the place, the value and the remedy.
-pub fn run(a: &Args) -> Result<Done> {
+pub fn run(a: &Args) -> Result<ExitStatus> {
     let e = engine::open(&a.model, a.threads)?;
     if !(8..=e.base.spec.context).contains(&a.max_len) {
         return Err(refusal("max_len", &a.max_len, &format!("8 to the base's context of {}", e.base.spec.context)));
@@ -73,5 +74,5 @@ pub fn run(a: &Args) -> Result<Done> {
             ))?;
         }
     }
-    Ok(Done::Finished)
+    Ok(ExitStatus::Success)
 }

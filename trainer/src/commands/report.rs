@@ -1,6 +1,7 @@
 //! `report`: joins reports of several runs on one stream.
 
-use crate::output::{Done, print};
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use crate::report;
 use conpet_formats::Result;
 use std::path::PathBuf;
@@ -20,9 +21,9 @@ pub struct Args {
 ///
 /// # Errors
 /// If a file is no report, or the runs are of other tasks.
-pub fn run(a: &Args) -> Result<Done> {
+pub fn run(a: &Args) -> Result<ExitStatus> {
     let joined = report::joined(&a.reports)?;
     report::write_page(&joined, &a.out)?;
     print(joined.text().trim_start())?;
-    Ok(Done::Finished)
+    Ok(ExitStatus::Success)
 }

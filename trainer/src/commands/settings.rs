@@ -1,7 +1,7 @@
 //! The settings that a command is given, in a file and as flags.
 
 use crate::config::{Config, Flags};
-use crate::output::say;
+use conpet_program::print::say;
 use crate::settings::Group;
 use crate::settings::range::flag;
 use conpet_formats::{Code, Error, Result};

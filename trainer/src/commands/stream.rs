@@ -3,7 +3,8 @@
 use super::engine;
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use crate::output::{Done, print, say};
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use crate::progress::Bar;
 use crate::report::{self, Origin, Report};
 use crate::run::Run;
@@ -54,12 +55,12 @@ pub struct Args {
 ///
 /// # Errors
 /// Names the file, the place, the value and the remedy.
-pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
+pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let preset = a.preset.as_deref().map_or_else(|| Ok(Config::default()), Config::preset)?;
     let (config, _) = a.settings.over(preset)?;
     if a.print_config {
         print(&config.toml()?)?;
-        return Ok(Done::Finished);
+        return Ok(ExitStatus::Success);
     }
     let (Some(path), Some(model)) = (a.stream, a.model) else {
         return Err(Error::new(Code::Missing, "a stream and a base are needed"));
@@ -96,12 +97,12 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
     bar.clear();
     let Some(method) = outcome else {
         say(&format!("stopped; go on with the same command and --resume ({})", a.bundle.display()));
-        return Ok(Done::Stopped);
+        return Ok(ExitStatus::Stopped);
     };
     let dir = a.report.unwrap_or_else(|| a.bundle.with_extension("report"));
     let report = Report::new(Origin::here(&e)).with(vec![method]);
     report::write_page(&report, &dir)?;
     print(report.text().trim_start())?;
     say(&format!("bundle {}, report {}", a.bundle.display(), dir.join("report.html").display()));
-    Ok(Done::Finished)
+    Ok(ExitStatus::Success)
 }

@@ -3,7 +3,8 @@
 use super::engine;
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use crate::output::{Done, print, say};
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use crate::progress::Bar;
 use crate::report::Origin;
 use crate::report::sweep::Sweep;
@@ -51,7 +52,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Names the file, the place, the value and the remedy.
-pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
+pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let (config, given) = a.settings.over(Config::default())?;
     given.refuse_without_effect("sweep", &settings_in_effect(), &config)?;
     let mut tasks = stream::open(&a.stream)?;
@@ -72,9 +73,9 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<Done> {
     bar.clear();
     let Some(result) = done else {
         say(&format!("stopped; go on with the same command and --resume ({})", a.out.display()));
-        return Ok(Done::Stopped);
+        return Ok(ExitStatus::Stopped);
     };
     print(result.text().trim_end())?;
     say(&format!("{}", a.out.join("sweep.html").display()));
-    Ok(Done::Finished)
+    Ok(ExitStatus::Success)
 }

@@ -1,6 +1,6 @@
 //! `tiny-base`: writes a tiny random base.
 
-use crate::output::Done;
+use conpet_program::ExitStatus;
 use conpet_formats::{Error, Result, fs, tiny};
 use std::path::PathBuf;
 
@@ -18,8 +18,8 @@ pub struct Args {
 ///
 /// # Errors
 /// If the file exists or cannot be written.
-pub fn run(a: &Args) -> Result<Done> {
+pub fn run(a: &Args) -> Result<ExitStatus> {
     let bytes = tiny::base(&tiny::TinyConfig { seed: a.seed, ..tiny::TinyConfig::default() })?;
     fs::create_new(&a.out, |w| w.write_all(&bytes).map_err(|e| Error::io("write", e)))?;
-    Ok(Done::Finished)
+    Ok(ExitStatus::Success)
 }
