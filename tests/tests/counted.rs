@@ -166,7 +166,7 @@ fn sequences_that_advance_together_say_what_each_says_alone() {
     let engine = conpet_tests::exact(engine).with_kv_type(KvType::F32).with_batch(9);
     let (engine, count) = Counting::engine(engine);
     let texts = ["the list", "please open a day and the number of the words", "water", "how large is our tower", "x"];
-    let mut session = Session::new(&engine, skills.trunk());
+    let session = Session::new(&engine, skills.trunk());
     let mut begin = |i: usize| -> Sequence {
         let blend = Blend::from((i % 3 > 0).then(|| skills.module(i % 3).unwrap()));
         let temperature = if i == 3 { 1.0 } else { 0.0 };

@@ -191,7 +191,7 @@ fn an_input_unlike_any_task_is_noticed_more_often_than_one_of_them() {
     let engine = tiny_engine(dir.path());
     learn(tiny_with("abstain=0.1"), &engine, dir.path(), "d.cpb", None, false).unwrap();
     let skills = Skills::open(&dir.path().join("d.cpb"), &engine.base).unwrap();
-    let mut abstained =
+    let abstained =
         |texts: &[&str]| engine.classify(&skills, texts, None).unwrap().iter().filter(|a| a.abstain).count();
     let known = abstained(&[
         "the colour of our rose",

@@ -176,7 +176,7 @@ impl<'a> InForce<'a> {
                 if flow {
                     work.before[..y.len()].copy_from_slice(y);
                 }
-                let before = flow.then_some(&work.before[..y.len()]);
+                let before = flow.then(|| &work.before[..y.len()]);
                 mine().for_each(|(weight, p)| p.act(cpu, weight, before, x, y, &mut work.part));
             }
         }
