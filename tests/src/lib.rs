@@ -1,5 +1,6 @@
 //! What the whole-product tests share: a tiny base, a tiny stream, the built programs.
 
+pub mod kinds;
 pub mod reference;
 
 use conpet_formats::tiny::{self, TinyConfig};

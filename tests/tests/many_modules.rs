@@ -150,8 +150,7 @@ fn modules_mixed_in_one_batch_act_as_each_alone() {
                 which.clone().map(|i| Span::once(sequences[i].len(), &blends[i])).collect();
             let mut hidden = Vec::new();
             engine.embed(sequences[which].iter().flat_map(|t| t.iter().copied()), &mut hidden);
-            let dev = (engine.kernels, &engine.threads);
-            forward::layers(dev, &engine.base, 0..n_layer, &mut rows, &mut hidden, s, &mut |_, _| {});
+            engine.device().layers(0..n_layer, &mut spans, &mut hidden, &mut |_, _| {});
             hidden
         };
         let together = run(0..blends.len());
