@@ -2,7 +2,7 @@
 
 use conpet_runtime::Result;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::engine::text::Request;
+use conpet_runtime::text::Request;
 use conpet_runtime::skills::Skills;
 use std::path::Path;
 
