@@ -14,7 +14,7 @@ fn main() -> Result<()> {
     for a in engine.classify(&skills, &[text.as_str()], None)? {
         let task = &skills.manifest().tasks[a.task].name;
         let label = a.label.as_deref().unwrap_or("(answered by text)");
-        println!("{task}: {label}, probability {:.3}{}", a.probability, if a.abstain { ", unlike any task" } else { "" });
+        println!("{task}: {label}, probability {:.3}, refused: {}", a.probability, a.abstain);
     }
     let request = Request { text: text.clone(), max_tokens: Some(32), ..Request::default() };
     let answer = engine.generate(Some(&skills), &request, &mut |_| true)?;
