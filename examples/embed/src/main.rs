@@ -2,8 +2,8 @@
 
 use conpet_runtime::Result;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::text::Request;
 use conpet_runtime::skills::Skills;
+use conpet_runtime::text::Request;
 use std::path::Path;
 
 fn main() -> Result<()> {
