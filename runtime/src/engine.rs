@@ -1,10 +1,7 @@
 //! The engine: a base ready to run, and the first steps of a prompt.
 //!
 //! A prompt goes `tokenizer -> trunk -> decide -> branch -> head | sampler`. The steps that need only a
-//! base stand here; those that ask a bundle stand in [`answer`] and [`text`].
-
-pub mod answer;
-pub mod text;
+//! base stand here; those that ask a bundle stand in [`crate::answer`] and [`crate::text`].
 
 use crate::base::Base;
 use crate::batch::Span;

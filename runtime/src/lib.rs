@@ -1,12 +1,13 @@
 //! The ConPET engine: memory-mapped quantized inference with modules chosen from the input.
 //!
 //! A prompt goes `tokenizer -> trunk -> decide -> branch -> head | sampler`, written once in
-//! [`engine::answer`] and [`engine::text`]. Under it are [`session`] (many sequences, one step), [`skills`]
+//! [`answer`] and [`text`]. Under it are [`session`] (many sequences, one step), [`skills`]
 //! (what a bundle says: modules, heads, selector), [`device`] (where layers run), [`blend`] (what is in
 //! force), [`kv`], [`base`] (mapped weights), [`kernels`] and [`threads`].
 //! What trains is elsewhere: the trainer stands on this crate, so that what is measured is what runs.
 
 mod aligned;
+pub mod answer;
 mod attention;
 pub mod base;
 pub mod batch;
@@ -35,6 +36,7 @@ pub mod sampler;
 pub mod select;
 pub mod session;
 pub mod skills;
+pub mod text;
 pub mod threads;
 pub mod tokenizer;
 

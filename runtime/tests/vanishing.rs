@@ -9,7 +9,7 @@ use conpet_formats::gguf::Gguf;
 use conpet_formats::tiny::{self, TinyConfig};
 use conpet_formats::{Code, fingerprint};
 use conpet_runtime::engine::Engine;
-use conpet_runtime::engine::text::Request;
+use conpet_runtime::text::Request;
 use conpet_runtime::skills::Skills;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -11,7 +11,7 @@ use conpet_formats::head::HeadKind;
 use conpet_formats::mmap::Mapped;
 use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::engine::answer::Ask;
+use conpet_runtime::answer::Ask;
 use conpet_runtime::head::Head;
 use conpet_runtime::kv::KvType;
 use conpet_runtime::prompt::Prompt;

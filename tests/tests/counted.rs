@@ -5,7 +5,7 @@ use conpet_runtime::batch::Span;
 use conpet_runtime::blend::Blend;
 use conpet_runtime::device::{CpuDevice, Device};
 use conpet_runtime::engine::Engine;
-use conpet_runtime::engine::text::{Choice, Dialogue, Request};
+use conpet_runtime::text::{Choice, Dialogue, Request};
 use conpet_runtime::kv::{Kv, KvType};
 use conpet_runtime::sampler::{Sampler, SamplerConfig};
 use conpet_runtime::session::{Sequence, Session};

@@ -5,7 +5,7 @@ use conpet_formats::bundle::Bundle;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::tensors::Tensors;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::engine::answer::Answer;
+use conpet_runtime::answer::Answer;
 use conpet_runtime::skills::Skills;
 use conpet_tests::{tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;

@@ -3,7 +3,7 @@
 use conpet_formats::Code;
 use conpet_formats::bundle::verify;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::engine::text::Request;
+use conpet_runtime::text::Request;
 use conpet_runtime::skills::Skills;
 use conpet_tests::{tiny_base, tiny_config, tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;

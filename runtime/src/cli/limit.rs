@@ -1,6 +1,6 @@
 //! How long an answer may get, and what is said of one that was cut short.
 
-use crate::engine::text::{Finish, Generated};
+use crate::text::{Finish, Generated};
 use conpet_program::print;
 
 /// A count, for flags where llama.cpp's -1 means "all there are".

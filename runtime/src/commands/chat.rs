@@ -3,7 +3,7 @@
 use crate::chat::{ChatTemplate, Message};
 use crate::cli::{Common, Sampling, count_or_all, say_if_cut, task_or_choice};
 use crate::engine::Engine;
-use crate::engine::text::{Dialogue, Request};
+use crate::text::{Dialogue, Request};
 use crate::error::{Code, Error, Result};
 use crate::sampler::SamplerConfig;
 use clap::Args;

@@ -2,8 +2,8 @@
 
 use crate::cli::{InputArgs, Inputs, need, say_if_cut, task_or_choice};
 use crate::engine::Trunked;
-use crate::engine::answer::Answer;
-use crate::engine::text::{Choice, Finish, Request};
+use crate::answer::Answer;
+use crate::text::{Choice, Finish, Request};
 use crate::error::Result;
 use crate::skills::Skills;
 use conpet_program::print::print;

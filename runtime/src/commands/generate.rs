@@ -1,7 +1,7 @@
 //! `generate`: texts to text.
 
 use crate::cli::{InputArgs, Inputs, Sampling, count_or_all, say_if_cut, task_or_choice};
-use crate::engine::text::{Generated, Request};
+use crate::text::{Generated, Request};
 use crate::error::Result;
 use crate::memory::Memory;
 use crate::sampler::SamplerConfig;

@@ -2,7 +2,7 @@ use super::*;
 use crate::nn::check::wave;
 use crate::nn::pool::pool;
 use crate::pet;
-use crate::pet::sparse::probe::{PROBE, Probe};
+use crate::pet::probe::{PROBE, Probe};
 use candle_core::{Device, Var};
 use conpet_formats::feature::Reduce;
 use conpet_formats::mmap::Mapped;

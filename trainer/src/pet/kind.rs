@@ -1,7 +1,7 @@
 //! What training asks of a PET kind, beside what the formats know of it.
 
 use super::plan::{Layout, Plan};
-use super::sparse::probe::Probe;
+use super::probe::Probe;
 use crate::rng::Stream;
 use candle_core::Tensor;
 use conpet_formats::Result;

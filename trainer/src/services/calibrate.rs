@@ -10,7 +10,7 @@ use conpet_formats::head::log_softmax;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::{Code, Error, Result};
 use conpet_runtime::blend::Blend;
-use conpet_runtime::engine::answer::Ask;
+use conpet_runtime::answer::Ask;
 use conpet_runtime::head::{Head, join};
 use conpet_runtime::module::Module;
 use conpet_runtime::select::Selector;

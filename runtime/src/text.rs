@@ -1,8 +1,8 @@
 //! Text: an answer token by token, and conversations that compute only what is new.
 
-use super::answer::{continued, shared};
-use super::{Engine, Trunked};
+use crate::answer::{continued, shared};
 use crate::blend::Blend;
+use crate::engine::{Engine, Trunked};
 use crate::error::{Code, Error, Result};
 use crate::prompt::Prompt;
 use crate::sampler::{Sampler, SamplerConfig};
@@ -136,7 +136,7 @@ impl Engine {
     }
 
     /// Generates the answer of a task to an input that has passed the trunk: one whose
-    /// [`super::answer::Answer`] has no label.
+    /// [`crate::answer::Answer`] has no label.
     ///
     /// # Errors
     /// See [`Engine::generate`].

@@ -4,8 +4,8 @@
 //! [`Candidate`], [`Answer`]. `classify`, `route`, the trainer's evaluation and its calibration are all
 //! this path, so what is measured is what runs.
 
-use super::{Engine, Trunked};
 use crate::blend::Blend;
+use crate::engine::{Engine, Trunked};
 use crate::error::Result;
 use crate::head::Head;
 use crate::prompt::{Prompt, batches};
@@ -266,7 +266,7 @@ impl Engine {
     }
 
     /// A text in a task's words.
-    pub(super) fn task_prompt(&self, task: &TaskEntry, text: &str) -> Result<Prompt> {
+    pub(crate) fn task_prompt(&self, task: &TaskEntry, text: &str) -> Result<Prompt> {
         let text = template::render(&task.template, text).map_err(|e| e.in_section(format!("task {}", task.name)))?;
         self.prompt(&text, None)
     }
@@ -328,7 +328,7 @@ impl Engine {
 }
 
 /// A sequence of these tokens, which goes on from what an input of the same beginning has passed.
-pub(super) fn continued(
+pub(crate) fn continued(
     session: &Session,
     blend: Blend,
     tokens: &[u32],
@@ -351,7 +351,7 @@ pub(super) fn continued(
 }
 
 /// Tokens that two sequences begin with alike.
-pub(super) fn shared(a: &[u32], b: &[u32]) -> usize {
+pub(crate) fn shared(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
