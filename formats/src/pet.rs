@@ -109,6 +109,15 @@ pub struct Part {
 }
 
 /// What a module is made of.
+///
+/// ```
+/// use conpet_formats::pet::{Lora, PetKind, PetSpec, Places};
+///
+/// let pet = PetSpec::parse("lora:r=4,alpha=8+bias", Lora::default(), Places::LINEARS)?;
+/// assert!(pet.part(PetKind::Bias).is_some());
+/// assert_eq!(PetSpec::from_canonical(&pet.to_string())?, pet);
+/// # Ok::<(), conpet_formats::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct PetSpec {
     parts: Vec<Part>,

@@ -83,9 +83,6 @@ impl Ask<'_> {
     }
 }
 
-/// The template of a task that puts no words around its input.
-const PLAIN: &str = "{input}";
-
 /// One task that is run for one input.
 struct Run {
     input: usize,
@@ -229,7 +226,7 @@ impl Engine {
         let missing: Vec<usize> = (0..runs.len()).filter(|i| out[*i].as_ref().is_some_and(|x| x.1.is_empty())).collect();
         // A task that puts words around its input has a trunk of its own.
         let (plain, worded): (Vec<usize>, Vec<usize>) =
-            missing.into_iter().partition(|i| tasks[runs[*i].task].template == PLAIN);
+            missing.into_iter().partition(|i| tasks[runs[*i].task].template == template::INPUT);
         let rendered = self.rendered(skills, trunked, &worded.iter().map(|i| &runs[*i]).collect::<Vec<_>>())?;
         let there = plain.iter().map(|i| (*i, trunked, runs[*i].input));
         let batches = rendered.iter().flat_map(|t| (0..t.prompts.len()).map(move |i| (t, i)));

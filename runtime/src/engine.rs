@@ -20,6 +20,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A base ready to run. A handle: clones share base, threads and work space.
+///
+/// ```no_run
+/// use conpet_runtime::engine::Engine;
+/// use conpet_runtime::text::Request;
+/// use std::path::Path;
+///
+/// let engine = Engine::open(Path::new("base.gguf"), 2)?.with_context(1024);
+/// let request = Request { text: "The capital of France is".into(), max_tokens: Some(16), ..Request::default() };
+/// let answer = engine.generate(None, &request, &mut |piece| {
+///     print!("{piece}");
+///     true
+/// })?;
+/// println!(" ({})", answer.finish.name());
+/// # Ok::<(), conpet_runtime::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Engine {
     /// The frozen model.

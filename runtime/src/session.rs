@@ -114,6 +114,28 @@ impl Sequence {
 }
 
 /// Runs sequences on one engine; keeps the work space between steps.
+///
+/// ```no_run
+/// use conpet_runtime::blend::Blend;
+/// use conpet_runtime::engine::Engine;
+/// use conpet_runtime::sampler::{Sampler, SamplerConfig};
+/// use conpet_runtime::session::Session;
+/// use std::path::Path;
+///
+/// let engine = Engine::open(Path::new("base.gguf"), 2)?;
+/// let mut session = Session::new(&engine, 0);
+/// let mut both = ["Once upon a time", "The sea"].map(|_| {
+///     session.sequence(Blend::none()).with_sampler(Sampler::new(SamplerConfig::default()))
+/// });
+/// for (sequence, text) in both.iter_mut().zip(["Once upon a time", "The sea"]) {
+///     sequence.push(&engine.prompt(text, None)?.tokens);
+/// }
+/// let [a, b] = &mut both;
+/// for _ in 0..16 {
+///     session.step(&mut [&mut *a, &mut *b]);
+/// }
+/// # Ok::<(), conpet_runtime::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Session {
     engine: Engine,

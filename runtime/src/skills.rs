@@ -11,13 +11,25 @@ use conpet_formats::bundle::manifest::{Manifest, TaskEntry, TaskKind};
 use conpet_formats::fingerprint::{self, CheckDepth};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::selector::SelectorKind;
-use conpet_formats::template;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 /// The skills of one stage of a bundle, on the base they were trained on. A handle: clones share what was
 /// loaded.
+///
+/// ```no_run
+/// use conpet_runtime::engine::Engine;
+/// use conpet_runtime::skills::Skills;
+/// use std::path::Path;
+///
+/// let engine = Engine::open(Path::new("base.gguf"), 0)?;
+/// let skills = Skills::open(Path::new("skills.cpb"), &engine.base)?;
+/// let task = skills.task("home_assistant")?;
+/// let answers = engine.classify(&skills, &["dim the lamp"], Some(task))?;
+/// println!("{:?}", answers[0].label);
+/// # Ok::<(), conpet_runtime::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Skills(Arc<Inner>);
 
@@ -180,11 +192,6 @@ impl Skills {
     /// For each row of a head, the selector's class that is the same label, where it has one.
     pub fn selector_classes(&self, head: &Head) -> Vec<Option<usize>> {
         head.classes.iter().map(|(task, label)| self.0.class_start[*task].map(|s| s + label)).collect()
-    }
-
-    /// The user's text inside the task's template.
-    pub fn render(&self, task: &TaskEntry, text: &str) -> Result<String> {
-        template::render(&task.template, text).map_err(|e| e.in_section(format!("task {}", task.name)))
     }
 
     /// True if some answer continues the prompt token by token: a text, or the text of a label.

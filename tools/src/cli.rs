@@ -154,7 +154,7 @@ pub struct RollbackArgs {
     /// The bundle (*.cpb)
     pub file: PathBuf,
     /// The stage to make current
-    pub generation: u64,
+    pub stage: u64,
 }
 
 /// Between which states.
@@ -269,7 +269,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
     /// Literal text around {input}, as the adapter was trained with
-    #[arg(long, value_name = "TEXT", default_value = "{input}")]
+    #[arg(long, value_name = "TEXT", default_value = conpet_formats::template::INPUT)]
     pub template: String,
     /// Longest answer, in tokens
     #[arg(long, value_name = "N", default_value_t = 256)]

@@ -1,10 +1,9 @@
 //! The command line of `conpet-train`: the list of its commands.
 
 use crate::commands::{add, compare, eval, probe, report, stream, sweep, tiny_base};
-use conpet_program::ExitStatus;
 use clap::{Parser, Subcommand};
 use conpet_formats::Result;
-use std::sync::atomic::AtomicBool;
+use conpet_program::{EXIT_CODES, ExitStatus, Stop};
 
 /// Teaches a frozen quantized base a stream of tasks, into one bundle.
 #[derive(Debug, Parser)]
@@ -12,7 +11,7 @@ use std::sync::atomic::AtomicBool;
     name = "conpet-train",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 bad input, 2 bad command line or unsupported, 3 another base than the bundle's, 4 the system refused, 130 stopped by Ctrl-C (go on with --resume)."
+    after_help = EXIT_CODES
 )]
 pub struct Cli {
     /// What to do.
@@ -45,14 +44,18 @@ pub enum Command {
 ///
 /// # Errors
 /// Names the file, the place, the value and the remedy.
-pub fn run(cli: Cli, stop: &AtomicBool) -> Result<ExitStatus> {
+pub fn run(cli: Cli, stop: &Stop) -> Result<ExitStatus> {
+    // Where training is under way, the first signal stops after the step, with a checkpoint; elsewhere it
+    // ends the program.
+    let learns = matches!(cli.command, Command::Stream(_) | Command::Add(_) | Command::Compare(_) | Command::Sweep(_));
+    let _work = learns.then(|| stop.at_work());
     match cli.command {
-        Command::Stream(a) => stream::run(*a, stop),
-        Command::Add(a) => add::run(*a, stop),
+        Command::Stream(a) => stream::run(*a, stop.flag()),
+        Command::Add(a) => add::run(*a, stop.flag()),
         Command::Eval(a) => eval::run(&a),
-        Command::Compare(a) => compare::run(*a, stop),
+        Command::Compare(a) => compare::run(*a, stop.flag()),
         Command::Probe(a) => probe::run(&a),
-        Command::Sweep(a) => sweep::run(*a, stop),
+        Command::Sweep(a) => sweep::run(*a, stop.flag()),
         Command::Report(a) => report::run(&a),
         Command::TinyBase(a) => tiny_base::run(&a),
     }

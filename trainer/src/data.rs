@@ -121,7 +121,7 @@ impl Prepared {
             ranges,
         };
         // Where the input is what is trained on, one pass gives both.
-        let same = task.template == "{input}" && out.prompts.iter().zip(&inputs).all(|(a, b)| a.tokens == b.tokens);
+        let same = task.template == conpet_formats::template::INPUT && out.prompts.iter().zip(&inputs).all(|(a, b)| a.tokens == b.tokens);
         if plan.selector.is_some() && !same {
             for chunk in batches(&inputs, engine.batch()) {
                 out.features.extend(engine.trunk(chunk.to_vec(), 0, plan.selector, false).features);

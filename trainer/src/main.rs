@@ -3,10 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    conpet_program::run(|stop| {
-        let cli = conpet_program::parse();
-        // The first signal stops after the step under way, with a checkpoint; the second at once.
-        let _work = stop.at_work();
-        conpet_trainer::cli::run(cli, stop.flag())
-    })
+    conpet_program::run(|stop| conpet_trainer::cli::run(conpet_program::parse(), stop))
 }

@@ -24,6 +24,7 @@ use conpet_formats::bundle::Draft;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::pet::PetSpec;
 use conpet_formats::{Code, Error, Result};
+use conpet_formats::template;
 
 /// What a method does at one stage: everything from the tasks' rows to a draft to be written.
 pub type Learn = fn(&mut Services<'_>, &Settings, Stage) -> Result<Option<Draft>>;
@@ -175,7 +176,7 @@ impl Method {
         self.check_tasks(&tasks)?;
         if self.traits.shared {
             let labelled = tasks.iter_mut().filter(|t| t.kind == TaskKind::Classification);
-            labelled.for_each(|t| t.template = "{input}".into());
+            labelled.for_each(|t| t.template = template::INPUT.into());
         }
         Ok(tasks)
     }

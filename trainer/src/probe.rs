@@ -10,6 +10,7 @@ use crate::services::prepare::{Split, bare};
 use crate::settings::automatic::Trunk;
 use crate::stream::Task;
 use conpet_formats::Result;
+use conpet_formats::template;
 use conpet_formats::feature::{FeatureSpec, StateNorm};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::ngrams::Ngrams;
@@ -183,7 +184,7 @@ mod tests {
             name: name.into(),
             kind: TaskKind::Classification,
             labels: words.map(String::from).to_vec(),
-            template: "{input}".into(),
+            template: template::INPUT.into(),
             max_answer: 0,
             train: rows(40),
             valid: rows(12),

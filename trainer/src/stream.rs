@@ -12,6 +12,7 @@ pub use row::{Goal, Row};
 use crate::metrics::Metric;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::{Code, Error, Result};
+use conpet_formats::template;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -227,7 +228,7 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
             }
         }
     }
-    let template = meta.template.unwrap_or_else(|| "{input}".into());
+    let template = meta.template.unwrap_or_else(|| template::INPUT.into());
     let max_answer = if generation { meta.max_answer.unwrap_or(64) } else { 0 };
     let digest = conpet_formats::fingerprint::file_digest(&hasher);
     let metric = meta.metric.unwrap_or(if generation { Metric::RougeL } else { Metric::Accuracy });

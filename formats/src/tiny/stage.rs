@@ -61,7 +61,7 @@ pub fn with_task(
         module: None,
         name: name.into(),
         stage,
-        template: "{input}".into(),
+        template: crate::template::INPUT.into(),
     });
     Ok(d)
 }

@@ -19,16 +19,16 @@ struct Rollback {
 
 pub(super) fn run(args: &RollbackArgs, out: &mut Output<'_>) -> Result<ExitStatus, Failure> {
     let before = Bundle::open(&args.file)?;
-    if args.generation != before.stage() {
+    if args.stage != before.stage() {
         // Asked first, so that a wrong number is told apart from damage.
-        view::older(&before, args.generation)?;
-        bundle::rollback(&args.file, args.generation)?;
+        view::older(&before, args.stage)?;
+        bundle::rollback(&args.file, args.stage)?;
     }
     let result = Rollback {
         schema: "conpet.inspect.rollback/1",
         file: args.file.display().to_string(),
         before: before.stage(),
-        now: args.generation,
+        now: args.stage,
         left: before.digest(),
     };
     if out.json() {

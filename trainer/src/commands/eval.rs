@@ -8,7 +8,7 @@ use conpet_program::ExitStatus;
 use conpet_program::print::print;
 use crate::report::SCHEMA;
 use crate::services::prepare::{Split, bare};
-use crate::stream;
+use crate::stream::{self, Row, Task};
 use conpet_formats::bundle::Bundle;
 use conpet_formats::quant::QuantType;
 use conpet_formats::{Code, Error, Result};
@@ -73,20 +73,26 @@ pub fn run(a: &Args) -> Result<ExitStatus> {
         says_labels: false,
         keep: QuantType::F32,
     };
+    // The file is gone once it is mapped: nothing is left behind if a signal ends the program while it scores.
+    let prepared = |task: &Task, rows: &[Row], name: &str| {
+        let file = work.join(name);
+        let data = Prepared::new(&e, task, rows, plan, Some(&file), &mut |_| {});
+        let _ = std::fs::remove_file(&file);
+        data
+    };
     let result = tasks
         .iter()
         .enumerate()
         .try_for_each(|(i, t)| {
             let (task, rows) = bare(t, Split::Test);
-            let file = work.join(format!("{i}.states"));
-            let data = Prepared::new(&e, &task, &rows, plan, Some(&file), &mut |_| {})?;
+            let data = prepared(&task, &rows, &format!("{i}.states"))?;
             evaluator.add(TestSet { task: i, rows: t.test.clone(), data });
             Ok(())
         })
         .and_then(|()| {
             if !strangers.is_empty() {
-                let (task, file) = (bare(&tasks[0], Split::Test).0, work.join("strangers.states"));
-                evaluator.set_strangers(Prepared::new(&e, &task, &strangers, plan, Some(&file), &mut |_| {})?);
+                let task = bare(&tasks[0], Split::Test).0;
+                evaluator.set_strangers(prepared(&task, &strangers, "strangers.states")?);
             }
             evaluator.score(&e, &skills, &tasks, tasks.len())
         });

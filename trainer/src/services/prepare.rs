@@ -6,6 +6,7 @@ use crate::settings::range::{any, such};
 use crate::settings::settings;
 use crate::stream::{Goal, Row, Task};
 use conpet_formats::Result;
+use conpet_formats::template;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::quant::QuantType;
 
@@ -125,5 +126,5 @@ pub fn bare(task: &Task, split: Split) -> (Task, Vec<Row>) {
         Goal::Completion(_) => Row { text: r.text.clone(), goal: Goal::Label(String::new()), chat: Vec::new() },
     };
     let rows = split.rows(task).iter().map(strip).collect();
-    (Task { template: "{input}".into(), ..task.clone() }, rows)
+    (Task { template: template::INPUT.into(), ..task.clone() }, rows)
 }

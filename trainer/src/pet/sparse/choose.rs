@@ -1,6 +1,6 @@
 //! Which weights a sparse delta trains (APET, Su et al. 2023): any number, of all its sites together.
 
-use super::probe::Probe;
+use crate::pet::probe::Probe;
 use crate::pet::kind::{Choice, Indices};
 use crate::rng::Stream;
 use conpet_formats::pet::Site;
