@@ -8,7 +8,7 @@
 mod vectors;
 
 use super::input::{Row, RowMut, Rows};
-use super::panel::{Codes, Panel, ROWS};
+use super::panel::{Panel, ROWS};
 use conpet_formats::quant::{self, Block, Half, QuantType};
 use conpet_formats::with_block;
 use std::arch::x86_64::*;
@@ -46,26 +46,6 @@ pub(super) fn transpose(r: [__m256i; 8]) -> [__m256i; 8] {
         out[i + 4] = _mm256_permute2x128_si256::<0x31>(a[i], b[i]);
     }
     out
-}
-
-/// `[16, len]` codes to `[len / 4, 16, 4]`, as [`super::panel::interleave`].
-#[inline]
-#[target_feature(enable = "avx2")]
-fn interleave(codes: &Codes, len: usize, out: &mut [u8]) {
-    assert!(len <= 256 && len.is_multiple_of(32) && out.len() == len * ROWS);
-    for at in (0..len).step_by(32) {
-        for half in 0..2 {
-            let mut rows = [_mm256_setzero_si256(); 8];
-            for (row, codes) in rows.iter_mut().zip(&codes[8 * half..]) {
-                // SAFETY: `at + 32 <= len <= 256`.
-                *row = unsafe { _mm256_loadu_si256(codes.as_ptr().add(at).cast()) };
-            }
-            for (j, v) in transpose(rows).into_iter().enumerate() {
-                // SAFETY: step `at / 4 + j < len / 4` has 64 bytes in `out`.
-                unsafe { _mm256_storeu_si256(out.as_mut_ptr().add((at / 4 + j) * STEP + 32 * half).cast(), v) };
-            }
-        }
-    }
 }
 
 /// # Safety
@@ -124,10 +104,108 @@ pub(super) fn quantize(x: &[f32], row: RowMut<'_>) {
     }
 }
 
-/// Unpacks rows into a panel.
+/// Unpacks rows into a panel: what [`Panel::unpack`] makes of them, eight rows and 32 columns at a time.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn unpack(p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
-    p.unpack::<F16c>(ty, bytes, rows, k, |c, len, out| interleave(c, len, out));
+    if rows < ROWS {
+        return p.unpack::<F16c>(ty, bytes, rows, k, super::panel::interleave);
+    }
+    with_block!(ty, B => {
+        let blocks = quant::blocks::<B>(bytes).unwrap_or_default();
+        p.reserve::<B>(k);
+        let per_row = k / B::LEN;
+        unpack_half(p, &blocks[..8 * per_row], per_row, 0);
+        unpack_half(p, &blocks[8 * per_row..], per_row, 1);
+    }, float => unreachable!("{} is not made of blocks", ty.name()));
+}
+
+/// Eight rows of `per_row` blocks, to half `half` of a panel.
+///
+/// Loops rather than closures over arrays: those would not be inlined into a function with other features.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unpack_half<B: Vectors>(p: &mut Panel, blocks: &[B], per_row: usize, half: usize) {
+    let (per, runs, k) = (256 / B::LEN, 256 / B::RUN, per_row * B::LEN);
+    assert!(half < 2 && blocks.len() == 8 * per_row && p.codes.len() >= k * ROWS);
+    assert!(p.scales.len() >= k / B::RUN * ROWS && p.mins.len() >= k / B::RUN * ROWS);
+    let (codes, scales, mins) = (p.codes.as_mut_ptr(), p.scales.as_mut_ptr(), p.mins.as_mut_ptr());
+    for g in 0..per_row / per {
+        let mut group = [&blocks[..0]; 8];
+        let (mut scale, mut min) = ([[_mm256_setzero_ps(); 8]; 2], [[_mm256_setzero_ps(); 8]; 2]);
+        for r in 0..8 {
+            group[r] = &blocks[r * per_row + g * per..][..per];
+            next_panel(group[r], 2 * size_of_val(blocks));
+            // SAFETY: this function has AVX2, FMA and F16C.
+            let (s, m) = unsafe { B::scales256(group[r]) };
+            (scale[0][r], scale[1][r], min[0][r], min[1][r]) = (s[0], s[1], m[0], m[1]);
+        }
+        for which in 0..runs / 8 {
+            // SAFETY: runs of this group, which the assertions leave room for.
+            unsafe {
+                let at = (g * runs + 8 * which) * ROWS + 8 * half;
+                store_runs(scale[which], scales.add(at));
+                store_runs(min[which], mins.add(at));
+            }
+        }
+        for j in 0..8 {
+            let mut rows = [_mm256_setzero_si256(); 8];
+            for r in 0..8 {
+                // SAFETY: this function has AVX2 and F16C; `j` counts the 32s of 256, of which a group is made.
+                rows[r] = unsafe { group[r].get_unchecked(32 * j / B::LEN).codes32(j % (B::LEN / 32)) };
+            }
+            // SAFETY: 32 columns that the assertions leave room for.
+            unsafe { store_columns(rows, codes.add((256 * g + 32 * j) * ROWS + 32 * half)) };
+        }
+    }
+    // Blocks of 32 that do not fill 256.
+    for b in per_row / per * per..per_row {
+        let mut rows = [_mm256_setzero_si256(); 8];
+        for r in 0..8 {
+            let (mut scale, mut min) = ([0.0; 16], [0.0; 16]);
+            let block = &blocks[r * per_row + b];
+            block.scales::<F16c>(&mut scale, &mut min);
+            // SAFETY: as above; a run that the assertions leave room for.
+            unsafe {
+                rows[r] = block.codes32(0);
+                *scales.add(b * ROWS + 8 * half + r) = scale[0];
+                *mins.add(b * ROWS + 8 * half + r) = min[0];
+            }
+        }
+        // SAFETY: as above.
+        unsafe { store_columns(rows, codes.add(32 * b * ROWS + 32 * half)) };
+    }
+}
+
+/// Eight runs' values of eight rows, run after run.
+///
+/// # Safety
+/// * Eight times eight numbers, [`ROWS`] apart, may be written from `out` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store_runs(of_rows: [__m256; 8], out: *mut f32) {
+    let mut rows = [_mm256_setzero_si256(); 8];
+    for r in 0..8 {
+        rows[r] = _mm256_castps_si256(of_rows[r]);
+    }
+    let runs = transpose(rows);
+    for i in 0..8 {
+        // SAFETY: by this function's contract.
+        unsafe { _mm256_storeu_ps(out.add(i * ROWS), _mm256_castsi256_ps(runs[i])) };
+    }
+}
+
+/// 32 codes of eight rows, four columns after another.
+///
+/// # Safety
+/// * Eight times 32 bytes, [`STEP`] apart, may be written from `out` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store_columns(rows: [__m256i; 8], out: *mut u8) {
+    let columns = transpose(rows);
+    for i in 0..8 {
+        // SAFETY: by this function's contract.
+        unsafe { _mm256_storeu_si256(out.add(i * STEP).cast(), columns[i]) };
+    }
 }
 
 /// The processor's own conversion. Only for functions that have F16C: it is inlined into them.
@@ -184,6 +262,17 @@ pub(super) fn ahead<B>(rows: &[B]) {
     for at in (0..size_of_val(rows)).step_by(64) {
         // A prefetch of an address that is not mapped does nothing.
         _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(AHEAD + at));
+    }
+}
+
+/// Asks for the same part of the next panel, `distance` bytes on: it comes while this one is multiplied.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn next_panel<B>(rows: &[B], distance: usize) {
+    let start = rows.as_ptr().cast::<i8>();
+    for at in (0..size_of_val(rows)).step_by(64) {
+        // A prefetch of an address that is not mapped does nothing.
+        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(distance + at));
     }
 }
 

@@ -34,6 +34,14 @@ pub(super) struct Panel {
 pub(super) type Codes = [[u8; 256]; ROWS];
 
 impl Panel {
+    /// Makes room for rows of `k` weights of a type.
+    pub(super) fn reserve<B: Block>(&mut self, k: usize) {
+        (self.run, self.bits) = (B::RUN, B::BITS);
+        self.codes.reserve(k * ROWS);
+        self.scales.reserve(k / B::RUN * ROWS);
+        self.mins.reserve(k / B::RUN * ROWS);
+    }
+
     /// Unpacks up to 16 rows `bytes`; rows that are missing become zeros.
     ///
     /// `interleave(codes, len, out)` turns `[16, len]` codes into `out [len / 4, 16, 4]`.
@@ -48,10 +56,7 @@ impl Panel {
     ) {
         with_block!(ty, B => {
             let (len, runs) = (ty.block_len(), ty.block_len() / B::RUN);
-            (self.run, self.bits) = (B::RUN, B::BITS);
-            self.codes.reserve(k * ROWS);
-            self.scales.reserve(k / B::RUN * ROWS);
-            self.mins.reserve(k / B::RUN * ROWS);
+            self.reserve::<B>(k);
             let blocks = quant::blocks::<B>(bytes).unwrap_or_default();
             let per_row = k / len;
             let mut codes: Codes = [[0; 256]; ROWS];

@@ -293,3 +293,29 @@ fn rope_turns_by_the_given_angle_and_keeps_length() {
     Kernels::naive().rope(&mut h, 4, &table, RopeKind::Halves);
     assert_eq!(h, [c, 3.0, s, 4.0]);
 }
+
+/// A panel is codes and scales as they are stored: every form must give the same bits, whole panels and short ones.
+#[test]
+fn panels_are_the_same_bits_whoever_unpacks_them() {
+    for ty in QuantType::ALL.iter().copied().filter(|t| is_blocks(*t)) {
+        for cols in [ty.block_len(), 3 * ty.block_len(), 256 + 2 * ty.block_len(), 18 * ty.block_len()] {
+            for rows in [panel::ROWS, panel::ROWS - 3, 8, 1] {
+                let bytes = weights(ty, rows, cols);
+                let unpacked = |k: Kernels| {
+                    let mut p = Panel::default();
+                    dispatch!(k, unpack(&mut p, ty, &bytes, rows, cols));
+                    let runs = cols / p.run * panel::ROWS;
+                    let bits = |v: &[f32]| v[..runs].iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    // Rows that are missing have scales of zero; what their codes are does not matter.
+                    let there = |i: usize| i / 4 % panel::ROWS < rows;
+                    let codes: Vec<u8> = (0..cols * panel::ROWS).filter(|i| there(*i)).map(|i| p.codes[i]).collect();
+                    (p.run, p.bits, codes, bits(&p.scales), bits(&p.mins))
+                };
+                let want = unpacked(Kernels::naive());
+                for k in Kernels::all() {
+                    assert!(unpacked(k) == want, "{} {} {rows} rows of {cols}", k.name(), ty.name());
+                }
+            }
+        }
+    }
+}
