@@ -6,16 +6,16 @@ use clap::{Parser, Subcommand};
 use conpet_formats::Result;
 use std::sync::atomic::AtomicBool;
 
-/// Teaches a frozen quantized base a stream of tasks, into one bundle.
+/// Trains PET modules and a selector for a stream of tasks on a frozen quantized base, into one bundle.
 #[derive(Debug, Parser)]
 #[command(
     name = "conpet-train",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 bad input, 2 bad command line or unsupported, 3 another base than the bundle's, 4 the system refused, 130 stopped by Ctrl-C (go on with --resume)."
+    after_help = "Exit codes: 0 done, 1 bad input, 2 bad command line or unsupported, 3 another base than the bundle's, 4 the system refused, 130 stopped by Ctrl-C (continue with --resume)."
 )]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -29,7 +29,7 @@ pub enum Command {
     Add(Box<add::Args>),
     /// Score a bundle on the test rows of a stream, without training.
     Eval(eval::Args),
-    /// Learn a stream by several methods, with several seeds and orders of the tasks, into one page.
+    /// Learn a stream by several methods, with several seeds and orders of the tasks, and report them on one page.
     Compare(Box<compare::Args>),
     /// Compare features for the selector on the validation rows, without training.
     Probe(probe::Args),
@@ -37,14 +37,14 @@ pub enum Command {
     Sweep(Box<sweep::Args>),
     /// Join report.json files of several runs on one stream into one page.
     Report(report::Args),
-    /// Write a tiny random base: for trying things without a download.
+    /// Write a tiny random base, to try things without a download.
     TinyBase(tiny_base::Args),
 }
 
 /// Runs a command.
 ///
 /// # Errors
-/// Names the file, the place, the value and the remedy.
+/// The command's error, which names the file, the place, the value and the remedy.
 pub fn run(cli: Cli, stop: &AtomicBool) -> Result<ExitStatus> {
     match cli.command {
         Command::Stream(a) => stream::run(*a, stop),

@@ -1,9 +1,9 @@
 //! Integer products on x86-64, 256 bits at a time: the same code for three instruction sets.
 //!
-//! They differ in one operation, four byte products added into a 32-bit lane. AVX-VNNI and
-//! AVX-512 VNNI have it; AVX2 makes it of `maddubs` (pairs of products, 16 bits) and `madd`, adding
-//! as many pairs in 16 bits as cannot overflow: 8 of 4-bit codes, 4 of 5-bit codes, 2 of 6-bit codes.
-//! Eight-bit codes would overflow at once, and are taken as signed there: `|w| · (x · sign w)`.
+//! They differ in one operation, four byte products added into a 32-bit lane. AVX-VNNI and AVX-512 VNNI have
+//! it; AVX2 builds it from `maddubs` (pairs of products, 16 bits) and `madd`, adding as many pairs in 16 bits
+//! as cannot overflow: 8 of 4-bit codes, 4 of 5-bit codes, 2 of 6-bit codes. Eight-bit codes could overflow in
+//! a single pair, so they are treated as signed: `|w| · (x · sign w)`.
 
 mod vectors;
 
@@ -17,10 +17,10 @@ use vectors::Vectors;
 /// Tokens multiplied together in registers.
 const TOKENS: usize = 4;
 
-/// How far ahead of the sums weights are asked for.
+/// How many bytes ahead weights are prefetched.
 const AHEAD: usize = 4096;
 
-/// Four columns of eight rows (32 bytes) lie this far apart.
+/// Bytes from one step (four columns) of a panel to the next.
 const STEP: usize = 4 * ROWS;
 
 /// `[8 rows, 8 dwords]` to `[8 dwords, 8 rows]`.
@@ -130,7 +130,7 @@ pub(super) fn unpack(p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k:
     p.unpack::<F16c>(ty, bytes, rows, k, |c, len, out| interleave(c, len, out));
 }
 
-/// The processor's own conversion. Only for functions that have F16C: it is inlined into them.
+/// The processor's own conversion. Only functions with F16C may use it; it is inlined into them.
 struct F16c;
 
 impl Half for F16c {
@@ -150,14 +150,14 @@ impl Half for F16c {
     }
 }
 
-/// Code in the sign's place, if it is one of eight bits.
+/// An eight-bit code (0 to 255) as a signed byte, `w - 128`.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn signed(w: __m256i) -> __m256i {
     _mm256_xor_si256(w, _mm256_set1_epi8(-128))
 }
 
-/// `Σ |w| · (x · sign w)`, eight lanes.
+/// `Σ |w| · (x · sign w)` in eight lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn signed_dot(w: __m256i, x: __m256i) -> __m256i {
@@ -165,18 +165,18 @@ fn signed_dot(w: __m256i, x: __m256i) -> __m256i {
     _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
 }
 
-/// AVX2's form of the one operation.
+/// AVX2's form of the operation.
 #[derive(Clone, Copy)]
 pub(super) struct Pairs;
-/// AVX-VNNI's.
+/// AVX-VNNI's form of it.
 #[derive(Clone, Copy)]
 pub(super) struct Vnni256;
-/// AVX-512 VNNI's, on 256 bits.
+/// AVX-512 VNNI's form of it, on 256 bits.
 #[derive(Clone, Copy)]
 pub(super) struct Vnni512;
 
-/// Asks for what lies [`AHEAD`] bytes after `rows`: the processor's own prefetching ends at the
-/// borders of pages, and the weights of a base are many of those.
+/// Prefetches what lies [`AHEAD`] bytes after `rows`: the hardware prefetcher stops at page boundaries, and a
+/// base's weights span many pages.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn ahead<B>(rows: &[B]) {
@@ -220,7 +220,7 @@ macro_rules! batch {
                 }
             }
 
-            /// Eight rows times `T` tokens; sums are taken run by run, whatever `T` is.
+            /// Eight rows times `T` tokens; sums are added run by run, whatever `T` is.
             #[inline]
             #[target_feature(enable = $features)]
             fn micro<const RUN: usize, const GROUP: usize, const T: usize>(
@@ -266,8 +266,7 @@ macro_rules! batch {
     };
 }
 
-/// Scales of group `g` of 256 numbers, times those of the numbers they meet; adds what the minima
-/// contribute.
+/// Scales of group `g` of 256 weights, multiplied by those of the activations; adds the contribution of the minima.
 ///
 /// # Safety
 /// * It is inlined into a function with AVX2, FMA and F16C.
@@ -306,7 +305,7 @@ unsafe fn group_scales<B: Vectors, const SIGNED: bool>(
 macro_rules! single {
     ($set:ident, $features:literal, signed: $signed:literal, $dot:item) => {
         impl $set {
-            /// `y[r] = row r · x` for one token, the rows taken apart in registers.
+            /// `y[r] = row r · x` for one token; rows are decoded in registers.
             #[target_feature(enable = $features)]
             pub(super) fn gemv(ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
                 with_block!(ty, B => {
@@ -324,7 +323,7 @@ macro_rules! single {
                 }, float => unreachable!("{} is not made of blocks", ty.name()));
             }
 
-            /// Several rows at once, to have more than one sum under way.
+            /// Several rows at once, so that independent sums overlap.
             #[inline]
             #[target_feature(enable = $features)]
             fn rows<B: Vectors, const R: usize>(rows: [&[B]; R], x: Row<'_>) -> [f32; R] {
@@ -340,8 +339,8 @@ macro_rules! single {
                         // SAFETY: this function has AVX2, FMA and F16C.
                         scales[r] = unsafe { group_scales::<B, $signed>(group[r], x, g, &mut minima[r]) };
                     }
-                    // From memory a number is broadcast by the load; out of a register it would take
-                    // the one port that shuffles.
+                    // From memory, a value is broadcast by the load itself; from a register it would take the
+                    // only shuffle port.
                     let scales = std::hint::black_box(&scales);
                     for j in 0..8 {
                         // SAFETY: 32 of the group's 256 numbers.
@@ -359,7 +358,7 @@ macro_rules! single {
                         }
                     }
                 }
-                // Blocks of 32 that do not fill 256.
+                // The remaining blocks of 32, fewer than 256 values.
                 let mut out = [0.0; R];
                 for r in 0..R {
                     let mut rest = 0.0;

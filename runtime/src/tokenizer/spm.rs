@@ -60,7 +60,7 @@ impl Spm {
         let mut prev: Vec<usize> = (0..n).map(|i| if i == 0 { NONE } else { i - 1 }).collect();
         let mut next: Vec<usize> = (1..=n).map(|i| if i == n { NONE } else { i }).collect();
         let mut queue: BinaryHeap<Bigram> = BinaryHeap::new();
-        // Words must not add up to a control token.
+        // Merging must not produce a control token.
         let known = |bytes: &[u8]| vocab.find(bytes).filter(|t| vocab.kind(*t) != TokenKind::Control);
         let offer = |left: usize, end: &[usize], next: &[usize], queue: &mut BinaryHeap<Bigram>| {
             let right = next[left];

@@ -45,7 +45,7 @@ pub struct Args {
 /// Prints a line for each candidate.
 ///
 /// # Errors
-/// Names the file, the place, the value and the remedy.
+/// The command's error, which names the file, the place, the value and the remedy.
 pub fn run(a: &Args) -> Result<ExitStatus> {
     let e = engine::open(&a.model, a.threads)?;
     if !(8..=e.base.spec.context).contains(&a.max_len) {

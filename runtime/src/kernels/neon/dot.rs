@@ -34,7 +34,7 @@ fn smmla(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     acc
 }
 
-/// What a panel's codes are flipped with to be signed.
+/// The mask that makes a panel's codes signed.
 #[inline]
 #[target_feature(enable = "neon")]
 fn flip(p: &Panel) -> uint8x16_t {
@@ -90,7 +90,7 @@ fn token(p: &Panel, x: Rows<'_>, t: usize, out: &mut [f32]) {
     }
 }
 
-/// The same with products of small matrices, two tokens at a time.
+/// As [`product_dot`], with products of small matrices, two tokens at a time.
 #[target_feature(enable = "neon,dotprod,i8mm")]
 pub(super) fn product_i8mm(p: &Panel, x: Rows<'_>, out: &mut [f32]) {
     check(p, x, out);
