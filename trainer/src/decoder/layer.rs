@@ -110,7 +110,7 @@ impl LayerOp {
         Self { index, frozen: frozen.clone(), pass: pass.clone(), plan, keep, saved: Mutex::new(None) }
     }
 
-    /// Whether any part acts at or before a point.
+    /// Whether anything is trained at or before a point.
     fn learns_until(&self, point: Point) -> bool {
         self.plan.as_ref().is_some_and(|p| p.learns_until(point))
     }

@@ -45,7 +45,7 @@ impl Trainable for Prefix {
         Ok(())
     }
 
-    /// Attention reads them.
+    /// Enters the learned keys and values, which attention reads.
     fn enter(&self, plan: &mut Plan, layout: &mut Layout<'_>) {
         let mut pairs = |place| layout.take(place, PAIRS).map(|x| x.0);
         plan.learned = pairs(Place::K).zip(pairs(Place::V)).map(|(k, v)| [k, v]);
