@@ -86,7 +86,8 @@ pub(crate) fn attention(
                     let (from, to) = (mine.start.max(start), mine.end.min(end));
                     for t in (from..to).step_by(TOKENS) {
                         let tokens = t..to.min(t + TOKENS);
-                        let block = Block { kernels: cpu.kernels, spec, head, memory, learned, tokens, window, past, start };
+                        let block =
+                            Block { kernels: cpu.kernels, spec, head, memory, learned, tokens, window, past, start };
                         block.run(q, s, |t, values| {
                             let at = (t * heads + head - first) * width;
                             out[at..at + width].copy_from_slice(values);

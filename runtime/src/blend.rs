@@ -12,7 +12,7 @@
 
 use crate::error::{Code, Error, Result};
 use crate::module::{Learned, Module};
-use conpet_formats::pet::Site;
+use conpet_formats::pet::{PetKind, Site};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
@@ -172,17 +172,22 @@ impl Blend {
                 return wrong(Code::Duplicate, "a module occurs twice".into());
             }
         }
-        let learned: Vec<usize> = (0..self.modules.len()).filter(|i| self.modules[*i].whole_only().is_some()).collect();
-        let Some(first) = learned.first() else { return Ok(self) };
-        let kind = self.modules[*first].whole_only().unwrap_or_default();
-        let whole = matches!(&self.weights, Weights::Constant(w) if w[*first] == 1.0);
-        if !whole || learned.len() > 1 {
-            let error = Error::new(
-                Code::Unsupported,
-                format!("a module with {kind} cannot be weighed or blended with another that has learned keys and values"),
-            );
-            return Err(error.in_section("blend").hint("put it in force alone, or at weight 1 beside modules of other kinds"));
+        let mut whole = None;
+        for (i, m) in self.modules.iter().enumerate() {
+            let Some((kind, why)) = indivisible(m) else { continue };
+            let full = matches!(&self.weights, Weights::Constant(w) if w[i] == 1.0);
+            if !full || whole.replace(kind).is_some() {
+                let what = format!("{} {why}", kind.name());
+                return Err(Error::new(Code::Unsupported, what)
+                    .in_section("blend")
+                    .hint("give its module the weight 1, and no other such module beside it"));
+            }
         }
         Ok(self)
     }
+}
+
+/// The first kind of a module that cannot be weighed, and why.
+fn indivisible(m: &Module) -> Option<(PetKind, &'static str)> {
+    m.pet().parts().iter().find_map(|p| Some((p.pet.kind(), p.pet.blends().err()?)))
 }

@@ -1,10 +1,7 @@
 //! The engine: a base ready to run, and the first steps of a prompt.
 //!
 //! A prompt goes `tokenizer -> trunk -> decide -> branch -> head | sampler`. The steps that need only a base
-//! are here; those that need a bundle are in [`answer`] and [`text`].
-
-pub mod answer;
-pub mod text;
+//! are here; those that need a bundle are in [`crate::answer`] and [`crate::text`].
 
 use crate::base::Base;
 use crate::batch::Span;
@@ -187,13 +184,7 @@ impl Engine {
 
     /// Runs prompts through the first `depth` layers of the bare base and reads `feature`, running a copy of
     /// the states further if it reads deeper layers. With `keep`, the caches are kept.
-    pub fn trunk(
-        &self,
-        prompts: Vec<Arc<Prompt>>,
-        depth: usize,
-        feature: Option<&FeatureSpec>,
-        keep: bool,
-    ) -> Trunked {
+    pub fn trunk(&self, prompts: Vec<Arc<Prompt>>, depth: usize, feature: Option<&FeatureSpec>, keep: bool) -> Trunked {
         let mut hidden = Vec::new();
         self.embed(prompts.iter().flat_map(|p| p.tokens.iter().copied()), &mut hidden);
         let mut pooler = feature.map(|f| Pooler::new(f, &self.base, self.cpu.kernels, prompts.iter().map(|p| &**p)));

@@ -192,7 +192,7 @@ pub fn join(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::answer::{Candidate, best_label};
+    use crate::answer::{Candidate, best_label};
     use conpet_formats::selector::decide;
 
     #[test]

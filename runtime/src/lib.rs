@@ -1,12 +1,13 @@
 //! The ConPET engine: memory-mapped quantized inference with modules chosen from the input.
 //!
-//! A prompt goes `tokenizer -> trunk -> decide -> branch -> head | sampler`, written once in [`engine::answer`]
-//! and [`engine::text`]. Under it are [`session`] (many sequences, one step), [`skills`] (a bundle's modules,
+//! A prompt goes `tokenizer -> trunk -> decide -> branch -> head | sampler`, written once in [`answer`]
+//! and [`text`]. Under it are [`session`] (many sequences, one step), [`skills`] (a bundle's modules,
 //! heads and selector), [`device`] (where layers run), [`blend`] (which modules are in force), [`kv`], [`base`]
 //! (mapped weights), [`kernels`] and [`threads`]. Training is in the crate `conpet-trainer`, which is built on
 //! this one, so that what is measured is what runs.
 
 mod aligned;
+pub mod answer;
 mod attention;
 pub mod base;
 pub mod batch;
@@ -35,6 +36,7 @@ pub mod sampler;
 pub mod select;
 pub mod session;
 pub mod skills;
+pub mod text;
 pub mod threads;
 pub mod tokenizer;
 

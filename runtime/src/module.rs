@@ -18,7 +18,7 @@ mod prefix;
 mod prompt;
 mod sparse;
 
-pub(crate) use act::{Point, Weight};
+pub(crate) use act::Weight;
 pub(crate) use prefix::Learned;
 
 use crate::base::Linear;
@@ -29,7 +29,7 @@ use crate::kv::Kv;
 use act::{Act, At};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::ModelSpec;
-use conpet_formats::pet::{Pet, PetKind, PetSpec, Places, Site};
+use conpet_formats::pet::{Pet, PetKind, PetSpec, Place, Point, Site};
 use payload::Payload;
 use std::ops::Range;
 use std::sync::Arc;
@@ -52,8 +52,9 @@ pub struct Module {
     id: ModuleId,
     map: Mapped,
     lora: lora::Lora,
-    /// In the order in which they act.
-    parts: Vec<Arc<dyn Act>>,
+    pet: PetSpec,
+    /// What changes what flows past points, in the order in which it acts.
+    parts: Vec<(Pet, Arc<dyn Act>)>,
     prefix: Option<prefix::Prefix>,
     prompt: Option<prompt::PromptRows>,
     /// Head size, and key/value heads.
@@ -83,6 +84,7 @@ impl Module {
         let mut out = Self {
             id: ModuleId::next(),
             lora: lora::Lora::none(spec.n_layer),
+            pet: pet.clone(),
             parts: Vec::new(),
             prefix: None,
             prompt: None,
@@ -94,15 +96,25 @@ impl Module {
         };
         for part in pet.parts() {
             let before = p.used();
-            match part.pet {
-                Pet::Lora(x) => out.lora = lora::Lora::load(&mut p, (part, x), &at)?,
-                Pet::Sparse(x) => out.parts.push(Arc::new(sparse::Sparse::load(&mut p, &map, (part, x), &at)?)),
-                Pet::Ia3(_) => out.parts.push(Arc::new(ia3::Ia3::load(&mut p, part, &at)?)),
-                Pet::Bias(_) => out.parts.push(Arc::new(bias::Bias::load(&mut p, part, &at)?)),
-                Pet::Adapter(x) => out.parts.push(Arc::new(adapter::Adapter::load(&mut p, (part, x), &at)?)),
-                Pet::Prefix(x) => out.prefix = Some(prefix::Prefix::load(&mut p, (part, x.pairs), &at)?),
-                Pet::Prompt(_) => out.prompt = Some(prompt::PromptRows::load(&mut p, part)?),
-            }
+            let act: Option<Arc<dyn Act>> = match part.pet {
+                Pet::Lora(x) => {
+                    out.lora = lora::Lora::load(&mut p, (part, x), &at)?;
+                    None
+                }
+                Pet::Sparse(x) => Some(Arc::new(sparse::Sparse::load(&mut p, &map, (part, x), &at)?)),
+                Pet::Ia3(_) => Some(Arc::new(ia3::Ia3::load(&mut p, part, &at)?)),
+                Pet::Bias(_) => Some(Arc::new(bias::Bias::load(&mut p, part, &at)?)),
+                Pet::Adapter(x) => Some(Arc::new(adapter::Adapter::load(&mut p, (part, x), &at)?)),
+                Pet::Prefix(x) => {
+                    out.prefix = Some(prefix::Prefix::load(&mut p, (part, x.pairs), &at)?);
+                    None
+                }
+                Pet::Prompt(_) => {
+                    out.prompt = Some(prompt::PromptRows::load(&mut p, part)?);
+                    None
+                }
+            };
+            out.parts.extend(act.map(|a| (part.pet, a)));
             if p.used() == before {
                 let name = part.pet.kind().name();
                 return Err(Error::new(Code::Missing, format!("the module is {pet}, but declares no site for {name}")));
@@ -131,15 +143,14 @@ impl Module {
         self.first_layer
     }
 
-    /// The kind of its learned keys and values, which take effect whole or not at all.
-    pub(crate) fn whole_only(&self) -> Option<&'static str> {
-        let prompt = self.prompt.as_ref().map(|_| PetKind::Prompt.name());
-        prompt.or_else(|| self.prefix.as_ref().map(|_| PetKind::Prefix.name()))
+    /// What it is.
+    pub fn pet(&self) -> &PetSpec {
+        &self.pet
     }
 
     /// Work space that [`Module::add`] and its parts need for each token, in numbers.
     pub(crate) fn width(&self) -> [usize; 2] {
-        [self.lora.width, self.parts.iter().map(|p| p.work()).max().unwrap_or(0)]
+        [self.lora.width, self.parts.iter().map(|(_, act)| act.work()).max().unwrap_or(0)]
     }
 
     /// Whether its LoRA has a site at a linear.
@@ -163,13 +174,15 @@ impl Module {
     /// Its parts that act at a point of a layer, in order: each changes `y [n, ..]`, where the linear or
     /// sublayer there has read `x`.
     pub(crate) fn parts_at(&self, layer: usize, point: Point) -> impl Iterator<Item = PartAt<'_>> {
-        let there = self.parts.iter().filter(move |p| p.acts(layer, point));
-        there.map(move |part| PartAt { part: &**part, map: &self.map, layer, point })
+        self.parts.iter().filter_map(move |(pet, act)| {
+            let place = pet.acts_at(point).filter(|place| act.has(layer, *place))?;
+            Some(PartAt { kind: pet.kind(), act: &**act, map: &self.map, layer, place })
+        })
     }
 
-    /// Sublayers beside which something runs.
-    pub(crate) fn aside(&self) -> Places {
-        self.parts.iter().map(|p| p.aside()).find(|p| !p.is_empty()).unwrap_or_default()
+    /// Whether something runs beside a sublayer, in any layer.
+    pub(crate) fn aside(&self, place: Place) -> bool {
+        self.parts.iter().any(|(pet, _)| pet.acts_at(Point::Aside(place)).is_some())
     }
 
     /// Learned keys and values of a layer.
@@ -201,20 +214,21 @@ impl Module {
 /// A part of a module where it acts.
 #[derive(Clone, Copy)]
 pub(crate) struct PartAt<'m> {
-    part: &'m dyn Act,
+    kind: PetKind,
+    act: &'m dyn Act,
     map: &'m Mapped,
     layer: usize,
-    point: Point,
+    place: Place,
 }
 
 impl PartAt<'_> {
     pub(crate) fn kind(&self) -> PetKind {
-        self.part.kind()
+        self.kind
     }
 
-    /// What it changes depends on what flows there.
+    /// Whether what it changes depends on what flows there.
     pub(crate) fn reads_flow(&self) -> bool {
-        self.part.reads_flow()
+        self.act.reads_flow()
     }
 
     /// Changes `y [n, ..]`; `before` is what flowed there before any module of the blend acted, if that
@@ -229,6 +243,6 @@ impl PartAt<'_> {
         work: &mut [f32],
     ) {
         let at = At { cpu, map: self.map, layer: self.layer, weight, before };
-        self.part.act(&at, self.point, x, y, work);
+        self.act.act(&at, self.place, x, y, work);
     }
 }

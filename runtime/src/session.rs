@@ -265,6 +265,9 @@ impl Session {
     fn predict(&mut self, sequences: &mut [&mut Sequence]) {
         let (engine, normed) = (&self.engine, &mut self.normed);
         let (spec, n) = (&engine.base.spec, sequences.iter().filter(|s| s.fresh).count());
+        if n == 0 {
+            return;
+        }
         self.hidden.clear();
         sequences.iter().filter(|s| s.fresh).for_each(|s| self.hidden.extend_from_slice(&s.last));
         normed.resize(n * spec.hidden, 0.0);

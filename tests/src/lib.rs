@@ -1,5 +1,6 @@
 //! What the whole-product tests share: a tiny base, a tiny stream, the built programs.
 
+pub mod kinds;
 pub mod reference;
 
 use conpet_formats::tiny::{self, TinyConfig};
@@ -10,8 +11,8 @@ use conpet_runtime::session::Session;
 use conpet_trainer::config::Config;
 use conpet_trainer::run::Run;
 use conpet_trainer::stream;
-use std::sync::atomic::AtomicBool;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 /// Writes the tiny base of a seed; returns its path.
 pub fn tiny_base(dir: &Path, seed: u64) -> PathBuf {

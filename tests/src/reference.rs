@@ -44,15 +44,22 @@ impl Plain<'_> {
     }
 }
 
+/// A module's weight at a site for the token at a position of the sequence.
+pub type WeightAt<'a> = &'a dyn Fn(Site, usize) -> f32;
 /// Modules with their weights.
-pub type Blended<'a> = [(f32, &'a Plain<'a>)];
+type Blended<'a> = [(WeightAt<'a>, &'a Plain<'a>)];
 
 /// What modules do to one token's values at a point: kind by kind, in the order of the kinds, the sum of
 /// what each one's part changes, all of a kind reading the same values.
-fn act(m: &Blended<'_>, layer: usize, point: Point, x: &[f32], y: &mut [f32]) {
+fn act(m: &Blended<'_>, (layer, t): (usize, usize), point: Point, x: &[f32], y: &mut [f32]) {
+    let place = match point {
+        Point::In(p) | Point::Out(p) | Point::Aside(p) | Point::Add(p) => p,
+        Point::Layer => Place::Down,
+    };
     for kind in PetKind::ALL {
         let changes: Vec<Vec<f32>> = m.iter().map(|(_, plain)| plain.change(*kind, (layer, point), x, y)).collect();
         for ((weight, _), change) in m.iter().zip(changes) {
+            let weight = weight(Site { layer, place }, t);
             y.iter_mut().zip(change).for_each(|(y, c)| *y += weight * c);
         }
     }
@@ -88,10 +95,10 @@ fn plus(a: &[f32], b: &[f32]) -> Vec<f32> {
 }
 
 /// What a sublayer adds: what its last linear gave, changed by what acts on it and beside it.
-fn sublayer(m: &Blended<'_>, (layer, place): (usize, Place), read: &[f32], mut z: Vec<f32>) -> Vec<f32> {
+fn sublayer(m: &Blended<'_>, (layer, t, place): (usize, usize, Place), read: &[f32], mut z: Vec<f32>) -> Vec<f32> {
     let mut aside = vec![0.0; z.len()];
-    act(m, layer, Point::Aside(place), read, &mut aside);
-    act(m, layer, Point::Add(place), &[], &mut z);
+    act(m, (layer, t), Point::Aside(place), read, &mut aside);
+    act(m, (layer, t), Point::Add(place), &[], &mut z);
     plus(&z, &aside)
 }
 
@@ -100,11 +107,22 @@ fn post(spec: &ModelSpec, norms: Option<[&[f32]; 2]>, which: usize, z: Vec<f32>)
     norms.map_or(z.clone(), |n| norm(spec, &z, n[which]))
 }
 
-/// Logits `[tokens, vocab]` of a base with modules in force.
+/// Logits `[tokens, vocab]` of a base with modules in force, each at one weight.
 ///
 /// # Panics
 /// If a token or a tensor does not fit the base.
-pub fn logits(base: &Base, tokens: &[u32], m: &Blended<'_>) -> Vec<f32> {
+pub fn logits(base: &Base, tokens: &[u32], modules: &[(f32, &Plain<'_>)]) -> Vec<f32> {
+    let weights: Vec<_> = modules.iter().map(|(w, _)| move |_: Site, _: usize| *w).collect();
+    let m: Vec<(WeightAt<'_>, &Plain<'_>)> =
+        weights.iter().zip(modules).map(|(w, (_, p))| (w as WeightAt<'_>, *p)).collect();
+    logits_weighed(base, tokens, &m)
+}
+
+/// The same with weights by site and position.
+///
+/// # Panics
+/// If a token or a tensor does not fit the base.
+pub fn logits_weighed(base: &Base, tokens: &[u32], m: &Blended<'_>) -> Vec<f32> {
     let (spec, h) = (&base.spec, base.spec.hidden);
     let table = rows(base.embedding());
     let embedded: Vec<f32> =
@@ -116,19 +134,19 @@ pub fn logits(base: &Base, tokens: &[u32], m: &Blended<'_>) -> Vec<f32> {
     for l in 0..spec.n_layer {
         let w = base.layer(l);
         let weights = Linear::ALL.map(|x| rows(w.linear(x)));
-        let linear = |place: Place, x: &[f32]| {
+        let linear = |t: usize, place: Place, x: &[f32]| {
             let mut x = x.to_vec();
-            act(m, l, Point::In(place), &[], &mut x);
+            act(m, (l, t), Point::In(place), &[], &mut x);
             let mut y = product(&weights[place as usize], &x);
             y = w.bias(Linear::ALL[place as usize]).map_or(y.clone(), |b| plus(&y, b));
-            act(m, l, Point::Out(place), &x, &mut y);
+            act(m, (l, t), Point::Out(place), &x, &mut y);
             y
         };
         let (mut keys, mut values): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (Vec::new(), Vec::new());
         for (t, x) in states.iter_mut().enumerate() {
             let mut a = norm(spec, x, w.attn_norm);
-            act(m, l, Point::Out(Place::AttnNorm), x, &mut a);
-            let [mut q, mut k, v] = [Place::Q, Place::K, Place::V].map(|p| linear(p, &a));
+            act(m, (l, t), Point::Out(Place::AttnNorm), x, &mut a);
+            let [mut q, mut k, v] = [Place::Q, Place::K, Place::V].map(|p| linear(t, p, &a));
             let rope = spec.rope(l);
             let mut turn = vec![0.0; rope.dim];
             rope_table(rope.base, t, &mut turn);
@@ -162,13 +180,13 @@ pub fn logits(base: &Base, tokens: &[u32], m: &Blended<'_>) -> Vec<f32> {
                     own.each_ref().map(Vec::as_slice),
                 ));
             }
-            let z = post(spec, w.post_norm, 0, linear(Place::Output, &o));
-            *x = plus(x, &sublayer(m, (l, Place::Output), &a, z));
+            let z = post(spec, w.post_norm, 0, linear(t, Place::Output, &o));
+            *x = plus(x, &sublayer(m, (l, t, Place::Output), &a, z));
         }
-        for x in &mut states {
+        for (t, x) in states.iter_mut().enumerate() {
             let mut b = norm(spec, x, w.ffn_norm);
-            act(m, l, Point::Out(Place::FfnNorm), x, &mut b);
-            let [gate, up] = [Place::Gate, Place::Up].map(|p| linear(p, &b));
+            act(m, (l, t), Point::Out(Place::FfnNorm), x, &mut b);
+            let [gate, up] = [Place::Gate, Place::Up].map(|p| linear(t, p, &b));
             let f = |g: f32| match spec.activation {
                 Activation::Silu => g / (1.0 + (-g).exp()),
                 Activation::GeluTanh => {
@@ -176,9 +194,9 @@ pub fn logits(base: &Base, tokens: &[u32], m: &Blended<'_>) -> Vec<f32> {
                 }
             };
             let hidden: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| f(*g) * u).collect();
-            let z = post(spec, w.post_norm, 1, linear(Place::Down, &hidden));
-            *x = plus(x, &sublayer(m, (l, Place::Down), &b, z));
-            act(m, l, Point::Layer, &[], x);
+            let z = post(spec, w.post_norm, 1, linear(t, Place::Down, &hidden));
+            *x = plus(x, &sublayer(m, (l, t, Place::Down), &b, z));
+            act(m, (l, t), Point::Layer, &[], x);
         }
     }
     let output = rows(base.output());

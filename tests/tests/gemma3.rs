@@ -9,7 +9,6 @@ use conpet_formats::quant::{self, QuantType};
 use conpet_formats::tiny::{self, TinyArch, TinyConfig};
 use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::session::Session;
 use conpet_runtime::kernels::Kernels;
 use conpet_runtime::kv::KvType;
 

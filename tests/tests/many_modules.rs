@@ -9,12 +9,12 @@ use conpet_formats::fingerprint::base_ref;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::{Pet, PetKind, PetSpec, Site, sparse};
 use conpet_formats::tensors::TensorsWriter;
+use conpet_runtime::batch::Span;
 use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::batch::Span;
-use conpet_runtime::session::{Sequence, Session};
 use conpet_runtime::kv::KvType;
 use conpet_runtime::module::Module;
+use conpet_runtime::session::{Sequence, Session};
 use conpet_runtime::skills::Skills;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -146,12 +146,10 @@ fn modules_mixed_in_one_batch_act_as_each_alone() {
         let tokens = engine.prompt(words, None).unwrap().tokens;
         let sequences: Vec<&[u32]> = (0..blends.len()).map(|i| &tokens[i % 3..][..1 + i * 5 % 9]).collect();
         let run = |which: std::ops::Range<usize>| {
-            let mut spans: Vec<Span<'_>> =
-                which.clone().map(|i| Span::once(sequences[i].len(), &blends[i])).collect();
+            let mut spans: Vec<Span<'_>> = which.clone().map(|i| Span::once(sequences[i].len(), &blends[i])).collect();
             let mut hidden = Vec::new();
             engine.embed(sequences[which].iter().flat_map(|t| t.iter().copied()), &mut hidden);
-            let dev = (engine.kernels, &engine.threads);
-            forward::layers(dev, &engine.base, 0..n_layer, &mut rows, &mut hidden, s, &mut |_, _| {});
+            engine.device().layers(0..n_layer, &mut spans, &mut hidden, &mut |_, _| {});
             hidden
         };
         let together = run(0..blends.len());

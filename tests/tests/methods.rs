@@ -4,7 +4,8 @@
 use conpet_formats::bundle::Bundle;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::tensors::Tensors;
-use conpet_runtime::engine::{Answer, Engine};
+use conpet_runtime::answer::Answer;
+use conpet_runtime::engine::Engine;
 use conpet_runtime::skills::Skills;
 use conpet_tests::{tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;
@@ -162,13 +163,13 @@ fn lwf_goes_on_saying_of_old_labels_what_was_said() {
     let texts: Vec<String> = ["house", "whale", "mouse", "coin"].map(|w| format!("how large is the {w}")).into();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     // Log odds of the first of the two old labels against the second.
-    let mut old = |path: &Path, stage: u64| -> Vec<f32> {
+    let old = |path: &Path, stage: u64| -> Vec<f32> {
         let skills = Skills::new(Bundle::open_stage(path, stage).unwrap(), &p.engine.base).unwrap();
         let answers = p.engine.classify(&skills, &texts, None).unwrap();
         let odds = |a: &Answer| a.candidates[0].labels[0].2 - a.candidates[0].labels[1].2;
         answers.iter().map(odds).collect()
     };
-    let mut drift = |lwf_lambda: f64, out: &str| {
+    let drift = |lwf_lambda: f64, out: &str| {
         p.learn(tiny_with(&format!("method=lwf lwf_lambda={lwf_lambda} lr=2e-3 epochs=10")), out);
         let (before, after) = (old(&p.bundle(out), 1), old(&p.bundle(out), 2));
         before.iter().zip(&after).map(|(a, b)| (a - b).abs()).sum::<f32>() / before.len() as f32

@@ -9,10 +9,10 @@ use conpet_formats::quant::QuantType;
 use conpet_formats::tiny::{self, TinyConfig};
 use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::session::Session;
 use conpet_runtime::kernels::Kernels;
 use conpet_runtime::kv::KvType;
 use conpet_runtime::sampler::argmax;
+use conpet_runtime::session::Session;
 use conpet_tests::token_by_token;
 use std::path::Path;
 

@@ -3,32 +3,22 @@
 
 use candle_core::{Device, IndexOp, Tensor};
 use conpet_formats::bundle::verify;
-use conpet_formats::mmap::Mapped;
-use conpet_formats::pet::{Budget, Lora, PetKind, PetSpec, Places, Site};
-use conpet_formats::tensors::TensorsWriter;
-use conpet_formats::model_spec::ModelSpec;
-use conpet_formats::tiny::{self, TinyArch, TinyConfig};
-use conpet_runtime::base::Base;
+use conpet_formats::pet::{Budget, PetKind};
+use conpet_formats::tiny::TinyConfig;
 use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::module::Module;
 use conpet_runtime::skills::Skills;
-use conpet_tests::reference::{self, Plain};
-use conpet_tests::{program, tiny_base, tiny_engine, tiny_stream, tiny_with};
+use conpet_tests::kinds::{engine_of, families, far, floats, loaded, parse, plain, trunk, uneven};
+use conpet_tests::{program, reference, tiny_base, tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;
 use conpet_trainer::decoder::{Decoder, Training, WeightMode};
 use conpet_trainer::nn::attention::Ragged;
-use conpet_trainer::pet::{self, TrainedModule};
 use conpet_trainer::run::Run;
 use conpet_trainer::stream;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-fn parse(text: &str) -> PetSpec {
-    PetSpec::parse(text, Lora::default(), Places::LINEARS).unwrap()
-}
 
 /// Fails if a kind is not told in the table of `docs/pet-kinds.md` with all its options, or has no section there.
 #[test]
@@ -44,59 +34,6 @@ fn every_kind_is_documented_with_its_options() {
         let section = page.lines().any(|l| l.strip_prefix("## ").is_some_and(|l| l.split(' ').next() == Some(name)));
         assert!(section, "docs/pet-kinds.md has no section for {name}");
     }
-}
-
-/// The trunk that a module can have: all but two layers, or none.
-fn trunk(spec: &ModelSpec, pet: &PetSpec) -> usize {
-    if pet.acts_on_input() { 0 } else { spec.n_layer - 2 }
-}
-
-/// A base of every family, and of every form of it. The last layer of the Gemma sees everything, the one
-/// before it a window that is shorter than the sequences here.
-fn families() -> [(&'static str, TinyConfig); 3] {
-    let llama = TinyConfig::default();
-    let biased = TinyConfig { biases: true, ..llama.clone() };
-    let gemma = TinyConfig { arch: TinyArch::Gemma3, layers: 6, window: 2, ..TinyConfig::default() };
-    [("llama", llama), ("llama with biases", biased), ("gemma3", gemma)]
-}
-
-fn engine_of(config: &TinyConfig) -> Engine {
-    let map = Mapped::from_vec(tiny::base(config).unwrap());
-    conpet_tests::exact(Engine::new(Arc::new(Base::from_map(map, Path::new("tiny.gguf")).unwrap()), 2))
-}
-
-/// A module with uneven parameters, and its sites.
-fn uneven(engine: &Engine, pet: &PetSpec) -> (TrainedModule, Vec<String>) {
-    let base = &engine.base;
-    let names = pet.sites(&base.spec, trunk(&base.spec, pet)).unwrap();
-    let sites: Vec<Site> = names.iter().map(|s| Site::parse(&base.spec, s).unwrap()).collect();
-    let indices = pet::choose(base, pet, &sites, (1, "t"), &|_, _| Ok(())).unwrap();
-    let mut module = TrainedModule::none(pet.clone());
-    for (i, x) in pet::fresh(base, pet, &sites, &indices, (1, "t"), |_| false).into_iter().enumerate() {
-        let value = |j: usize| ((j as f32 * 1.3 + i as f32).sin() + (j % 3) as f32 * 0.2) * 0.16;
-        let values: Vec<f32> = (0..x.values.len()).map(value).collect();
-        module.tensors.insert(x.name, Tensor::from_vec(values, x.shape, &Device::Cpu).unwrap());
-    }
-    (TrainedModule { indices, ..module }, names)
-}
-
-/// The module as the runtime loads it.
-fn loaded(engine: &Engine, module: &TrainedModule, sites: &[String]) -> Module {
-    let mut w = TensorsWriter::new();
-    module.tensors.iter().for_each(|(name, t)| w.add_f32(name, t.dims(), &floats(t)).unwrap());
-    module.indices.iter().for_each(|(name, i)| w.add_i32(name, &[i.len()], i).unwrap());
-    let bytes = w.finish().unwrap();
-    let len = bytes.len();
-    Module::load(Mapped::from_vec(bytes), 0..len, sites, &module.pet, &engine.base.spec).unwrap()
-}
-
-fn floats(t: &Tensor) -> Vec<f32> {
-    t.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn far(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 /// Forms and combinations, beside every kind as it is by default.
@@ -134,8 +71,7 @@ fn three_ways(family: &str, config: &TinyConfig) {
     for pet in usual.chain(FORMS.map(parse)) {
         let (module, sites) = uneven(&engine, &pet);
         let blend = Blend::from(Arc::new(loaded(&engine, &module, &sites)));
-        let floats_of = module.tensors.iter().map(|(n, t)| (n.clone(), floats(t))).collect();
-        let plain = Plain { pet: &pet, floats: floats_of, integers: &module.indices };
+        let plain = plain(&module);
         let hidden = engine.trunk(prompts.clone(), trunk(spec, &pet), None, false).hidden;
         let x = Tensor::from_slice(&hidden, (lens.iter().sum::<usize>(), spec.hidden), &Device::Cpu).unwrap();
         for mode in [WeightMode::Dense, WeightMode::Quant] {

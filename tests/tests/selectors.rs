@@ -9,11 +9,11 @@ use conpet_formats::mmap::Mapped;
 use conpet_formats::novelty::Novelty;
 use conpet_formats::selector::{self, SelectorKind};
 use conpet_formats::tensors::TensorsWriter;
+use conpet_runtime::cpu::Cpu;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::kernels::Kernels;
 use conpet_runtime::select::Selector;
 use conpet_runtime::skills::Skills;
-use conpet_runtime::threads::Threads;
 use conpet_tests::{tiny_engine, tiny_stream, tiny_with, with};
 use conpet_trainer::config::Config;
 use conpet_trainer::report::MethodReport;
@@ -66,9 +66,9 @@ fn load(entry: &SelectorEntry, scores: &Scores, more: impl FnOnce(&mut TensorsWr
 fn agree(kind: SelectorKind, scores: &Scores, layer: Option<&Hidden>, more: impl FnOnce(&mut TensorsWriter<'_>)) {
     let (x, _) = rows();
     let loaded = load(&entry(kind, 0.0), scores, more);
-    let threads = Threads::new(2);
+    let cpu = Cpu::new(2);
     for kernels in Kernels::all() {
-        let got = loaded.decide((kernels, &threads), &x, x.chunks_exact(DIM).map(|_| &[1u32][..]));
+        let got = loaded.decide(&Cpu { kernels, ..cpu.clone() }, &x, x.chunks_exact(DIM).map(|_| &[1u32][..]));
         assert_eq!(got.len(), x.len() / DIM);
         for (d, x) in got.iter().zip(x.chunks_exact(DIM)) {
             let hidden = layer.map(|h| {
@@ -108,7 +108,7 @@ fn the_runtime_scores_what_the_trainer_fitted() {
     // The random layer is drawn again from what the payload says of it.
     let (shift, scale) = ([0.0, 20.0, 0.0, 0.0, 0.0, 0.0], [1.0; DIM]);
     let layer = Hidden::random(9, 32, &shift, &scale);
-    let wide = conpet_runtime::select::through(&layer, (Kernels::naive(), &Threads::new(1)), &x);
+    let wide = conpet_runtime::select::through(&layer, &Cpu { kernels: Kernels::naive(), ..Cpu::new(1) }, &x);
     let mut s = Stats::new(32);
     s.grow(4);
     s.add(&wide, &classes);
@@ -120,9 +120,9 @@ fn the_runtime_scores_what_the_trainer_fitted() {
 #[test]
 fn a_payload_without_novelty_abstains_by_its_posterior_as_ever() {
     let scores = Scores { weight: [1.0f32; 4 * DIM].to_vec(), bias: vec![0.0; 4] };
-    let device = (Kernels::naive(), Threads::new(1));
+    let cpu = Cpu { kernels: Kernels::naive(), ..Cpu::new(1) };
     let x = [1.0f32; DIM];
-    let one = |s: &Selector| s.decide((device.0, &device.1), &x, [&[1u32][..]]).remove(0);
+    let one = |s: &Selector| s.decide(&cpu, &x, [&[1u32][..]]).remove(0);
     // Four equal classes: a best posterior of a quarter.
     let old = one(&load(&entry(SelectorKind::Lda, 0.3), &scores, |_| {}));
     assert!(old.abstain && (old.novelty - 0.75).abs() < 1e-6);

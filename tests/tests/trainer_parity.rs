@@ -8,16 +8,16 @@ use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::lora::{self, Scaling};
 use conpet_formats::pet::{Lora, PetSpec};
 use conpet_formats::tensors::TensorsWriter;
-use conpet_runtime::blend::Blend;
 use conpet_formats::tiny::{self, TinyArch, TinyConfig};
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::prompt::Prompt;
 use conpet_runtime::module::Module;
+use conpet_runtime::prompt::Prompt;
 use conpet_runtime::sampler::argmax;
 use conpet_trainer::decoder::{Decoder, Training, WeightMode};
 use conpet_trainer::nn::attention::Ragged;
-use std::sync::Arc;
 use conpet_trainer::pet::TrainedModule;
+use std::sync::Arc;
 
 const TEXT: &str = "The number of people who write long letters has gone down each day, and 42 of them say that water, oil \
 and words will be what we use when the list of files is full. What did you find in the house of the two men? ";

@@ -3,8 +3,8 @@
 use conpet_formats::Code;
 use conpet_formats::bundle::verify;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::engine::text::Request;
 use conpet_runtime::skills::Skills;
+use conpet_runtime::text::Request;
 use conpet_tests::{tiny_base, tiny_config, tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;
 use conpet_trainer::report::MethodReport;
@@ -191,7 +191,7 @@ fn an_input_unlike_any_task_is_noticed_more_often_than_one_of_them() {
     let engine = tiny_engine(dir.path());
     learn(tiny_with("abstain=0.1"), &engine, dir.path(), "d.cpb", None, false).unwrap();
     let skills = Skills::open(&dir.path().join("d.cpb"), &engine.base).unwrap();
-    let mut abstained =
+    let abstained =
         |texts: &[&str]| engine.classify(&skills, texts, None).unwrap().iter().filter(|a| a.abstain).count();
     let known = abstained(&[
         "the colour of our rose",

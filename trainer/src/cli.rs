@@ -1,9 +1,9 @@
 //! The command line of `conpet-train`: the list of its commands.
 
 use crate::commands::{add, compare, eval, probe, report, stream, sweep, tiny_base};
-use conpet_program::ExitStatus;
 use clap::{Parser, Subcommand};
 use conpet_formats::Result;
+use conpet_program::ExitStatus;
 use std::sync::atomic::AtomicBool;
 
 /// Trains PET modules and a selector for a stream of tasks on a frozen quantized base, into one bundle.

@@ -13,10 +13,10 @@ use crate::metrics::{StageScores, TaskScores};
 use crate::stream::{Goal, Row, Task};
 use conpet_formats::Result;
 use conpet_formats::selector::Decision;
+use conpet_runtime::answer::{Candidate, Memo, best_label};
 use conpet_runtime::engine::Engine;
-use conpet_runtime::engine::answer::{Candidate, Memo, best_label};
-use conpet_runtime::engine::text::{Choice, Request};
 use conpet_runtime::skills::Skills;
+use conpet_runtime::text::{Choice, Request};
 use std::collections::HashMap;
 
 /// The prepared test rows of one task.

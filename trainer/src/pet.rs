@@ -16,6 +16,7 @@ mod lora;
 pub mod plan;
 pub mod point;
 mod prefix;
+pub mod probe;
 pub(crate) mod prompt;
 pub mod sparse;
 
@@ -32,7 +33,7 @@ use conpet_formats::pet::{Part, PetSpec, Site};
 use conpet_runtime::base::Base;
 use kind::{Beginning, Choice, Fisher};
 use plan::Layout;
-use sparse::probe::Probe;
+use probe::Probe;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

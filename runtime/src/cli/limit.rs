@@ -1,6 +1,6 @@
 //! Limits on the length of an answer, and the notice about one that was cut short.
 
-use crate::engine::text::{Finish, Generated};
+use crate::text::{Finish, Generated};
 use conpet_program::print;
 
 /// Parses a count, for flags where llama.cpp's -1 means "all".

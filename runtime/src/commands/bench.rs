@@ -111,8 +111,13 @@ pub(super) fn run(a: &BenchArgs) -> Result<ExitStatus> {
         })
         .collect();
     if a.json {
-        let steps = steps.iter().map(|(n, ns)| json!({ "n_sequences": n, "step_ns": ns, "steps_of_one": ns / steps[0].1 }));
-        let all = if steps.len() > 0 { fields.into_iter().chain([json!({ "steps": steps.collect::<Vec<_>>() })]).collect() } else { fields };
+        let steps =
+            steps.iter().map(|(n, ns)| json!({ "n_sequences": n, "step_ns": ns, "steps_of_one": ns / steps[0].1 }));
+        let all = if steps.len() > 0 {
+            fields.into_iter().chain([json!({ "steps": steps.collect::<Vec<_>>() })]).collect()
+        } else {
+            fields
+        };
         print(&Value::Array(all).to_string())?;
         return Ok(ExitStatus::Success);
     }

@@ -3,9 +3,9 @@
 use crate::chat::{ChatTemplate, Message};
 use crate::cli::{Common, Sampling, count_or_all, say_if_cut, task_or_choice};
 use crate::engine::Engine;
-use crate::engine::text::{Dialogue, Request};
 use crate::error::{Code, Error, Result};
 use crate::sampler::SamplerConfig;
+use crate::text::{Dialogue, Request};
 use clap::Args;
 use conpet_program::print::{Pieces, complain, print, say, say_piece};
 use conpet_program::queue::Queue;

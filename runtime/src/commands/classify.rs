@@ -1,11 +1,11 @@
 //! `classify`: answers texts with labels, or with text where the chosen task generates.
 
+use crate::answer::Answer;
 use crate::cli::{InputArgs, Inputs, need, say_if_cut, task_or_choice};
 use crate::engine::Trunked;
-use crate::engine::answer::Answer;
-use crate::engine::text::{Choice, Finish, Request};
 use crate::error::Result;
 use crate::skills::Skills;
+use crate::text::{Choice, Finish, Request};
 use conpet_program::print::print;
 use conpet_program::{ExitStatus, Stop};
 use serde_json::{Value, json};

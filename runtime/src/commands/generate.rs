@@ -1,10 +1,10 @@
 //! `generate`: answers texts with text.
 
 use crate::cli::{InputArgs, Inputs, Sampling, count_or_all, say_if_cut, task_or_choice};
-use crate::engine::text::{Generated, Request};
 use crate::error::Result;
 use crate::memory::Memory;
 use crate::sampler::SamplerConfig;
+use crate::text::{Generated, Request};
 use clap::Args;
 use conpet_program::print::{Pieces, print, say};
 use conpet_program::{ExitStatus, Stop};

@@ -14,9 +14,12 @@ pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
     let skills = need(skills)?;
     let selector = skills.selector();
     let Some(feature) = selector.feature() else {
-        return Err(Error::new(Code::Unsupported, format!("a {} selector does not read the input", selector.kind().name()))
-            .in_file(skills.bundle().path())
-            .hint("use classify or generate with --task"));
+        return Err(Error::new(
+            Code::Unsupported,
+            format!("a {} selector does not read the input", selector.kind().name()),
+        )
+        .in_file(skills.bundle().path())
+        .hint("use classify or generate with --task"));
     };
     let tasks = &skills.manifest().tasks;
     let mut reads: Vec<String> = feature.parts.iter().map(|p| format!("{}:{}", p.layer, p.pool)).collect();

@@ -9,8 +9,8 @@ use crate::base::{LayerRef, Linear};
 use crate::batch::Span;
 use crate::blend::Blend;
 use crate::cpu::Cpu;
-use crate::module::{Module, PartAt, Point, Weight};
-use conpet_formats::pet::{PetKind, Place, Site};
+use crate::module::{Module, PartAt, Weight};
+use conpet_formats::pet::{PetKind, Place, Point, Site};
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -101,7 +101,7 @@ impl<'a> InForce<'a> {
 
     /// Whether something runs beside a sublayer.
     pub(super) fn aside(&self, place: Place) -> bool {
-        self.modules().any(|m| m.aside().has(place))
+        self.modules().any(|m| m.aside(place))
     }
 
     /// Linears of layer `l` that share the input `x [n, in]`, with what LoRAs add to them.
@@ -161,7 +161,7 @@ impl<'a> InForce<'a> {
                 continue;
             }
             let (x, y) = (self.part(x, &g.range), self.part_mut(y, &g.range));
-            let [given] = g.weights_at([point.site(l)], if x.is_empty() { y } else { x }, &mut work.weights);
+            let [given] = g.weights_at([site(l, point)], if x.is_empty() { y } else { x }, &mut work.weights);
             if let [m] = modules {
                 let Some(weight) = given.of(0) else { continue };
                 m.parts_at(l, point).for_each(|p| p.act(cpu, weight, None, x, y, &mut work.part));
@@ -176,7 +176,7 @@ impl<'a> InForce<'a> {
                 if flow {
                     work.before[..y.len()].copy_from_slice(y);
                 }
-                let before = flow.then_some(&work.before[..y.len()]);
+                let before = flow.then(|| &work.before[..y.len()]);
                 mine().for_each(|(weight, p)| p.act(cpu, weight, before, x, y, &mut work.part));
             }
         }
@@ -192,6 +192,15 @@ impl<'a> InForce<'a> {
         let width = x.len() / self.tokens;
         &mut x[range.start * width..range.end * width]
     }
+}
+
+/// The site whose weights count at a point.
+fn site(layer: usize, point: Point) -> Site {
+    let place = match point {
+        Point::In(p) | Point::Out(p) | Point::Aside(p) | Point::Add(p) => p,
+        Point::Layer => Place::Down,
+    };
+    Site { layer, place }
 }
 
 /// The most linears that share an input.

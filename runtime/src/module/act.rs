@@ -4,35 +4,8 @@ use super::payload::Factor;
 use crate::cpu::Cpu;
 use crate::kernels::Kernels;
 use conpet_formats::mmap::Mapped;
-use conpet_formats::pet::{PetKind, Place, Places, Site};
+use conpet_formats::pet::{Place, Site};
 use std::fmt::Debug;
-
-/// A point of a layer, `m = x + attn(norm x)`, `y = m + ffn(norm m)`. Attention goes by its last linear
-/// [`Place::Output`], the feed-forward layer by [`Place::Down`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Point {
-    /// What a linear is about to read.
-    In(Place),
-    /// What a linear or a norm has given.
-    Out(Place),
-    /// Beside a sublayer: zeros, to which is added what joins its result.
-    Aside(Place),
-    /// What a sublayer is about to add.
-    Add(Place),
-    /// What leaves the layer.
-    Layer,
-}
-
-impl Point {
-    /// The site whose parts act here.
-    pub(crate) fn site(self, layer: usize) -> Site {
-        let place = match self {
-            Self::In(p) | Self::Out(p) | Self::Aside(p) | Self::Add(p) => p,
-            Self::Layer => Place::Down,
-        };
-        Site { layer, place }
-    }
-}
 
 /// A module's weight for the tokens of a span.
 #[derive(Debug, Clone, Copy)]
@@ -79,19 +52,17 @@ impl At<'_> {
     }
 }
 
-/// A part of a module that changes what flows past a point.
+/// How a part of a module changes what flows past a point. Where it acts, its kind says
+/// ([`conpet_formats::pet::Kind::acts_at`]).
 pub(super) trait Act: Debug + Send + Sync {
-    /// Its kind.
-    fn kind(&self) -> PetKind;
+    /// Whether it has tensors at a place of a layer.
+    fn has(&self, layer: usize, place: Place) -> bool;
 
-    /// Whether it acts at a point of a layer.
-    fn acts(&self, layer: usize, point: Point) -> bool;
+    /// Changes `y [n, ..]` with what it has at a place; `x` is what the linear or the sublayer there has
+    /// read. `work [>= n * self.work()]`.
+    fn act(&self, at: &At<'_>, place: Place, x: &[f32], y: &mut [f32], work: &mut [f32]);
 
-    /// Changes `y [n, ..]` where it acts; `x` is what the linear or the sublayer there has read.
-    /// `work [>= n * self.work()]`.
-    fn act(&self, at: &At<'_>, point: Point, x: &[f32], y: &mut [f32], work: &mut [f32]);
-
-    /// What it changes depends on what flows there, so that several of a blend must read the same.
+    /// Whether what it changes depends on `y`, so that the modules of a blend must all read the same.
     fn reads_flow(&self) -> bool {
         false
     }
@@ -99,11 +70,6 @@ pub(super) trait Act: Debug + Send + Sync {
     /// Work space for each token, in numbers.
     fn work(&self) -> usize {
         0
-    }
-
-    /// Sublayers beside which it runs.
-    fn aside(&self) -> Places {
-        Places::default()
     }
 }
 

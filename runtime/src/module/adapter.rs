@@ -1,10 +1,10 @@
 //! Adapters in force: two small products and a nonlinearity, for all tokens of a batch at once.
 
-use super::act::{Act, At, Point, Table};
+use super::act::{Act, At, Table};
 use super::payload::{Factor, Payload};
 use crate::error::Result;
 use conpet_formats::pet::adapter::{Form, NAMES};
-use conpet_formats::pet::{Adapter as Spec, Part, PetKind, Place, Places, Site};
+use conpet_formats::pet::{Adapter as Spec, Part, Place, Site};
 
 #[derive(Debug)]
 pub(super) struct Adapter {
@@ -12,7 +12,6 @@ pub(super) struct Adapter {
     hidden: usize,
     /// `D`, `b`, `U`, `c`.
     sites: Table<[Factor; 4]>,
-    places: Places,
 }
 
 impl Adapter {
@@ -23,25 +22,13 @@ impl Adapter {
             let mut factor = |i: usize| p.factor(*site, NAMES[i], &shapes[i].1);
             table.set(*site, [factor(0)?, factor(1)?, factor(2)?, factor(3)?]);
         }
-        Ok(Self { spec, hidden: p.spec.hidden, sites: table, places: part.at })
-    }
-
-    fn at(&self, layer: usize, point: Point) -> Option<&[Factor; 4]> {
-        match (self.spec.form, point) {
-            (Form::Houlsby, Point::Add(place)) | (Form::Parallel, Point::Aside(place)) => self.sites.get(layer, place),
-            (Form::Pfeiffer, Point::Layer) => self.sites.get(layer, Place::Down),
-            _ => None,
-        }
+        Ok(Self { spec, hidden: p.spec.hidden, sites: table })
     }
 }
 
 impl Act for Adapter {
-    fn kind(&self) -> PetKind {
-        PetKind::Adapter
-    }
-
-    fn acts(&self, layer: usize, point: Point) -> bool {
-        self.at(layer, point).is_some()
+    fn has(&self, layer: usize, place: Place) -> bool {
+        self.sites.get(layer, place).is_some()
     }
 
     fn reads_flow(&self) -> bool {
@@ -52,12 +39,8 @@ impl Act for Adapter {
         self.spec.width + self.hidden + self.hidden.max(self.spec.width)
     }
 
-    fn aside(&self) -> Places {
-        if self.spec.form == Form::Parallel { self.places } else { Places::default() }
-    }
-
-    fn act(&self, at: &At<'_>, point: Point, x: &[f32], y: &mut [f32], work: &mut [f32]) {
-        let Some([d, b, up, c]) = self.at(at.layer, point) else { return };
+    fn act(&self, at: &At<'_>, place: Place, x: &[f32], y: &mut [f32], work: &mut [f32]) {
+        let Some([d, b, up, c]) = self.sites.get(at.layer, place) else { return };
         let (h, width) = (self.hidden, self.spec.width);
         let n = y.len() / h;
         let (low, work) = work.split_at_mut(n * width);

@@ -1,9 +1,9 @@
 //! Biases in force: `y += w · b`.
 
-use super::act::{Act, At, Point, Table};
+use super::act::{Act, At, Table};
 use super::payload::{Factor, Payload};
 use crate::error::Result;
-use conpet_formats::pet::{Part, PetKind, Site, bias};
+use conpet_formats::pet::{Part, Place, Site, bias};
 
 #[derive(Debug)]
 pub(super) struct Bias {
@@ -21,30 +21,19 @@ impl Bias {
         }
         Ok(out)
     }
-
-    fn at(&self, layer: usize, point: Point) -> Option<&Factor> {
-        match point {
-            Point::Out(place) => self.sites.get(layer, place),
-            _ => None,
-        }
-    }
 }
 
 impl Act for Bias {
-    fn kind(&self) -> PetKind {
-        PetKind::Bias
-    }
-
-    fn acts(&self, layer: usize, point: Point) -> bool {
-        self.at(layer, point).is_some()
+    fn has(&self, layer: usize, place: Place) -> bool {
+        self.sites.get(layer, place).is_some()
     }
 
     fn work(&self) -> usize {
         self.widest
     }
 
-    fn act(&self, at: &At<'_>, point: Point, _x: &[f32], y: &mut [f32], work: &mut [f32]) {
-        let Some(b) = self.at(at.layer, point) else { return };
+    fn act(&self, at: &At<'_>, place: Place, _x: &[f32], y: &mut [f32], work: &mut [f32]) {
+        let Some(b) = self.sites.get(at.layer, place) else { return };
         let b = at.vector(b, work);
         at.cpu.by_row(y, b.len(), |t, y| at.kernels().axpy_f32(y, at.weight.of(t), b));
     }

@@ -1,9 +1,9 @@
 //! (IA)³ in force: `y += w · l ⊙ y`, where `l` is the stored difference from one.
 
-use super::act::{Act, At, Point, Table};
+use super::act::{Act, At, Table};
 use super::payload::{Factor, Payload};
 use crate::error::Result;
-use conpet_formats::pet::{Part, PetKind, Site, ia3};
+use conpet_formats::pet::{Part, Place, Site, ia3};
 
 #[derive(Debug)]
 pub(super) struct Ia3 {
@@ -21,23 +21,11 @@ impl Ia3 {
         }
         Ok(out)
     }
-
-    fn at(&self, layer: usize, point: Point) -> Option<&Factor> {
-        match point {
-            Point::In(p) if ia3::scales_input(p) => self.sites.get(layer, p),
-            Point::Out(p) if !ia3::scales_input(p) => self.sites.get(layer, p),
-            _ => None,
-        }
-    }
 }
 
 impl Act for Ia3 {
-    fn kind(&self) -> PetKind {
-        PetKind::Ia3
-    }
-
-    fn acts(&self, layer: usize, point: Point) -> bool {
-        self.at(layer, point).is_some()
+    fn has(&self, layer: usize, place: Place) -> bool {
+        self.sites.get(layer, place).is_some()
     }
 
     fn reads_flow(&self) -> bool {
@@ -48,8 +36,8 @@ impl Act for Ia3 {
         self.widest
     }
 
-    fn act(&self, at: &At<'_>, point: Point, _x: &[f32], y: &mut [f32], work: &mut [f32]) {
-        let Some(l) = self.at(at.layer, point) else { return };
+    fn act(&self, at: &At<'_>, place: Place, _x: &[f32], y: &mut [f32], work: &mut [f32]) {
+        let Some(l) = self.sites.get(at.layer, place) else { return };
         let l = at.vector(l, work);
         at.cpu.by_row(y, l.len(), |t, y| {
             let w = at.weight.of(t);

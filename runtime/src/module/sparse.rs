@@ -1,10 +1,10 @@
 //! A sparse delta in force: its positions are walked once for all tokens of a batch.
 
-use super::act::{Act, At, Point, Table};
+use super::act::{Act, At, Table};
 use super::payload::{Factor, Payload};
 use crate::error::{Code, Error, Result};
 use conpet_formats::mmap::Mapped;
-use conpet_formats::pet::{Part, PetKind, Site, Sparse as Spec, sparse};
+use conpet_formats::pet::{Part, Place, Site, Sparse as Spec, sparse};
 use std::ops::Range;
 
 /// Positions taken apart at a time.
@@ -41,7 +41,8 @@ impl Sparse {
             let (shape, index) = (site.place.shape(p.spec), p.integers(*site, index)?);
             let k = index.len() / 4;
             let all = map[index.clone()].chunks_exact(4).map(position);
-            sparse::check_index(all, shape.0, shape.1).map_err(|e| e.in_section(format!("{site}.sparse_index")))?;
+            sparse::check_index(all, shape.0, shape.1)
+                .map_err(|e| e.in_section(format!("{site}.{}", sparse::NAMES[0])))?;
             let values = p.factor(*site, values, &[k])?;
             out.sites.set(*site, Delta { shape, index, values });
             n += k;
@@ -57,26 +58,13 @@ impl Sparse {
     }
 }
 
-impl Sparse {
-    fn at(&self, layer: usize, point: Point) -> Option<&Delta> {
-        match point {
-            Point::Out(place) => self.sites.get(layer, place),
-            _ => None,
-        }
-    }
-}
-
 impl Act for Sparse {
-    fn kind(&self) -> PetKind {
-        PetKind::Sparse
+    fn has(&self, layer: usize, place: Place) -> bool {
+        self.sites.get(layer, place).is_some()
     }
 
-    fn acts(&self, layer: usize, point: Point) -> bool {
-        self.at(layer, point).is_some()
-    }
-
-    fn act(&self, at: &At<'_>, point: Point, x: &[f32], y: &mut [f32], _work: &mut [f32]) {
-        let Some(d) = self.at(at.layer, point) else { return };
+    fn act(&self, at: &At<'_>, place: Place, x: &[f32], y: &mut [f32], _work: &mut [f32]) {
+        let Some(d) = self.sites.get(at.layer, place) else { return };
         let (out, input) = d.shape;
         let index = &at.map[d.index.clone()];
         let k = index.len() / 4;

@@ -3,8 +3,6 @@
 use super::engine;
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use conpet_program::ExitStatus;
-use conpet_program::print::{print, say};
 use crate::progress::Bar;
 use crate::run::Run;
 use crate::run::add::{inherited, refuse_conflicts};
@@ -12,6 +10,8 @@ use crate::settings::Group;
 use crate::stream;
 use conpet_formats::Result;
 use conpet_formats::bundle::Bundle;
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use conpet_runtime::skills::Skills;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;

@@ -5,12 +5,12 @@
 
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use conpet_program::ExitStatus;
-use conpet_program::print::{print, say};
 use crate::report::{self, own_command};
 use crate::rng::Stream;
 use crate::stream;
 use conpet_formats::{Code, Error, Result, fs};
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use conpet_runtime::base::Base;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,14 +1,14 @@
 //! `probe`: compares features for the selector.
 
 use super::engine;
-use conpet_program::ExitStatus;
-use conpet_program::print::print;
 use crate::probe::{Wanted, probe};
 use crate::progress::Bar;
 use crate::services::Event;
 use crate::settings::range::{not_negative, part, refusal};
 use crate::stream;
 use conpet_formats::{Code, Error, Result};
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use std::path::PathBuf;
 
 /// Arguments of `probe`.

@@ -1,9 +1,9 @@
 //! `report`: joins the reports of several runs on one stream.
 
-use conpet_program::ExitStatus;
-use conpet_program::print::print;
 use crate::report;
 use conpet_formats::Result;
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use std::path::PathBuf;
 
 /// Arguments of `report`.

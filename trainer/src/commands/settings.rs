@@ -1,10 +1,10 @@
 //! The settings given to a command, in a file and as flags.
 
 use crate::config::{Config, Flags};
-use conpet_program::print::say;
 use crate::settings::Group;
 use crate::settings::range::flag;
 use conpet_formats::{Code, Error, Result};
+use conpet_program::print::say;
 use std::path::PathBuf;
 
 /// Arguments that give settings.

@@ -3,13 +3,13 @@
 use super::engine;
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use conpet_program::ExitStatus;
-use conpet_program::print::{print, say};
 use crate::progress::Bar;
 use crate::report::{self, Origin, Report};
 use crate::run::Run;
 use crate::stream;
 use conpet_formats::{Code, Error, Result};
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 

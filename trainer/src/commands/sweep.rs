@@ -3,14 +3,14 @@
 use super::engine;
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use conpet_program::ExitStatus;
-use conpet_program::print::{print, say};
 use crate::progress::Bar;
 use crate::report::Origin;
 use crate::report::sweep::Sweep;
 use crate::stream;
 use crate::sweep::{DEFAULT_KINDS, Wanted, settings_in_effect, sweep};
 use conpet_formats::{Code, Error, Result};
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 

@@ -2,7 +2,7 @@ use super::*;
 use crate::nn::check::wave;
 use crate::nn::pool::pool;
 use crate::pet;
-use crate::pet::sparse::probe::{PROBE, Probe};
+use crate::pet::probe::{PROBE, Probe};
 use candle_core::{Device, Var};
 use conpet_formats::feature::Reduce;
 use conpet_formats::mmap::Mapped;
@@ -139,11 +139,7 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_no
                 assert_eq!(value, again);
                 for (name, var) in &a.tensors {
                     let (x, y) = (store.get(var).unwrap(), parts.get(var).unwrap());
-                    assert_eq!(
-                        size(&(x - y).unwrap()),
-                        0.0,
-                        "{family}, {text}: {name}: recomputing gives the same"
-                    );
+                    assert_eq!(size(&(x - y).unwrap()), 0.0, "{family}, {text}: {name}: recomputing gives the same");
                 }
             }
             let dropout = |step| Training {
@@ -253,7 +249,8 @@ fn the_probe_sums_squared_gradients_of_frozen_weights() {
                 let at = |delta: f32| {
                     let mut a = TrainedModule::none(parse("sparse:n=1"));
                     a.indices.insert(format!("{site}.{}", sparse::NAMES[0]), Arc::new(vec![i as i32]));
-                    a.tensors.insert(format!("{site}.{}", sparse::NAMES[1]), Tensor::new(&[delta], &Device::Cpu).unwrap());
+                    a.tensors
+                        .insert(format!("{site}.{}", sparse::NAMES[1]), Tensor::new(&[delta], &Device::Cpu).unwrap());
                     total(&a).to_scalar::<f32>().unwrap()
                 };
                 let want = ((at(1e-2) - at(-1e-2)) / 2e-2).abs();

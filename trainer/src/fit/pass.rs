@@ -10,7 +10,7 @@ use crate::nn::numbers;
 use crate::nn::pool::pool;
 use crate::nn::rms_norm::rms_norm;
 use crate::optim::Param;
-use crate::pet::sparse::probe::Probe;
+use crate::pet::probe::Probe;
 use crate::pet::{self, Dropout, TrainedModule};
 use candle_core::{Device, Result, Tensor, Var};
 use conpet_formats::feature::{FeatureSpec, StateNorm};

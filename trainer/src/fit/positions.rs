@@ -7,7 +7,7 @@ use super::job::{Job, Outcome, Target, failed};
 use super::pass::{Parts, shard};
 use super::recipe::{Buffers, Plain};
 use super::steps::train;
-use crate::pet::sparse::probe::{PROBE, Probe};
+use crate::pet::probe::{PROBE, Probe};
 use crate::pet::{self, Indices};
 use candle_core::{DType, Device, Var};
 use conpet_formats::Result;

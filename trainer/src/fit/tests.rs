@@ -236,7 +236,10 @@ fn every_kind_learns_and_leaves_the_tensors_of_its_spec() {
         let own: Vec<_> = t.tensors.iter().filter(|(n, _)| !n.starts_with(HEAD)).collect();
         let parameters: usize = own.iter().map(|(_, (_, v))| v.len()).sum();
         assert_eq!(parameters, pet.parameters(&e.base.spec, 2), "{text}");
-        assert!(own.iter().all(|(n, _)| n.starts_with("blk.")), "{text}: parameters used only in training are not kept");
+        assert!(
+            own.iter().all(|(n, _)| n.starts_with("blk.")),
+            "{text}: parameters used only in training are not kept"
+        );
         assert_eq!(
             t.indices.values().map(|i| i.len()).sum::<usize>(),
             if text.starts_with("sparse") { 300 } else { 0 }

@@ -12,8 +12,8 @@
 use super::matmul::{View, matmul};
 use super::rms_norm::RmsNorm;
 use conpet_formats::model_spec::{ModelSpec, Rope};
-use conpet_runtime::rope::rope_table;
 use conpet_runtime::kernels::Kernels;
+use conpet_runtime::rope::rope_table;
 use rayon::prelude::*;
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! What training needs from a PET kind, beyond what `conpet-formats` defines.
 
 use super::plan::{Layout, Plan};
-use super::sparse::probe::Probe;
+use super::probe::Probe;
 use crate::rng::Stream;
 use candle_core::Tensor;
 use conpet_formats::Result;

@@ -4,7 +4,6 @@
 //! rows. The positions are chosen before training (`sparse/choose.rs`).
 
 mod choose;
-pub mod probe;
 
 use super::act::{Act, At};
 use super::kind::{Beginning, Choice, Indices, Trainable};

@@ -44,9 +44,7 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
         (None, Some((shift, scale))) => Some(Hidden::random(seed, size, shift, scale)),
         (None, None) => None,
     };
-    let features = layer
-        .as_ref()
-        .map(|h| through(h, services.engine().cpu(), &new.train.features));
+    let features = layer.as_ref().map(|h| through(h, services.engine().cpu(), &new.train.features));
     let (x, width) = (features.as_deref().unwrap_or(&new.train.features), layer.as_ref().map_or(dim, Hidden::size));
     let stats = extended(services, new, before.map(|x| x.1), x, width)?;
     let mut payload = solve(&stats, new.common.shrinkage)?.payload()?;
@@ -131,7 +129,10 @@ mod tests {
         };
         let (shift, scale) = standard(&x, 2);
         let layer = Hidden::random(1, 64, &shift, &scale);
-        let cpu = conpet_runtime::cpu::Cpu { kernels: conpet_runtime::kernels::Kernels::naive(), ..conpet_runtime::cpu::Cpu::new(1) };
+        let cpu = conpet_runtime::cpu::Cpu {
+            kernels: conpet_runtime::kernels::Kernels::naive(),
+            ..conpet_runtime::cpu::Cpu::new(1)
+        };
         let wide = through(&layer, &cpu, &x);
         assert!(right(&x) < 60, "{} without", right(&x));
         assert_eq!(right(&wide), 80);

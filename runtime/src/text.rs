@@ -1,8 +1,8 @@
 //! Text generation, token by token, and conversations that compute only new tokens.
 
-use super::answer::{continued, shared};
-use super::{Engine, Trunked};
+use crate::answer::{continued, shared};
 use crate::blend::Blend;
+use crate::engine::{Engine, Trunked};
 use crate::error::{Code, Error, Result};
 use crate::prompt::Prompt;
 use crate::sampler::{Sampler, SamplerConfig};
@@ -135,7 +135,7 @@ impl Engine {
         Dialogue::new(self, skills).write(routed, request, begin, emit)
     }
 
-    /// Generates the answer to an input that has passed the trunk and whose [`super::answer::Answer`] has no label.
+    /// Generates the answer to an input that has passed the trunk and whose [`crate::answer::Answer`] has no label.
     ///
     /// # Errors
     /// See [`Engine::generate`].
@@ -171,8 +171,7 @@ impl Engine {
         let prompt = Arc::new(self.prompt(text, None)?);
         let trunked = self.trunk(vec![prompt], skills.trunk(), Self::trunk_feature(skills), true);
         let decision = self.decide(skills, &trunked)?.pop();
-        let d = decision
-            .ok_or_else(|| Error::new(Code::Value, "the selector gave no decision for this input"))?;
+        let d = decision.ok_or_else(|| Error::new(Code::Value, "the selector gave no decision for this input"))?;
         let task = (!d.abstain).then(|| d.order[0]);
         Ok(Routed { task, decision: Some(d), trunked: Some(trunked) })
     }

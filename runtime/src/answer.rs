@@ -4,8 +4,8 @@
 //! [`Candidate`], [`Answer`]. `classify`, `route`, the trainer's evaluation and its calibration are all
 //! this path, so what is measured is what runs.
 
-use super::{Engine, Trunked};
 use crate::blend::Blend;
+use crate::engine::{Engine, Trunked};
 use crate::error::Result;
 use crate::head::Head;
 use crate::prompt::{Prompt, batches};
@@ -226,7 +226,8 @@ impl Engine {
             let head = tasks[r.task].head.map(|h| skills.head(h as usize)).transpose()?;
             out.push(head.map(|h| (h, memo.scores(r.input, r.task).unwrap_or_default())));
         }
-        let missing: Vec<usize> = (0..runs.len()).filter(|i| out[*i].as_ref().is_some_and(|x| x.1.is_empty())).collect();
+        let missing: Vec<usize> =
+            (0..runs.len()).filter(|i| out[*i].as_ref().is_some_and(|x| x.1.is_empty())).collect();
         // A task whose template adds words to the input needs a trunk pass of its own.
         let (plain, worded): (Vec<usize>, Vec<usize>) =
             missing.into_iter().partition(|i| tasks[runs[*i].task].template == PLAIN);
@@ -266,7 +267,7 @@ impl Engine {
     }
 
     /// A text rendered with a task's template and tokenized.
-    pub(super) fn task_prompt(&self, task: &TaskEntry, text: &str) -> Result<Prompt> {
+    pub(crate) fn task_prompt(&self, task: &TaskEntry, text: &str) -> Result<Prompt> {
         let text = template::render(&task.template, text).map_err(|e| e.in_section(format!("task {}", task.name)))?;
         self.prompt(&text, None)
     }
@@ -328,12 +329,7 @@ impl Engine {
 }
 
 /// A sequence of these tokens that continues from the trunk states of an input with the same first tokens.
-pub(super) fn continued(
-    session: &Session,
-    blend: Blend,
-    tokens: &[u32],
-    from: Option<(&Trunked, usize)>,
-) -> Sequence {
+pub(crate) fn continued(session: &Session, blend: Blend, tokens: &[u32], from: Option<(&Trunked, usize)>) -> Sequence {
     let mut sequence = match from.and_then(|(t, i)| Some((t, i, t.caches.get(i)?))) {
         None => session.sequence(blend),
         Some((t, i, cache)) => {
@@ -351,7 +347,7 @@ pub(super) fn continued(
 }
 
 /// Length of the longest common prefix.
-pub(super) fn shared(a: &[u32], b: &[u32]) -> usize {
+pub(crate) fn shared(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
