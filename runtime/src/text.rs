@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Most tokens of an answer if neither the request nor the task sets a limit.
 const MOST_TOKENS: usize = 128;
 
-/// How it is decided what is in force for an answer.
+/// How to choose what is in force for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
     /// The selector chooses; the bare base answers if it refuses the input.
@@ -47,7 +47,7 @@ pub struct Request {
     pub words: Option<Vec<Range<usize>>>,
     /// Put no task template around the text.
     pub raw: bool,
-    /// How it is decided what is in force.
+    /// How to choose what is in force.
     pub choice: Choice,
     /// Most tokens to generate; `None` takes the task's own limit, or 128.
     pub max_tokens: Option<usize>,

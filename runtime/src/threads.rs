@@ -33,7 +33,7 @@ impl Threads {
     /// `n` threads; 0 means one for each processor.
     pub fn new(n: usize) -> Self {
         let n = if n == 0 { thread::available_parallelism().map_or(1, Into::into) } else { n };
-        // Where the system refuses more threads, the caller works alone.
+        // If the system gives no more threads, the caller works alone.
         let pool = (n > 1).then(|| Pool::new(n - 1)).flatten();
         Self { n: if pool.is_some() { n } else { 1 }, pool }
     }

@@ -103,7 +103,7 @@ fn programs_work_together() {
     let module = ok(&run(&["perplexity", "-f", file, "-c", "32", "--chunks", "2", "--task", "size", "--json"]));
     assert!(!module.contains(&value.to_string()), "the module is in force: {module}");
     let tokens = Command::new(program("conpet-run")).args(["tokenize", "--json", "the list", "-m"]).arg(&base).output();
-    // "the" stands at the beginning and is spelled; " list" is one token.
+    // "the" at the beginning is spelled byte by byte; " list" is one token.
     assert_eq!(serde_json::from_str::<Vec<u32>>(&ok(&tokens.unwrap())).unwrap().len(), 4);
     let shown = Command::new(program("conpet-train"))
         .args(["eval"])

@@ -77,7 +77,7 @@ macro_rules! selectors {
             } in effect: in_effect
         }
 
-        /// All kinds that can be asked for.
+        /// All kinds that `--selector` accepts.
         pub const SELECTORS: &[Selector] = &[$($(Selector {
             kind: SelectorKind::$kind,
             fit: |services, all, draft, new| $file::fit(services, &all.$file, draft, new),

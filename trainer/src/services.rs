@@ -48,9 +48,9 @@ join! {
         head: module::HeadSettings,
         /// How a module is trained.
         training: lesson::Settings,
-        /// Which rows are read, and how much of each.
+        /// Which rows are used, and how much of each.
         rows: prepare::Settings,
-        /// Which rows are trained on again.
+        /// Which rows of earlier tasks are replayed.
         replay: replay::Settings,
     }
 }

@@ -28,8 +28,8 @@ pub struct InputArgs {
     /// Print JSON lines.
     #[arg(long)]
     pub json: bool,
-    /// Report an input that cannot be answered, go on with the next, and exit with 1 at the end; this is
-    /// the default.
+    /// Report an input that cannot be answered, continue with the next, and exit with 1 at the end; this is the
+    /// default.
     #[arg(long, overrides_with = "fail_fast")]
     pub keep_going: bool,
     /// Stop at the first input that cannot be answered, after the answers to those before it.

@@ -25,7 +25,7 @@ pub(crate) struct ChatArgs {
     /// Use this task instead of choosing one for each turn.
     #[arg(long)]
     task: Option<String>,
-    /// Most tokens of an answer; -1 goes on until the answer ends or the context is full.
+    /// Most tokens of an answer; -1 continues until the answer ends or the context is full.
     #[arg(short = 'n', long = "predict", default_value = "256", env = "LLAMA_ARG_N_PREDICT", allow_negative_numbers = true, value_parser = count_or_all)]
     predict: usize,
     /// Sampling.
@@ -77,7 +77,7 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
             Ok(())
         });
         match answered {
-            // The turn cannot be read or is too long by itself: the conversation goes on without it.
+            // The turn cannot be read or is too long by itself: the conversation continues without it.
             Err(e) if matches!(e.code(), Code::Text | Code::Cap) => {
                 complain(&e);
                 status = ExitStatus::Damaged;

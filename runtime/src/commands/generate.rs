@@ -20,7 +20,7 @@ pub(crate) struct GenerateArgs {
     /// The prompt (or give it as an argument, in a file, or on standard input).
     #[arg(short = 'p', long, conflicts_with = "file")]
     prompt: Option<String>,
-    /// Most tokens to generate; -1 goes on until the answer ends or the context is full. The default is the
+    /// Most tokens to generate; -1 continues until the answer ends or the context is full. The default is the
     /// task's own limit.
     #[arg(short = 'n', long = "predict", env = "LLAMA_ARG_N_PREDICT", allow_negative_numbers = true, value_parser = count_or_all)]
     predict: Option<usize>,

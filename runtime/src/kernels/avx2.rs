@@ -204,7 +204,7 @@ fn f16_short(bytes: &[u8], x: &[f32], y: &mut [f32]) {
         let four = |s: &[__m256]| _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
         let (a, b) = (four(&s[..4]), four(&s[4..]));
         let sums = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
-        // SAFETY: `y` holds eight numbers.
+        // SAFETY: `y` holds eight values.
         unsafe { _mm256_storeu_ps(y.as_mut_ptr(), sums) };
     }
     for (y, w) in eights.into_remainder().iter_mut().zip(rows.remainder().chunks_exact(row)) {
@@ -229,7 +229,7 @@ fn f16_row(w: &[u8], x: &[f32]) -> f32 {
     }
     while x.len() - n >= 8 {
         // The second factors of LoRA are often just this wide.
-        // SAFETY: eight halves and eight numbers are left.
+        // SAFETY: eight halves and eight values are left.
         sums[0] = unsafe {
             let h = _mm_loadu_si128(w.as_ptr().add(2 * n).cast());
             _mm256_fmadd_ps(_mm256_cvtph_ps(h), _mm256_loadu_ps(x.as_ptr().add(n)), sums[0])

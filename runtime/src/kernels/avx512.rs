@@ -222,7 +222,7 @@ fn int8_micro<const RUN: usize, const T: usize>(p: &Panel, x: Rows<'_>, t: usize
         }
     }
     for (i, s) in sums.into_iter().enumerate() {
-        // SAFETY: the sixteen numbers of token `t + i`.
+        // SAFETY: the sixteen values of token `t + i`.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr().add((t + i) * ROWS), s) };
     }
 }

@@ -106,7 +106,7 @@ impl<'a> Rows<'a> {
     /// Row `t`.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such row.
     #[inline(always)]
     pub(super) fn row(self, t: usize) -> Row<'a> {
         let (k, words) = (self.k, &self.words[t * stride(self.k)..(t + 1) * stride(self.k)]);

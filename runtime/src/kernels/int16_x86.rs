@@ -18,7 +18,7 @@ const RUNS: usize = 8;
 pub(super) fn round(x: &[f32; RUN], limit: f32, codes: &mut [i16; RUN]) -> f32 {
     let mut v = [_mm256_setzero_ps(); 4];
     for (j, v) in v.iter_mut().enumerate() {
-        // SAFETY: eight of 32 numbers.
+        // SAFETY: eight of 32 values.
         *v = unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * j)) };
     }
     let (q, scale) = rounded(v, limit);
@@ -62,7 +62,7 @@ pub(super) fn unpack(p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize
                 if r < rows {
                     let mut v = [_mm256_setzero_ps(); 4];
                     for (j, v) in v.iter_mut().enumerate() {
-                        // SAFETY: numbers `8 j..` of run `run` of row `r < rows`, two bytes each.
+                        // SAFETY: values `8 j..` of run `run` of row `r < rows`, two bytes each.
                         let h = unsafe { _mm_loadu_si128(bytes.as_ptr().add(2 * (r * k + run * RUN + 8 * j)).cast()) };
                         *v = if ty == QuantType::F16 {
                             _mm256_cvtph_ps(h)
@@ -146,7 +146,7 @@ macro_rules! product {
             let mut sums = [[$zero(); 2]; T];
             if runs.start > 0 {
                 for (i, s) in sums.iter_mut().enumerate() {
-                    // SAFETY: numbers of token `t + i`, in bounds by the assertions above.
+                    // SAFETY: values of token `t + i`, in bounds by the assertions above.
                     unsafe {
                         let out = out.as_ptr().add((t + i) * TILE + first);
                         *s = [$load(out), $load(out.add($lanes))];
@@ -177,7 +177,7 @@ macro_rules! product {
                 }
             }
             for (i, s) in sums.into_iter().enumerate() {
-                // SAFETY: numbers of token `t + i`, in bounds by the assertions above.
+                // SAFETY: values of token `t + i`, in bounds by the assertions above.
                 unsafe {
                     let out = out.as_mut_ptr().add((t + i) * TILE + first);
                     $store(out, s[0]);

@@ -95,7 +95,7 @@ pub(super) fn quantize(x: &[f32], row: RowMut<'_>) {
         let mut v = [_mm256_setzero_ps(); 4];
         let (mut most, mut poison) = (_mm256_setzero_ps(), _mm256_setzero_ps());
         for (j, v) in v.iter_mut().enumerate() {
-            // SAFETY: eight of 32 numbers.
+            // SAFETY: eight of 32 values.
             *v = unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * j)) };
             most = _mm256_max_ps(_mm256_and_ps(*v, magnitude), most);
             // NaN where the number is not finite, which must not be rounded away.
@@ -256,7 +256,7 @@ macro_rules! batch {
                     }
                 }
                 for (i, s) in sums.into_iter().enumerate() {
-                    // SAFETY: eight of the sixteen numbers of token `t + i`.
+                    // SAFETY: eight of the sixteen values of token `t + i`.
                     unsafe { _mm256_storeu_ps(out.as_mut_ptr().add((t + i) * ROWS + 8 * half), s) };
                 }
             }
@@ -280,7 +280,7 @@ unsafe fn group_scales<B: Vectors, const SIGNED: bool>(
     let (xs, sums32, sums16) =
         (&x.scales[8 * g..8 * g + 8], &x.sums32[8 * g..8 * g + 8], &x.sums16[16 * g..16 * g + 16]);
     let mut out = [0.0; 16];
-    // SAFETY: eight numbers at a time of the slices above and of `out`.
+    // SAFETY: eight values at a time of the slices above and of `out`.
     unsafe {
         let (scale, min) = B::scales256(blocks);
         let xs = _mm256_loadu_ps(xs.as_ptr());
@@ -343,7 +343,7 @@ macro_rules! single {
                     // only shuffle port.
                     let scales = std::hint::black_box(&scales);
                     for j in 0..8 {
-                        // SAFETY: 32 of the group's 256 numbers.
+                        // SAFETY: 32 of the group's 256 values.
                         let xv = unsafe { _mm256_loadu_si256(codes.as_ptr().add(32 * j).cast()) };
                         for r in 0..R {
                             // SAFETY: this function has AVX2 and F16C; `j` counts the 32s of 256.
@@ -366,7 +366,7 @@ macro_rules! single {
                         let (mut scale, mut min) = ([0.0; 16], [0.0; 16]);
                         let block = &rows[r][b];
                         block.scales::<F16c>(&mut scale, &mut min);
-                        // SAFETY: as above; 32 of the row's numbers.
+                        // SAFETY: as above; 32 of the row's values.
                         let (w, xv) = unsafe {
                             (block.codes32(0), _mm256_loadu_si256(x.codes[32 * b..32 * b + 32].as_ptr().cast()))
                         };
@@ -434,7 +434,7 @@ batch! { Pairs, "avx2,fma,f16c", signed: true,
 }
 
 single! { Pairs, "avx2,fma,f16c", signed: true,
-    /// Four-fold products of 32 codes below 128 with 32 numbers.
+    /// Four-fold products of 32 codes below 128 with 32 activations.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn dot(w: __m256i, x: __m256i) -> __m256i {
@@ -465,7 +465,7 @@ batch! { Vnni256, "avx2,fma,f16c,avxvnni", signed: false,
 }
 
 single! { Vnni256, "avx2,fma,f16c,avxvnni", signed: false,
-    /// Four-fold products of 32 codes with 32 numbers.
+    /// Four-fold products of 32 codes with 32 activations.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     fn dot(w: __m256i, x: __m256i) -> __m256i {
@@ -474,7 +474,7 @@ single! { Vnni256, "avx2,fma,f16c,avxvnni", signed: false,
 }
 
 single! { Vnni512, "avx2,fma,f16c,avx512vnni,avx512vl", signed: false,
-    /// Four-fold products of 32 codes with 32 numbers.
+    /// Four-fold products of 32 codes with 32 activations.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512vnni,avx512vl")]
     fn dot(w: __m256i, x: __m256i) -> __m256i {

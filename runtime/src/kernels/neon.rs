@@ -261,7 +261,7 @@ fn product<const RUN: usize, const GROUP: usize>(p: &Panel, x: Rows<'_>, out: &m
             }
         }
         for (out, s) in out.chunks_exact_mut(4).zip(sums) {
-            // SAFETY: four numbers.
+            // SAFETY: four values.
             unsafe { vst1q_f32(out.as_mut_ptr(), s) };
         }
     }
@@ -290,7 +290,7 @@ fn row<B: Block>(row: &[B], x: Row<'_>, dot: impl Fn(int32x4_t, int8x16_t, int8x
         block.scales::<quant::Portable>(&mut scale, &mut min);
         for j in (0..len).step_by(16) {
             let at = b * len + j;
-            // SAFETY: 16 of the 256 codes and of the row's numbers, asserted above.
+            // SAFETY: 16 of the 256 codes and of the row's values, asserted above.
             let (w, xv) = unsafe { (vld1q_u8(codes.as_ptr().add(j)), vld1q_u8(x.codes.as_ptr().add(at))) };
             let (w, xv) = (vreinterpretq_s8_u8(veorq_u8(w, flip)), vreinterpretq_s8_u8(xv));
             let dot = dot(vdupq_n_s32(0), w, xv);

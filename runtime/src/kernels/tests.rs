@@ -63,7 +63,7 @@ fn products_equal_the_naive_ones(exact: bool) {
         let b = ty.block_len();
         let widths: Vec<usize> = match b {
             1 => vec![1, 7, 8, 9, 16, 31, 32, 40, 64, 100],
-            // Some that fill 256 numbers, and some that do not.
+            // Some that fill 256 values, and some that do not.
             32 => vec![32, 64, 96, 160, 256, 288, 512, 736],
             _ => vec![b, 2 * b, 3 * b, 5 * b],
         };

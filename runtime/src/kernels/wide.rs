@@ -54,7 +54,7 @@ pub(super) fn is_half(ty: QuantType) -> bool {
 }
 
 impl WidePanel {
-    /// Room for rows of `k` numbers.
+    /// Makes room for rows of `k` values.
     pub(super) fn reserve(&mut self, k: usize) {
         self.codes.reserve(k * TILE);
         self.scales.reserve(k / RUN * TILE);
@@ -140,7 +140,7 @@ impl<'a> WideRows<'a> {
     /// Codes `[k]` and scales `[k / 32]` of row `t`.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such row.
     pub(super) fn row(self, t: usize) -> (&'a [i16], &'a [f32]) {
         let (codes, scales) = self.words[t * stride(self.k)..(t + 1) * stride(self.k)].split_at(self.k / 2);
         (<[i16]>::ref_from_bytes(codes.as_bytes()).unwrap_or_default(), scales)

@@ -27,7 +27,7 @@ impl Pattern {
             "smollm" => Ok(Self::SmolLm),
             "llama-bpe" | "llama3" | "llama-v3" => Ok(Self::Llama3),
             "qwen2" => Ok(Self::Qwen2),
-            // llama.cpp splits such files by a pattern of its own that no model was trained with.
+            // llama.cpp splits such files by a default pattern that no model was trained with.
             "default" => {
                 Err(Error::new(Code::Missing, "the file does not say how its text is split (tokenizer.ggml.pre)")
                     .hint("convert the model again with a current llama.cpp"))

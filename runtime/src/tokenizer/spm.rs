@@ -45,7 +45,7 @@ impl Spm {
     }
 
     pub(super) fn encode(&self, vocab: &Vocab, text: &str, base: usize, first: bool, out: &mut Encoded) {
-        // Characters with their place in the text; the added space stands for no byte of it.
+        // Characters with their place in the text; the added space has no byte in it.
         let mut spelled = String::with_capacity(text.len() + 8);
         let mut places: Vec<(usize, usize, usize)> = Vec::with_capacity(text.len() + 1);
         let lead = if first && self.add_space { Some((' ', 0, 0)) } else { None };

@@ -210,8 +210,8 @@ fn a_layers_gradient_is_exact_for_every_kind() {
     }
 }
 
-/// What the Fisher rule sums is the squared gradient of the frozen weight itself: what a sparse delta at
-/// that position changes.
+/// Checks that the Fisher rule sums the squared gradient of the frozen weight itself, which is what a sparse
+/// delta at that position changes.
 #[test]
 fn the_probe_sums_squared_gradients_of_frozen_weights() {
     for (family, e) in engines() {

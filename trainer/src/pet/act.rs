@@ -1,4 +1,4 @@
-//! What a part of a module does to what flows through a layer, and the gradient of that.
+//! A part of a module: how it changes a layer's activations, and the gradient of that.
 
 use super::dropout::Dropout;
 use super::point::Point;

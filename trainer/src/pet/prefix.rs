@@ -20,7 +20,7 @@ impl Trainable for Prefix {
         rng.symmetric(shape.iter().product(), 0.5)
     }
 
-    /// The MLP's parameters, unless training goes on from pairs.
+    /// The MLP's parameters, unless training continues from learned pairs.
     fn through(&self, beginning: &Beginning<'_>) -> Option<Vec<Fresh>> {
         let (sites, spec) = (beginning.sites, &beginning.base.spec);
         let known = sites.iter().all(|s| (beginning.known)(&format!("{s}.{PAIRS}")));

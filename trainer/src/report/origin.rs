@@ -5,7 +5,7 @@ use conpet_runtime::engine::Engine;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What a reader needs to make the report again.
+/// What a reader needs to reproduce the report.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
     /// [`SCHEMA`].

@@ -34,8 +34,8 @@ settings! { "LoRA" LoraSettings LoraFlags {
 }}
 
 settings! { "Head" HeadSettings HeadFlags {
-    /// How a task's labels are told apart: linear (a trained head), choice (the likelihood of the label's
-    /// text), choice-mean (the same, averaged over its tokens).
+    /// How a task's labels are scored: linear (a trained head), choice (the likelihood of the label's text),
+    /// choice-mean (the same, averaged over its tokens).
     head: String = HeadKind::Linear.name().into(), such(names(), |v: &String| kind(v).is_some());
     /// The feature that linear heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL
     /// is mean, max, min, last, marker:TEXT or span:OPEN:CLOSE.

@@ -30,7 +30,7 @@ pub(in super::super) trait Vectors: Block + Sized {
     /// * `32 j` is within the block.
     unsafe fn codes32(&self, j: usize) -> __m256i;
 
-    /// Scales and minima of blocks that make up 256 numbers.
+    /// Scales and minima of blocks that make up 256 weights.
     ///
     /// # Safety
     /// * As above.
@@ -41,7 +41,7 @@ pub(in super::super) trait Vectors: Block + Sized {
         for (i, b) in blocks.iter().enumerate() {
             b.scales::<F16c>(&mut scale[i * runs..], &mut min[i * runs..]);
         }
-        // SAFETY: sixteen numbers each.
+        // SAFETY: sixteen values each.
         unsafe {
             let two = |v: &[f32; 16]| [_mm256_loadu_ps(v.as_ptr()), _mm256_loadu_ps(v.as_ptr().add(8))];
             (two(&scale), two(&min))

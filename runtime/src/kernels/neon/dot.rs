@@ -85,7 +85,7 @@ fn token(p: &Panel, x: Rows<'_>, t: usize, out: &mut [f32]) {
         }
     }
     for (out, s) in out[t * ROWS..(t + 1) * ROWS].chunks_exact_mut(4).zip(sums) {
-        // SAFETY: four numbers.
+        // SAFETY: four values.
         unsafe { vst1q_f32(out.as_mut_ptr(), s) };
     }
 }
@@ -150,7 +150,7 @@ fn two_tokens(p: &Panel, x: Rows<'_>, t: usize, out: &mut [f32]) {
     }
     for (i, s) in sums.into_iter().enumerate() {
         let mut four = [0.0; 4];
-        // SAFETY: four numbers.
+        // SAFETY: four values.
         unsafe { vst1q_f32(four.as_mut_ptr(), s) };
         let (first, second) = (t * ROWS + 2 * i, (t + 1) * ROWS + 2 * i);
         (out[first], out[second], out[first + 1], out[second + 1]) = (four[0], four[1], four[2], four[3]);
