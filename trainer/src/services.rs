@@ -44,7 +44,7 @@ join! {
         module: module::Settings,
         /// Defaults for a LoRA whose spec does not say.
         lora: module::LoraSettings,
-        /// How labels are told apart.
+        /// How labels are scored.
         head: module::HeadSettings,
         /// How a module is trained.
         training: lesson::Settings,
@@ -86,7 +86,7 @@ impl Settings {
 pub struct Resolved {
     /// Number of layers of the trunk.
     pub trunk: usize,
-    /// How labels are told apart.
+    /// The kind of head.
     pub head: HeadKind,
     /// The feature that heads read.
     pub head_feature: FeatureSpec,

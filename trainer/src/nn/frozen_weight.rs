@@ -27,16 +27,16 @@ pub struct QuantWeight {
     pub bytes: Range<usize>,
     /// Type of the weights.
     pub ty: QuantType,
-    /// Outputs.
+    /// Number of outputs.
     pub rows: usize,
 }
 
 /// A frozen matrix `[rows, cols]`; several quantized ones may be stacked in it.
 #[derive(Debug)]
 pub struct FrozenWeight {
-    /// Outputs.
+    /// Number of outputs.
     pub rows: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub cols: usize,
     form: Form,
     /// Bias `[rows]`, or empty.

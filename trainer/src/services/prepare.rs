@@ -60,7 +60,7 @@ impl Services<'_> {
         }
     }
 
-    /// Rows to train on.
+    /// The plan for rows to train on.
     fn training_plan(&self, task: usize) -> Plan<'_> {
         Plan { says_labels: !self.linear_head(), ..self.plan(task, QuantType::F16) }
     }
