@@ -148,7 +148,7 @@ impl LayerOp {
         (y, kept)
     }
 
-    /// Computes the feed-forward layer's gate, and applies the parts that act on it.
+    /// Computes `f(gate) · up`, and applies the parts that act on it.
     fn hidden(&self, v: &[f32], gate_up: &[f32]) -> (Vec<f32>, Kept) {
         let mut h = self.pass.gate.forward(gate_up);
         let kept = self.act(v, Point::Hidden, (&[], 1), &mut h);

@@ -83,8 +83,8 @@ pub struct Spot {
 }
 
 impl Spot {
-    /// The spot of a point in a layer of this base; `None` for the input of a linear other than down, since
-    /// other linears share it.
+    /// The spot of a point in a layer of this base. `None` for points that training does not have, such as the
+    /// input of q, k or v, which other linears share.
     pub fn of(spec: &ModelSpec, point: pet::Point) -> Option<Self> {
         let (point, width) = match point {
             pet::Point::Out(Place::AttnNorm) => (Point::AttnNorm, spec.hidden),
