@@ -16,7 +16,7 @@ struct Args {
     /// Put this task's module in force.
     #[arg(long)]
     task: Option<String>,
-    /// Numbers of tokens, taken as they are.
+    /// Token ids, used as they are.
     #[arg(required = true)]
     tokens: Vec<u32>,
 }

@@ -1,7 +1,7 @@
-//! Work space whose numbers begin at a cache line.
+//! Buffers aligned to cache lines.
 //!
-//! A vector register is as wide as a line: from an allocator's address, 16 bytes into a line, every
-//! load and store would touch two.
+//! The widest vector registers are as wide as a cache line: from an allocator's address, which is only aligned
+//! to 16 bytes, every load and store would touch two lines.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -14,7 +14,7 @@ const LINE: usize = 64;
 #[repr(C, align(64))]
 struct Line([u8; LINE]);
 
-/// Numbers that begin at a cache line; they grow, and never shrink.
+/// A buffer of values that begins at a cache line. It grows and never shrinks.
 #[derive(Debug)]
 pub(crate) struct Aligned<T> {
     lines: Vec<Line>,
@@ -28,7 +28,7 @@ impl<T> Default for Aligned<T> {
 }
 
 impl<T> Aligned<T> {
-    /// Makes room for `len` numbers; new ones are zero.
+    /// Makes room for `len` values; new ones are zero.
     pub(crate) fn reserve(&mut self, len: usize) {
         let lines = (len * size_of::<T>()).div_ceil(LINE);
         if self.lines.len() < lines {
@@ -42,13 +42,13 @@ impl<T: FromBytes + IntoBytes + Immutable> Deref for Aligned<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        <[T]>::ref_from_bytes(self.lines.as_bytes()).expect("a line is whole numbers, and aligned for them")
+        <[T]>::ref_from_bytes(self.lines.as_bytes()).expect("a line holds whole values and is aligned for them")
     }
 }
 
 impl<T: FromBytes + IntoBytes + Immutable> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        <[T]>::mut_from_bytes(self.lines.as_mut_bytes()).expect("a line is whole numbers, and aligned for them")
+        <[T]>::mut_from_bytes(self.lines.as_mut_bytes()).expect("a line holds whole values and is aligned for them")
     }
 }
 

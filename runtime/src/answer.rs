@@ -1,4 +1,4 @@
-//! The way of a prompt through a bundle: trunk, decision, branches, answer.
+//! The path of a prompt through a bundle: trunk, decision, branches, answer.
 //!
 //! Each step's result is a value that a caller may keep and hand to the next: [`Trunked`], [`Decision`],
 //! [`Candidate`], [`Answer`]. `classify`, `route`, the trainer's evaluation and its calibration are all
@@ -17,20 +17,20 @@ use conpet_formats::selector::Decision;
 use conpet_formats::template;
 use std::sync::Arc;
 
-/// What one input is answered with.
+/// The answer to one input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// The best label, if the chosen task has labels.
     pub label: Option<String>,
-    /// Its probability within the candidates that were run.
+    /// The label's probability among all labels that were run.
     pub probability: f32,
-    /// The task it came from (an index into the manifest's tasks).
+    /// The task that answered (an index into the manifest's tasks).
     pub task: usize,
     /// Every candidate that was run, best task first.
     pub candidates: Vec<Candidate>,
-    /// What the selector said; `None` if the task was named or there is only one module.
+    /// The selector's decision; `None` if the task was named or there is only one module.
     pub decision: Option<Decision>,
-    /// The input looks like none of the tasks.
+    /// Whether the selector refuses the input: it is like none of the tasks.
     pub abstain: bool,
 }
 
@@ -39,23 +39,23 @@ pub struct Answer {
 pub struct Candidate {
     /// Index into the manifest's tasks.
     pub task: usize,
-    /// The selector's weight for it.
+    /// The selector's weight for the task.
     pub weight: f32,
-    /// Log score of each label of the module's head (see [`Head::log_scores`]): (task, label index,
-    /// score). Empty for a task that is answered by text.
+    /// Log score of each label of the module's head (see [`Head::log_scores`]): (task, label index, score).
+    /// Empty for a task that generates text.
     pub labels: Vec<(usize, usize, f32)>,
 }
 
-/// Scores of heads that were computed before, or are to be kept for later.
+/// A store of head scores, so that a score computed once can be used again.
 pub trait Memo {
-    /// The scores of a task's head for an input (by its place in the batch), `[experts, classes]`.
+    /// The stored scores of a task's head for an input (by its index in the batch), `[experts, classes]`.
     fn scores(&self, input: usize, task: usize) -> Option<Vec<f32>>;
 
-    /// Keeps them.
+    /// Stores such scores.
     fn keep(&mut self, input: usize, task: usize, scores: &[f32]);
 }
 
-/// Keeps nothing.
+/// Stores nothing.
 impl Memo for () {
     fn scores(&self, _input: usize, _task: usize) -> Option<Vec<f32>> {
         None
@@ -64,14 +64,14 @@ impl Memo for () {
     fn keep(&mut self, _input: usize, _task: usize, _scores: &[f32]) {}
 }
 
-/// A head asked about an input that has passed the trunk.
+/// A request to score an input that has passed the trunk.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask<'a> {
-    /// The inputs it is among.
+    /// The batch that holds the input.
     pub trunked: &'a Trunked,
-    /// Which of them.
+    /// Index of the input in the batch.
     pub input: usize,
-    /// What is in force.
+    /// The blend in force.
     pub blend: &'a Blend,
     /// The head.
     pub head: &'a Head,
@@ -93,8 +93,8 @@ struct Run {
 impl Engine {
     /// Answers a batch of texts with labels.
     ///
-    /// `task` names the task for all of them; otherwise the selector chooses for each. An input whose
-    /// task is answered by text has no label: [`Engine::write`] goes on from there.
+    /// `task` names the task for all of them; otherwise the selector chooses for each. An input whose task
+    /// generates text gets no label: [`Engine::write`] continues from there.
     ///
     /// # Errors
     /// If a text is empty or too long, a payload is damaged, or the selector needs a task name.
@@ -102,7 +102,7 @@ impl Engine {
         Ok(self.answer_texts(skills, texts, task)?.into_iter().flat_map(|(_, answers)| answers).collect())
     }
 
-    /// As [`Engine::classify`], batch by batch with what has passed the trunk.
+    /// As [`Engine::classify`]; returns the answers batch by batch, with each batch's states after the trunk.
     ///
     /// # Errors
     /// See [`Engine::classify`].
@@ -142,7 +142,7 @@ impl Engine {
         Ok(answers)
     }
 
-    /// The trunk feature the selector wants to have read (none for `conpet`, which runs its own pass).
+    /// The feature that the selector reads from the trunk; none for `conpet`, which runs a pass of its own.
     pub fn trunk_feature(skills: &Skills) -> Option<&FeatureSpec> {
         skills.selector().feature().filter(|_| skills.selector().module().is_none())
     }
@@ -169,7 +169,7 @@ impl Engine {
         Ok(decisions)
     }
 
-    /// Runs, for each prompt, the tasks worth running: the named one, those the selector's decision leaves
+    /// Runs, for each prompt, its candidate tasks: the named one, those that the selector's decision leaves
     /// open, or the only one.
     ///
     /// # Errors
@@ -223,8 +223,9 @@ impl Engine {
             let head = tasks[r.task].head.map(|h| skills.head(h as usize)).transpose()?;
             out.push(head.map(|h| (h, memo.scores(r.input, r.task).unwrap_or_default())));
         }
-        let missing: Vec<usize> = (0..runs.len()).filter(|i| out[*i].as_ref().is_some_and(|x| x.1.is_empty())).collect();
-        // A task that puts words around its input has a trunk of its own.
+        let missing: Vec<usize> =
+            (0..runs.len()).filter(|i| out[*i].as_ref().is_some_and(|x| x.1.is_empty())).collect();
+        // A task whose template adds words to the input needs a trunk pass of its own.
         let (plain, worded): (Vec<usize>, Vec<usize>) =
             missing.into_iter().partition(|i| tasks[runs[*i].task].template == template::INPUT);
         let rendered = self.rendered(skills, trunked, &worded.iter().map(|i| &runs[*i]).collect::<Vec<_>>())?;
@@ -252,7 +253,7 @@ impl Engine {
         Ok(out)
     }
 
-    /// Inputs in their tasks' words, after the trunk.
+    /// Renders inputs with their tasks' templates and runs them through the trunk.
     fn rendered(&self, skills: &Skills, trunked: &Trunked, runs: &[&Run]) -> Result<Vec<Trunked>> {
         let prompts = runs
             .iter()
@@ -262,14 +263,14 @@ impl Engine {
         Ok(batches(&prompts, self.batch()).map(|b| self.trunk(b.to_vec(), trunked.depth, None, keep)).collect())
     }
 
-    /// A text in a task's words.
+    /// A text rendered with a task's template and tokenized.
     pub(crate) fn task_prompt(&self, task: &TaskEntry, text: &str) -> Result<Prompt> {
         let text = template::render(&task.template, text).map_err(|e| e.in_section(format!("task {}", task.name)))?;
         self.prompt(&text, None)
     }
 
-    /// Scores `[classes]` of each head for its input. Whatever modules are in force, the base is read
-    /// once for a batch of those whose heads read the same feature.
+    /// Scores `[classes]` of each request. Requests whose heads read the same feature share batches, so the
+    /// base's weights are read once for them all, whichever modules are in force.
     pub fn ask(&self, asks: &[Ask<'_>]) -> Vec<Vec<f32>> {
         let mut out = vec![Vec::new(); asks.len()];
         let mut left = Vec::new();
@@ -283,7 +284,7 @@ impl Engine {
                 None => left.push(i),
             }
         }
-        // Inputs of one module side by side: it is then put in force once.
+        // Inputs of one module lie side by side, so that it is put in force once.
         left.sort_by_key(|i| asks[*i].blend.modules().first().map(|m| m.id()));
         while let Some(first) = left.first() {
             let feature = &asks[*first].head.feature;
@@ -312,9 +313,9 @@ impl Engine {
         out
     }
 
-    /// Fails if the base or the bundle is no longer what the last passes read: its file was cut short,
-    /// rewritten, or could not be read. Ask before an answer leaves; [`Engine::classify`],
-    /// [`Engine::generate`] and [`Engine::decide`] do.
+    /// Fails if the file of the base or the bundle was truncated or rewritten since it was opened, or could not
+    /// be read. Call it before an answer is given out; [`Engine::classify`], [`Engine::generate`] and
+    /// [`Engine::decide`] do.
     ///
     /// # Errors
     /// `E_CHANGED`, or `E_DIGEST` for a bundle that was rewritten in place.
@@ -324,13 +325,8 @@ impl Engine {
     }
 }
 
-/// A sequence of these tokens, which goes on from what an input of the same beginning has passed.
-pub(crate) fn continued(
-    session: &Session,
-    blend: Blend,
-    tokens: &[u32],
-    from: Option<(&Trunked, usize)>,
-) -> Sequence {
+/// A sequence of these tokens that continues from the trunk states of an input with the same first tokens.
+pub(crate) fn continued(session: &Session, blend: Blend, tokens: &[u32], from: Option<(&Trunked, usize)>) -> Sequence {
     let mut sequence = match from.and_then(|(t, i)| Some((t, i, t.caches.get(i)?))) {
         None => session.sequence(blend),
         Some((t, i, cache)) => {
@@ -347,7 +343,7 @@ pub(crate) fn continued(
     sequence
 }
 
-/// Tokens that two sequences begin with alike.
+/// Length of the longest common prefix.
 pub(crate) fn shared(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
@@ -367,7 +363,7 @@ impl Answer {
 /// The label with the highest `log weight(task) + log p(label | task)`: (probability among all
 /// labels that were run, task, label).
 ///
-/// `None` if the heaviest candidate (the first) is answered by text.
+/// `None` if the heaviest candidate (the first) generates text.
 pub fn best_label(candidates: &[Candidate]) -> Option<(f32, usize, usize)> {
     if candidates.first()?.labels.is_empty() {
         return None;

@@ -1,9 +1,9 @@
 //! Causal grouped-query attention, a block of queries against a block of keys at a time.
 //!
-//! Softmax is taken on the way (Milakov & Gimelshein 2018; Dao et al. 2022): of the scores only a
-//! block exists at any time. A block of keys and values is turned to `f32` once for all queries of
-//! a block and all query heads that share it. Blocks of keys start at multiples of [`KEYS`], so
-//! that how queries are grouped never changes a result.
+//! The softmax is computed online (Milakov & Gimelshein 2018; Dao et al. 2022): only one block of scores exists
+//! at a time. A block of keys and values is converted to `f32` once for all queries of a block and all query
+//! heads that share it. Blocks of keys start at multiples of [`KEYS`], so the grouping of queries never changes
+//! a result.
 
 use crate::aligned::Aligned;
 use crate::batch::Span;
@@ -19,7 +19,7 @@ use std::ops::Range;
 const KEYS: usize = 64;
 /// Query tokens in a block.
 const TOKENS: usize = 32;
-/// From so many query rows on, keys are worth transposing.
+/// Number of query rows from which transposing the keys pays off.
 const MANY: usize = 8;
 
 /// Work space of one thread.
@@ -31,7 +31,7 @@ struct Scratch {
     block: Aligned<f32>,
     /// Keys transposed, `[head_dim, KEYS]`.
     keys: Aligned<f32>,
-    /// Scores, then weights, `[rows, KEYS]`.
+    /// Scores, then softmax weights, `[rows, KEYS]`.
     scores: Aligned<f32>,
     /// Sums of weighted values, `[rows, width]`.
     sums: Aligned<f32>,
@@ -43,19 +43,19 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Where one sequence's keys and values lie.
+/// Where one sequence's keys and values are stored.
 #[derive(Clone, Copy)]
 enum Memory<'a> {
-    /// In its cache.
+    /// In the sequence's cache.
     Cache([&'a Store; 2]),
-    /// In the batch itself, `[tokens, kv_dim]`.
+    /// In the batch itself, `[tokens, kv_dim]` each.
     Batch([&'a [f32]; 2]),
 }
 
-/// `out [n, q_dim]` from `q [n, q_dim]` and each span's keys and values: its cache of `layer`, which
-/// already holds the new tokens, or `k, v [n, kv_dim]` where the cache held nothing before them or there
-/// is none. So the states of a prompt do not depend on whether it is kept. What its module has learned
-/// every token sees before them.
+/// Computes `out [n, q_dim]` from `q [n, q_dim]` and each span's keys and values. They come from its cache of
+/// `layer`, which already holds the new tokens, or from `k, v [n, kv_dim]` where there is no cache or it was
+/// empty before them; so the states of a prompt do not depend on whether it is cached. Keys and values that a
+/// module has learned come first, and every token sees them.
 pub(crate) fn attention(
     cpu: &Cpu,
     spec: &ModelSpec,
@@ -86,7 +86,8 @@ pub(crate) fn attention(
                     let (from, to) = (mine.start.max(start), mine.end.min(end));
                     for t in (from..to).step_by(TOKENS) {
                         let tokens = t..to.min(t + TOKENS);
-                        let block = Block { kernels: cpu.kernels, spec, head, memory, learned, tokens, window, past, start };
+                        let block =
+                            Block { kernels: cpu.kernels, spec, head, memory, learned, tokens, window, past, start };
                         block.run(q, s, |t, values| {
                             let at = (t * heads + head - first) * width;
                             out[at..at + width].copy_from_slice(values);
@@ -110,9 +111,9 @@ struct Block<'a> {
     head: usize,
     memory: Memory<'a>,
     learned: Option<Learned<'a>>,
-    /// Tokens of the batch.
+    /// The tokens, counted within the batch.
     tokens: Range<usize>,
-    /// Newest keys that a token sees, its own included.
+    /// Width of the sliding window: how many of the newest keys a token sees, its own included.
     window: usize,
     /// Keys before the sequence's first token in the batch.
     past: usize,
@@ -182,7 +183,7 @@ impl Block<'_> {
         }
     }
 
-    /// `s.scores [rows, KEYS]` of the keys in `s.block`.
+    /// Fills `s.scores [rows, KEYS]` with the scores of the keys in `s.block`.
     fn scores(&self, s: &mut Scratch, rows: usize, keys: usize) {
         let hd = self.spec.head_dim;
         if rows < MANY {
@@ -199,7 +200,7 @@ impl Block<'_> {
         self.kernels.gemm(scores, &mut s.scores, KEYS);
     }
 
-    /// The same of what a module has learned.
+    /// Loads learned keys (0) or values (1) of this head as `f32`, `width` values apart.
     fn load_learned(&self, which: usize, range: Range<usize>, width: usize, out: &mut [f32]) {
         let Some(learned) = self.learned else { return };
         for (j, out) in range.zip(out.chunks_exact_mut(width)) {
@@ -208,7 +209,7 @@ impl Block<'_> {
         }
     }
 
-    /// Keys (0) or values (1) of this head as `f32`, `width` numbers apart.
+    /// Loads keys (0) or values (1) of this head as `f32`, `width` values apart.
     fn load(&self, which: usize, range: Range<usize>, width: usize, out: &mut [f32]) {
         let (hd, kd) = (self.spec.head_dim, self.spec.kv_dim());
         for (j, out) in range.zip(out.chunks_exact_mut(width)) {

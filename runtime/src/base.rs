@@ -1,7 +1,7 @@
-//! A frozen base in memory: a mapped GGUF and the places of its weights in it.
+//! A frozen base in memory: a mapped GGUF and the location of each weight in it.
 //!
-//! Linear weights and the embedding stay in the map and are computed on there; only the norms
-//! (a few hundred KiB) are copied, because they are read as `f32` whatever the file stores.
+//! Linear weights and the embedding are used where they lie in the map; only the norms (a few hundred KiB) are
+//! copied, because they are read as `f32` whatever the file stores.
 
 use crate::budget::Budget;
 use crate::chat::ChatTemplate;
@@ -22,16 +22,16 @@ pub use conpet_formats::model_spec::Linear;
 pub struct Base {
     map: Mapped,
     path: PathBuf,
-    /// What it computes.
+    /// The shape of the model.
     pub spec: ModelSpec,
-    /// Text to tokens and back, from the GGUF.
+    /// The GGUF's tokenizer.
     pub tokenizer: Tokenizer,
     layers: Vec<Layer>,
     embedding: Weight,
     output_norm: Vec<f32>,
     output: Weight,
     budget: Option<Budget>,
-    /// When the file had last been written to before anything was read of it.
+    /// The file's modification time before anything was read from it.
     modified: Option<SystemTime>,
 }
 
@@ -51,7 +51,7 @@ struct Layer {
     ffn_norm: Vec<f32>,
     qk_norm: Option<[Vec<f32>; 2]>,
     post_norm: Option<[Vec<f32>; 2]>,
-    /// By [`Linear`].
+    /// Indexed by [`Linear`].
     linears: [Weight; 7],
     biases: [Option<Vec<f32>>; 7],
 }
@@ -65,26 +65,26 @@ pub struct LayerRef<'a> {
     pub ffn_norm: &'a [f32],
     /// Norms of each query and key head, `[head_dim]`, in families that have them.
     pub qk_norm: Option<[&'a [f32]; 2]>,
-    /// Norms of what attention and the feed-forward layer add, `[hidden]`, likewise.
+    /// Norms of what attention and the feed-forward layer add, `[hidden]`, in families that have them.
     pub post_norm: Option<[&'a [f32]; 2]>,
     linears: [MatrixRef<'a>; 7],
     biases: [Option<&'a [f32]>; 7],
 }
 
 impl<'a> LayerRef<'a> {
-    /// One linear.
+    /// The weight `[out, in]` of one linear.
     pub fn linear(&self, which: Linear) -> MatrixRef<'a> {
         self.linears[which as usize]
     }
 
-    /// Its bias `[out]`, in families that have one.
+    /// The bias `[out]` of one linear, in families that have one.
     pub fn bias(&self, which: Linear) -> Option<&'a [f32]> {
         self.biases[which as usize]
     }
 }
 
 impl Base {
-    /// Maps a GGUF and finds every weight in it; nothing is read ahead.
+    /// Maps a GGUF and locates every weight in it. No weight is read in advance.
     ///
     /// # Errors
     /// If the file is not a strict GGUF, its architecture or a tensor type is unsupported, or a
@@ -94,7 +94,7 @@ impl Base {
         Self::from_map(Mapped::open(path)?, path).map_err(|e| e.in_file(path))
     }
 
-    /// The same from bytes already in memory or mapped; `path` is only a name for messages.
+    /// As [`Base::open`], from bytes already in memory or mapped; `path` only names them in messages.
     pub fn from_map(map: Mapped, path: &Path) -> Result<Self> {
         let modified = map.modified()?;
         let gguf = Gguf::parse(&map)?;
@@ -147,8 +147,7 @@ impl Base {
         Ok(Self { path, spec, tokenizer, layers, embedding, output_norm, output, map, budget: None, modified })
     }
 
-    /// Keeps at most `bytes` of weights in memory: what does not fit is read from the file again in
-    /// every pass.
+    /// Keeps at most `bytes` of weights in memory; the rest is read from the file in every pass.
     ///
     /// # Errors
     /// If `bytes` is less than the largest layer, or the output head.
@@ -175,7 +174,8 @@ impl Base {
         checked.map_err(|e| e.in_file(&self.path))
     }
 
-    /// Tells that a pass is done with a layer; the output head counts as the layer after the last.
+    /// Notes that a pass is done with a layer, so that its weights may leave memory. The output head counts as
+    /// the layer after the last.
     pub(crate) fn used(&self, layer: usize) {
         if let Some(b) = &self.budget {
             b.used(&self.map, layer);
@@ -208,7 +208,7 @@ impl Base {
         self.matrix(self.output)
     }
 
-    /// The last norm, `[hidden]`.
+    /// The weights of the final norm, `[hidden]`.
     pub fn output_norm(&self) -> &[f32] {
         &self.output_norm
     }
@@ -218,7 +218,7 @@ impl Base {
         &self.map
     }
 
-    /// The GGUF's own view, parsed anew (cheap: nothing is copied).
+    /// The file parsed as GGUF again (cheap: nothing is copied).
     pub fn gguf(&self) -> Result<Gguf<'_>> {
         Gguf::parse(&self.map).map_err(|e| e.in_file(&self.path))
     }
@@ -228,7 +228,7 @@ impl Base {
         ChatTemplate::from_gguf(&self.gguf()?).map_err(|e| e.in_file(&self.path))
     }
 
-    /// Where it came from.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -238,7 +238,7 @@ impl Base {
         self.layers.iter().flat_map(|l| &l.linears).map(|w| w.len).sum::<usize>() + self.output.len
     }
 
-    /// The most common quant type of the linears, for people.
+    /// Name of the most common quant type among the linears, for display.
     pub fn quant_name(&self) -> &'static str {
         self.layers[0].linears[Linear::Down as usize].ty.name()
     }

@@ -8,14 +8,14 @@ use crate::kv::Kv;
 pub struct Span<'a> {
     /// New tokens of the sequence.
     pub tokens: usize,
-    /// Its cache, if it continues one; it grows by `tokens`. Without one, the tokens attend to each other only.
+    /// The cache that these tokens continue; it grows by `tokens`. Without one, they attend only to each other.
     pub kv: Option<&'a mut Kv>,
-    /// What is in force for it.
+    /// The blend in force for these tokens.
     pub blend: &'a Blend,
 }
 
 impl<'a> Span<'a> {
-    /// Tokens that are not kept: for classification and features.
+    /// A span without a cache, for classification and features.
     pub fn once(tokens: usize, blend: &'a Blend) -> Self {
         Self { tokens, kv: None, blend }
     }

@@ -1,8 +1,8 @@
-//! Which weights stay in memory when they may not all stay.
+//! Decides which weights stay in memory under a memory limit.
 //!
-//! A pass reads one layer after another, then the output head, and the next pass begins anew: what
-//! was used longest ago is needed next, so dropping the oldest would read everything again each
-//! time. Instead the first parts stay for good and each of the others leaves as soon as it was used.
+//! Every pass reads the layers in order and then the output head, so the part used longest ago is needed next,
+//! and evicting it (LRU) would read everything again in each pass. Instead the first parts stay for good, and
+//! each of the others leaves as soon as it has been used.
 
 use crate::error::{Code, Error, Result};
 use conpet_formats::mmap::Mapped;
@@ -10,7 +10,7 @@ use std::ops::Range;
 
 const MIB: usize = 1 << 20;
 
-/// Parts of a map in the order in which they are used, and how many of them stay.
+/// The parts of a map in the order of their use, and how many of the first of them stay.
 #[derive(Debug)]
 pub(crate) struct Budget {
     parts: Vec<Vec<Range<usize>>>,
@@ -32,11 +32,12 @@ impl Budget {
                 Code::Cap,
                 format!("{} MiB are less than the base's largest part, {} MiB", bytes / MIB, needs(0).div_ceil(MIB)),
             )
-            .hint("give that much or more, or take a base with smaller numbers")),
+            .hint("give that much or more, or use a base with a smaller quantization")),
         }
     }
 
-    /// A part was used: unless it stays it leaves memory, and the next that does not stay is asked for.
+    /// Notes that a part was used: unless it is one that stays, it leaves memory and the next such part is
+    /// prefetched.
     pub(crate) fn used(&self, map: &Mapped, part: usize) {
         if part < self.stay {
             return;

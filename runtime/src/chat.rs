@@ -1,4 +1,5 @@
-//! Chat templates of GGUF files: programs from a file, run in a box with fuel and caps.
+//! Chat templates of GGUF files. They are untrusted programs, so they run in a sandbox with limited fuel and
+//! output.
 
 use crate::error::{Code, Error, Result};
 use conpet_formats::gguf::Gguf;
@@ -12,16 +13,16 @@ const TEMPLATE_CAP: usize = 64 << 10;
 const OUTPUT_CAP: usize = 4 << 20;
 const FUEL: u64 = 1_000_000;
 
-/// One turn.
+/// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// What was said.
+    /// The text of the turn.
     pub content: String,
 }
 
-/// A compiled template.
+/// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     env: Environment<'static>,
@@ -53,7 +54,7 @@ impl ChatTemplate {
         let mut env = Environment::new();
         env.set_fuel(Some(FUEL));
         env.set_recursion_limit(32);
-        // As Hugging Face configures Jinja.
+        // The same settings as Hugging Face's Jinja.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?;
         env.set_syntax(syntax);
         env.set_unknown_method_callback(|_, value, method, args| python_method(value, method, args));
@@ -64,11 +65,11 @@ impl ChatTemplate {
         Ok(Self { env })
     }
 
-    /// The text of a conversation, and the byte ranges of it that are the speakers' words; with
-    /// `answer`, up to where the assistant begins to speak.
+    /// Renders a conversation; returns its text and the byte ranges of it that are the speakers' own words.
+    /// With `answer`, the text ends where the assistant's turn begins.
     ///
-    /// The words are marked before the template sees them, so that a turn that spells a control
-    /// token stays a turn.
+    /// The words are marked before the template sees them, so that a control token spelled within a turn is
+    /// read as ordinary text.
     ///
     /// # Errors
     /// If the template refuses the messages, runs out of fuel, or writes too much.
@@ -93,17 +94,17 @@ impl ChatTemplate {
                 c => text.push(c),
             }
         }
-        // A template that cut a turn short left its mark open: all that follows counts as words.
+        // If the template cut a turn short, its closing mark is missing: everything after it counts as words.
         words.extend(open.map(|from| from..text.len()));
         Ok((text, words))
     }
 }
 
-/// Marks around the words while a template runs: private characters that no text keeps.
+/// Marks around the words while a template runs: private-use characters, which are removed from the text itself.
 const OPEN: char = '\u{f0000}';
 const CLOSE: char = '\u{f0001}';
 
-/// Takes output up to the cap, so that a hostile template cannot fill the memory.
+/// A writer that fails beyond the output cap, so that a hostile template cannot fill the memory.
 struct Capped(Vec<u8>);
 
 impl std::io::Write for Capped {

@@ -1,5 +1,4 @@
-//! Choice heads at work: the log-likelihood of each label's text after a prompt, see
-//! [`conpet_formats::choice`].
+//! Runs choice heads: the log-likelihood of each label's text after a prompt, see [`conpet_formats::choice`].
 
 use crate::session::{Sequence, Session};
 use conpet_formats::head::log_softmax;
@@ -9,14 +8,14 @@ use conpet_formats::head::log_softmax;
 pub(crate) struct Choices {
     /// Each label's tokens; none is empty.
     labels: Vec<Vec<u32>>,
-    /// Labels in the order of their tokens: neighbours share what they begin with.
+    /// Indices of the labels, sorted by tokens, so that neighbours share their longest prefixes.
     order: Vec<usize>,
-    /// Divide by the number of tokens.
+    /// Whether a label's log-likelihood is divided by its number of tokens.
     mean: bool,
 }
 
 impl Choices {
-    /// For these labels.
+    /// A choice among labels, given as tokens.
     ///
     /// # Panics
     /// If a label has no tokens.
@@ -27,9 +26,9 @@ impl Choices {
         Self { labels, order, mean }
     }
 
-    /// Scores `[labels]` after a prompt, which `sequence` holds and may have run in part.
+    /// Scores `[labels]` after the prompt that `sequence` holds and may already have run in part.
     ///
-    /// The prompt is run once; then one token for each node of the tree of labels.
+    /// The prompt is run once, then one token for each inner node of the prefix tree of labels.
     pub(crate) fn scores(&self, session: &mut Session, mut sequence: Sequence) -> Vec<f32> {
         let prompt = sequence.tokens().len();
         let mut next = |sequence: &mut Sequence, tokens: &[u32]| {
@@ -39,7 +38,7 @@ impl Choices {
             log_softmax(&mut logits, 1.0);
             logits
         };
-        // What may follow the prompt, and each further token of the label before.
+        // Next-token log-probabilities after the prompt and after each token of the current label's prefix.
         let mut after = vec![next(&mut sequence, &[])];
         let mut before: &[u32] = &[];
         let mut out = vec![0.0; self.labels.len()];

@@ -1,7 +1,9 @@
-//! What the commands of `conpet-run` share of its command line; flags are llama.cpp's where one exists.
+//! Command-line flags that the commands of `conpet-run` share. Flags have llama.cpp's names where it has the
+//! same one.
 //!
-//! Each group of flags stands beside what it stands for: [`Common`] opens base and bundle, [`Sampling`] is
-//! how tokens are chosen, [`InputArgs`] are the inputs and how each is answered or refused.
+//! Each group of flags is defined beside the code that uses it: [`Common`] opens base and bundle, [`Sampling`]
+//! says how tokens are sampled, [`InputArgs`] says where the inputs come from and what happens to one that
+//! cannot be answered.
 
 mod common;
 mod inputs;

@@ -1,5 +1,4 @@
-//! The commands of `conpet-run`, a file for each: its arguments and what it does. Data goes to standard
-//! output, all else to standard error.
+//! The commands of `conpet-run`, one file each. Data goes to standard output, everything else to standard error.
 
 mod bench;
 mod chat;
@@ -40,10 +39,10 @@ enum Command {
     Tokenize(tokenize::TokenizeArgs),
 }
 
-/// Runs a command, which looks at `stop` while it works.
+/// Runs a command, which checks `stop` while it works.
 ///
 /// # Errors
-/// Names the file, the place, the value and the remedy.
+/// The command's error, which names the file, the place, the value and the remedy.
 pub fn run(cli: Cli, stop: &Stop) -> Result<ExitStatus> {
     match cli.command {
         Command::Classify(a) => classify::run(&a, stop),

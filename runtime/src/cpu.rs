@@ -4,10 +4,10 @@ use crate::kernels::{Kernels, MatrixRef};
 use crate::threads::Threads;
 use std::sync::Arc;
 
-/// Below this many numbers, work is not worth waking a thread for.
+/// Below this many values, waking another thread costs more than the work.
 const SMALL: usize = 1 << 14;
 
-/// What computes on a processor. A handle: clones share the worker pool.
+/// Kernels and the threads that run them. A handle: clones share the worker pool.
 #[derive(Debug, Clone)]
 pub struct Cpu {
     /// The instruction set.
@@ -17,12 +17,12 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// The fastest kernels this processor has, on `threads` threads; 0 is one for each processor.
+    /// Takes the fastest kernels of this processor and starts `threads` threads; 0 is one for each processor.
     pub fn new(threads: usize) -> Self {
         Self { kernels: Kernels::detect(), threads: Arc::new(Threads::new(threads)) }
     }
 
-    /// `y [n, rows] = x [n, cols] · wᵀ`.
+    /// Computes `y [n, rows] = x [n, cols] · wᵀ`.
     ///
     /// # Panics
     /// If the lengths do not fit.
@@ -30,8 +30,7 @@ impl Cpu {
         self.kernels.matmul(&self.threads, w, x, y, n);
     }
 
-    /// Runs `f` on each row of `data [rows, width]` with the row's number, on several threads where
-    /// that is worth it.
+    /// Runs `f(row number, row)` on each row of `data [rows, width]`, on several threads if the data is large.
     pub fn by_row(&self, data: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
         let part = |first: usize, data: &mut [f32]| {
             data.chunks_exact_mut(width).enumerate().for_each(|(i, x)| f(first + i, x));

@@ -1,8 +1,8 @@
-//! The decoder: its layers over a batch.
+//! The decoder: runs layers over a batch.
 //!
-//! A batch is the tokens of several sequences one after another, `hidden [tokens, hidden]`,
-//! without padding. Weights are read once per batch. A sequence either has a cache and continues it, or
-//! has none and attends to itself only (one-shot: classification, features).
+//! A batch holds the tokens of several sequences one after another, `hidden [tokens, hidden]`, without padding.
+//! Weights are read once per batch. A sequence either continues its cache, or has none and attends only to its
+//! tokens in the batch (for classification and features).
 
 mod in_force;
 
@@ -31,9 +31,9 @@ pub(crate) struct Scratch {
     attn: Aligned<f32>,
     gate: Aligned<f32>,
     up: Aligned<f32>,
-    /// What runs beside a sublayer.
+    /// Output of parallel adapters, which run beside a sublayer.
     aside: Aligned<f32>,
-    /// Tables of the batch's tokens for each rotary embedding of the base.
+    /// For each rotary embedding of the base, the tables of the batch's tokens.
     rope: Vec<Aligned<f32>>,
     in_force: Work,
 }
@@ -170,8 +170,8 @@ pub(crate) fn normalise(cpu: &Cpu, hidden: &[f32], weight: &[f32], spec: &ModelS
     });
 }
 
-/// Computes, at a module's first use, what of it does not depend on the input; its sums are those of
-/// the kernels that ran first.
+/// Computes, at a module's first use, the part of it that does not depend on the input. The result is kept, so
+/// it has the rounding of the kernels that were used first.
 fn prepare(cpu: &Cpu, base: &Base, module: &Module) {
     module.prepare(cpu.kernels, |module, tokens, states| {
         let spec = &base.spec;
@@ -183,7 +183,7 @@ fn prepare(cpu: &Cpu, base: &Base, module: &Module) {
     });
 }
 
-/// Rotary tables of every token of the batch, `[tokens, rope_dim]`.
+/// Fills the rotary tables of every token of the batch, `[tokens, rope_dim]`.
 fn turns(cpu: &Cpu, rope: Rope, spans: &[Span<'_>], tables: &mut [f32]) {
     cpu.by_row(tables, rope.dim, |t, table| {
         let mut first = 0;

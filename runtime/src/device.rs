@@ -1,7 +1,7 @@
-//! A device: a place where a range of layers runs. Weights and caches belong to it.
+//! A device runs ranges of layers. Weights and caches belong to it.
 //!
-//! The seam lies at the pass, not at the operation: whoever computes elsewhere gets a batch's states
-//! and a range of layers, and keeps its own weights, caches and work space.
+//! The interface is at the level of the pass, not of the single operation: a device gets a batch's states and a
+//! range of layers, and keeps its own weights, caches and work space.
 
 use crate::base::Base;
 use crate::batch::Span;
@@ -37,7 +37,7 @@ pub trait Device: Debug + Send + Sync {
     );
 }
 
-/// The processor's device: computes on the weights where they lie in the mapped file.
+/// The CPU as a device: it computes on the weights where they lie in the mapped file.
 #[derive(Debug)]
 pub struct CpuDevice {
     base: Arc<Base>,
@@ -47,7 +47,7 @@ pub struct CpuDevice {
 }
 
 impl CpuDevice {
-    /// For one base.
+    /// A device for one base.
     pub fn new(base: Arc<Base>, cpu: Cpu) -> Self {
         Self { base, cpu, idle: Mutex::new(Vec::new()) }
     }

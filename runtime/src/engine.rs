@@ -1,7 +1,7 @@
 //! The engine: a base ready to run, and the first steps of a prompt.
 //!
-//! A prompt goes `tokenizer -> trunk -> decide -> branch -> head | sampler`. The steps that need only a
-//! base stand here; those that ask a bundle stand in [`crate::answer`] and [`crate::text`].
+//! A prompt goes `tokenizer -> trunk -> decide -> branch -> head | sampler`. The steps that need only a base
+//! are here; those that need a bundle are in [`crate::answer`] and [`crate::text`].
 
 use crate::base::Base;
 use crate::batch::Span;
@@ -53,11 +53,11 @@ pub struct Trunked {
     pub prompts: Vec<Arc<Prompt>>,
     /// Layers of the trunk.
     pub depth: usize,
-    /// States after it, `[tokens, hidden]`, of one prompt after another.
+    /// States after the trunk, `[tokens, hidden]`, one prompt after another.
     pub hidden: Vec<f32>,
-    /// What the selector reads, `[prompts, dim]`; empty if nothing was asked for.
+    /// The features that were asked for, `[prompts, dim]`; empty if none were.
     pub features: Vec<f32>,
-    /// The trunk's cache of each prompt, to go on from with text; empty if they were not kept.
+    /// The trunk's cache of each prompt, to generate text from; empty if they were not kept.
     pub caches: Vec<Kv>,
 }
 
@@ -65,7 +65,7 @@ impl Trunked {
     /// The states of one prompt, `[tokens, hidden]`.
     ///
     /// # Panics
-    /// If there are not so many prompts.
+    /// If there are not that many prompts.
     pub fn states(&self, i: usize) -> &[f32] {
         let tokens: usize = self.prompts.iter().map(|p| p.tokens.len()).sum();
         let width = self.hidden.len() / tokens.max(1);
@@ -75,7 +75,7 @@ impl Trunked {
 }
 
 impl Engine {
-    /// Opens a base with the fastest kernels this processor has; 0 threads are one for each processor.
+    /// Opens a base with the fastest kernels of this processor; `threads` 0 is one for each processor.
     ///
     /// # Errors
     /// See [`Base::open`].
@@ -83,7 +83,7 @@ impl Engine {
         Ok(Self::new(Arc::new(Base::open(base)?), threads))
     }
 
-    /// For a base already open.
+    /// An engine for a base already open; `threads` as in [`Engine::open`].
     pub fn new(base: Arc<Base>, threads: usize) -> Self {
         let (cpu, context) = (Cpu::new(threads), base.spec.context);
         let device = Arc::new(CpuDevice::new(base.clone(), cpu.clone()));
@@ -104,19 +104,19 @@ impl Engine {
         Self { device, ..self }
     }
 
-    /// What KV caches store.
+    /// Sets the type of KV caches.
     #[must_use]
     pub fn with_kv_type(self, kv_type: KvType) -> Self {
         Self { kv_type, ..self }
     }
 
-    /// Most tokens in one batch: bounds the work space.
+    /// Limits the tokens of one batch, and so the work space.
     #[must_use]
     pub fn with_batch(self, batch: usize) -> Self {
         Self { batch, ..self }
     }
 
-    /// Most tokens of a prompt together with its answer.
+    /// Limits the tokens of a prompt together with its answer.
     #[must_use]
     pub fn with_context(self, context: usize) -> Self {
         Self { context, ..self }
@@ -132,7 +132,7 @@ impl Engine {
         &*self.device
     }
 
-    /// What KV caches store.
+    /// The type of KV caches.
     pub fn kv_type(&self) -> KvType {
         self.kv_type
     }
@@ -147,13 +147,13 @@ impl Engine {
         self.context
     }
 
-    /// An empty cache for some layers.
+    /// An empty cache for these layers.
     pub(crate) fn cache(&self, layers: Range<usize>) -> Kv {
         self.device.cache(layers, self.kv_type)
     }
 
-    /// Tokenizes; with `words` the text came out of a chat template and may spell control tokens
-    /// outside of these ranges, without them it may not.
+    /// Tokenizes a text. With `words`, the text came out of a chat template, and control tokens are read
+    /// outside these byte ranges; without, they are read nowhere.
     ///
     /// # Errors
     /// If the text has no tokens or more than the context.
@@ -197,15 +197,9 @@ impl Engine {
         self.base.used(self.base.spec.n_layer);
     }
 
-    /// Runs prompts through the first `depth` layers of the bare base, and reads `feature`
-    /// (going deeper on a copy if it asks for deeper layers). With `keep`, their caches are kept.
-    pub fn trunk(
-        &self,
-        prompts: Vec<Arc<Prompt>>,
-        depth: usize,
-        feature: Option<&FeatureSpec>,
-        keep: bool,
-    ) -> Trunked {
+    /// Runs prompts through the first `depth` layers of the bare base and reads `feature`, running a copy of
+    /// the states further if it reads deeper layers. With `keep`, the caches are kept.
+    pub fn trunk(&self, prompts: Vec<Arc<Prompt>>, depth: usize, feature: Option<&FeatureSpec>, keep: bool) -> Trunked {
         let mut hidden = Vec::new();
         self.embed(prompts.iter().flat_map(|p| p.tokens.iter().copied()), &mut hidden);
         let mut pooler = feature.map(|f| Pooler::new(f, &self.base, self.cpu.kernels, prompts.iter().map(|p| &**p)));
@@ -231,9 +225,8 @@ impl Engine {
         Trunked { prompts, depth, hidden, features, caches }
     }
 
-    /// Takes prompts from the states `hidden [tokens, hidden]` after the trunk to the last layer that
-    /// `feature` reads, each with its own blend in force, and reads it: `[prompts, dim]`. `hidden` is
-    /// work space.
+    /// Runs prompts from the states `hidden [tokens, hidden]` after the trunk to the last layer that `feature`
+    /// reads, each with its own blend in force; returns the features `[prompts, dim]`. `hidden` is overwritten.
     pub fn branch<'p>(
         &self,
         depth: usize,

@@ -1,3 +1,3 @@
-//! The error type is that of the formats: every fault ends in bytes, a request or a base.
+//! The error type, shared with `conpet-formats`.
 
 pub use conpet_formats::{Code, Error, Result};

@@ -8,21 +8,21 @@ use std::ops::Range;
 
 /// Gathers one feature for each sequence of a batch while its layers run.
 ///
-/// Call [`Pooler::observe`] with the states of the first layer of interest and after each layer.
+/// Call [`Pooler::observe`] with the states before the first layer that is run and after each layer.
 #[derive(Debug)]
 pub struct Pooler<'a> {
     spec: &'a FeatureSpec,
     base: &'a Base,
     kernels: Kernels,
-    /// Per sequence, per part: token range within the batch.
+    /// For each sequence and each part, its token range within the batch.
     ranges: Vec<Range<usize>>,
-    /// `[sequences, parts * hidden]`.
+    /// The features, `[sequences, parts * hidden]`.
     out: Vec<f32>,
     norm: Vec<f32>,
 }
 
 impl<'a> Pooler<'a> {
-    /// For a batch of prompts laid one after another.
+    /// A pooler for a batch of prompts that lie one after another.
     pub fn new<'p>(
         spec: &'a FeatureSpec,
         base: &'a Base,
@@ -41,7 +41,7 @@ impl<'a> Pooler<'a> {
         Self { out: vec![0.0; n * spec.dim(base.spec.hidden)], norm: Vec::new(), spec, base, kernels, ranges }
     }
 
-    /// Takes the parts that read the states after `layer` layers; `hidden [tokens, hidden]`.
+    /// Pools the parts that read the states `hidden [tokens, hidden]` after `layer` layers.
     pub fn observe(&mut self, layer: usize, hidden: &[f32]) {
         let (h, parts) = (self.base.spec.hidden, self.spec.parts.len());
         if self.spec.parts.iter().all(|p| p.layer as usize != layer) {

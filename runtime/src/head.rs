@@ -1,4 +1,4 @@
-//! Heads at work, and the joining of a head's posterior with the selector's.
+//! Heads, and the combination of a head's posterior with the selector's.
 
 use crate::choice::Choices;
 use crate::cpu::Cpu;
@@ -21,20 +21,20 @@ pub struct Head {
     form: Form,
     temperature: f32,
     blend: f32,
-    /// What it reads.
+    /// The feature that it reads.
     pub feature: FeatureSpec,
     /// (task, label index within the task) of each row.
     pub classes: Vec<(usize, usize)>,
 }
 
-/// How it scores.
+/// The two forms of head.
 #[derive(Debug, Clone)]
 enum Form {
     Linear(Linear),
     Choice(Choices),
 }
 
-/// `weight [classes, dim]` in the map, `bias [classes]`.
+/// A linear head: `weight [classes, dim]` in the map, `bias [classes]`.
 #[derive(Debug, Clone)]
 struct Linear {
     map: Mapped,
@@ -48,7 +48,8 @@ impl Head {
     /// Loads the head at `range` of `map`.
     ///
     /// # Errors
-    /// If the payload's shapes do not fit the manifest or the base, or the head reads what it is never given.
+    /// If the payload's shapes do not fit the manifest or the base, or the head reads a layer of the trunk
+    /// other than its last.
     pub fn load(
         entry: &HeadEntry,
         manifest: &Manifest,
@@ -87,7 +88,7 @@ impl Head {
         })
     }
 
-    /// The labels of a choice head, which is asked by running them.
+    /// The labels of a choice head, which scores by running them; `None` for a linear head.
     pub(crate) fn choices(&self) -> Option<&Choices> {
         match &self.form {
             Form::Choice(c) => Some(c),
@@ -111,10 +112,10 @@ impl Head {
     /// several one after another (an ensemble): then each class has the best of their probabilities
     /// (LAE, Gao et al. 2023, arXiv 2303.10070).
     ///
-    /// A product of experts (Hinton 2002), on purpose not normalised within the head: among several
+    /// A product of experts (Hinton 2002), deliberately not normalised within the head, so that among several
     /// candidate tasks the one whose module and selector agree on a class gains.
     ///
-    /// `selector_classes[c]` is the selector's class that is this head's row `c`, where known.
+    /// `selector_classes[c]` is the selector's class for this head's row `c`, if it has one.
     pub fn log_scores(
         &self,
         logits: &[f32],
@@ -136,7 +137,7 @@ impl Linear {
             return Err(Error::new(
                 Code::Shape,
                 format!(
-                    "head {} has weight {:?} and bias {:?}; its {classes} labels and features of {dim} numbers need [{classes}, {dim}]",
+                    "head {} has weight {:?} and bias {:?}; its {classes} labels and features of {dim} values need [{classes}, {dim}]",
                     entry.id, weight.shape, bias.shape,
                 ),
             ));
@@ -162,7 +163,7 @@ impl Linear {
     }
 }
 
-/// The formula of [`Head::log_scores`], free-standing for calibration.
+/// The formula of [`Head::log_scores`] as a free function, for calibration.
 pub fn join(
     logits: &[f32],
     temperature: f32,
@@ -177,8 +178,8 @@ pub fn join(
         lp.iter_mut().zip(own).for_each(|(best, own)| *best = best.max(own));
     }
     if let Some(d) = decision.filter(|_| blend > 0.0) {
-        // A class the selector does not know keeps the head's word alone; that happens only if
-        // the selector scores tasks, not classes, and then it knows none of them.
+        // Either the selector scores classes and knows all of them, or it scores tasks and knows none; then the
+        // head's score stands alone.
         if selector_classes.iter().all(Option::is_some) {
             for (x, c) in lp.iter_mut().zip(selector_classes) {
                 *x += blend * d.class_log_posterior[c.unwrap_or(0)].max(-1e4);
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn of_an_ensemble_the_surer_module_decides() {
-        // The first is nearly sure of class 1, the second leans to class 0.
+        // The first is nearly sure of class 1, the second slightly prefers class 0.
         let (first, second) = ([0.0f32, 4.0, 0.0], [1.0f32, 0.0, 0.0]);
         let both = join(&[first, second].concat(), 1.0, 0.0, None, &[None; 3]);
         let (a, b) = (join(&first, 1.0, 0.0, None, &[None; 3]), join(&second, 1.0, 0.0, None, &[None; 3]));
@@ -222,7 +223,7 @@ mod tests {
         let (p, task, label) = best_label(&candidates).unwrap();
         assert_eq!((task, label), (1, 0));
         assert!(p > 0.5 && p < 1.0);
-        // Without the selector's word there is nothing to tell them apart by.
+        // Without the selector's scores the two tasks cannot be told apart.
         assert_eq!(
             join(&[0.0, 5.0], 1.0, 0.0, Some(&d), &[None, None]),
             join(&[0.0, 5.0], 1.0, 0.5, None, &[None, None])

@@ -1,14 +1,15 @@
 //! The arithmetic: dispatch over instruction sets, and the parallel drivers above them.
 //!
-//! Every operation exists in [`naive`] as plain loops, which are its specification, and in fast
-//! forms behind proof tokens that exist only if the processor was asked. Weights stay quantized in
-//! the map. For one token a weight row is taken apart and multiplied in registers; for a batch a
-//! few rows are taken apart once, into a small scratch, and multiplied with all tokens.
+//! Every operation exists in [`naive`] as plain loops, which are its specification, and in fast forms behind
+//! proof tokens: values that exist only if the processor has the instructions. Weights stay quantized in the
+//! map. For one token, a weight row is decoded and multiplied in registers; for a batch, a few rows are decoded
+//! once into a small buffer and multiplied with all tokens.
 //!
-//! Quantized weights meet activations rounded to 8 bits (`kernels/input.rs`), as in llama.cpp, and integers
-//! are multiplied; [`Kernels::exact`] keeps activations in `f32`, and so do float weights, but for
-//! half-precision weights of a batch where a processor multiplies 16-bit integers faster than floats
-//! ([`Kernels::wide`]). No result depends on the number of threads.
+//! For quantized weights, activations are rounded to 8 bits (`kernels/input.rs`), as in llama.cpp, and integers
+//! are multiplied, unless [`Kernels::exact`] keeps activations in `f32`. For float weights activations stay
+//! `f32`, except that for a batch and half-precision weights both are rounded to 16 bits where the processor
+//! multiplies 16-bit integers faster than floats ([`Kernels::wide`]). No result depends on the number of
+//! threads.
 
 #![expect(unsafe_code, reason = "column-disjoint writes from several threads; vector intrinsics below")]
 
@@ -46,13 +47,13 @@ use wide::{WideInput, WidePanel, WideRows, is_half};
 /// A matrix `[rows, cols]` of quantized rows, borrowed from a map.
 #[derive(Debug, Clone, Copy)]
 pub struct MatrixRef<'a> {
-    /// Type of its numbers.
+    /// Type of the values.
     pub ty: QuantType,
     /// Rows (outputs).
     pub rows: usize,
-    /// Numbers in a row (inputs).
+    /// Values in a row (inputs).
     pub cols: usize,
-    /// `rows` rows of whole blocks.
+    /// The bytes: `rows` rows of whole blocks.
     pub data: &'a [u8],
 }
 
@@ -72,11 +73,11 @@ impl<'a> MatrixRef<'a> {
     }
 }
 
-/// An instruction set that is known to be there, and how activations meet quantized weights.
+/// An instruction set that this processor has, and whether activations are rounded for quantized weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
     isa: Isa,
-    /// Activations stay `f32`.
+    /// Activations stay `f32` for quantized weights too.
     exact: bool,
 }
 
@@ -91,7 +92,7 @@ enum Isa {
     Neon(neon::Neon),
 }
 
-/// Calls the same function of whichever instruction set is in force.
+/// Calls the named function of the instruction set in use.
 macro_rules! dispatch {
     ($self:expr, $name:ident ( $($arg:expr),* $(,)? )) => {
         match $self.isa {
@@ -108,7 +109,7 @@ macro_rules! dispatch {
 
 use dispatch;
 
-/// Rows of float weights taken apart at a time for a batch.
+/// Rows of float weights decoded at a time for a batch.
 const TILE: usize = 2 * Gemm::LANES;
 
 /// A small matrix product in `f32`: `c [rows, cols] = a [rows, k] · b [k, cols]`, or added to `c`.
@@ -125,14 +126,14 @@ pub(crate) struct Gemm<'a> {
     pub(crate) b: &'a [f32],
     pub(crate) ldb: usize,
     pub(crate) k: usize,
-    /// A multiple of [`Gemm::LANES`].
+    /// Columns of `b` and `c`: a multiple of [`Gemm::LANES`].
     pub(crate) cols: usize,
-    /// Adds to what `c` holds.
+    /// Whether to add to `c` instead of overwriting it.
     pub(crate) add: bool,
 }
 
 impl Gemm<'_> {
-    /// Columns come in multiples of this many.
+    /// Number of columns must be a multiple of this.
     pub(crate) const LANES: usize = 16;
 
     /// # Panics
@@ -148,21 +149,21 @@ impl Gemm<'_> {
     }
 }
 
-/// A thread's work space; grows once, then stays.
+/// A thread's work space, which grows as needed and is kept.
 #[derive(Default)]
 struct Scratch {
-    /// Rows as floats, `[rows, k]`, and turned, `[k, rows]`.
+    /// Rows as floats, `[rows, k]`, and transposed, `[k, rows]`.
     tile: Aligned<f32>,
     turned: Aligned<f32>,
-    /// Rows as codes.
+    /// Rows as integer codes.
     panel: Panel,
     wide: WidePanel,
-    /// Products with either.
+    /// Products of the tile or the panel with the batch.
     products: Aligned<f32>,
 }
 
 impl Scratch {
-    /// Makes room for `len` floats, plain and turned.
+    /// Makes room for `len` floats, plain and transposed.
     fn reserve_tile(&mut self, len: usize) {
         self.tile.reserve(len);
         self.turned.reserve(len);
@@ -175,15 +176,15 @@ thread_local! {
     static INPUT: RefCell<(Input, WideInput)> = RefCell::default();
 }
 
-/// What weights are multiplied with.
+/// The activations that weights are multiplied with, in all forms that some weight needs.
 #[derive(Clone, Copy)]
 struct Operand<'a> {
-    /// `[n, k]`.
+    /// As floats, `[n, k]`.
     x: &'a [f32],
     n: usize,
-    /// The same rounded, where quantized weights are to meet it so.
+    /// Rounded to 8 bits, if there are quantized weights that need it.
     rounded: Option<input::Rows<'a>>,
-    /// And rounded to 16 bits, where half-precision weights are.
+    /// Rounded to 16 bits, if there are half-precision weights that need it.
     wide: Option<WideRows<'a>>,
 }
 
@@ -193,7 +194,7 @@ impl Kernels {
         Self::all().pop().unwrap_or(Self::naive())
     }
 
-    /// Plain loops.
+    /// The plain loops, which every processor can run.
     pub fn naive() -> Self {
         Self { isa: Isa::Naive, exact: false }
     }
@@ -217,8 +218,7 @@ impl Kernels {
         Self::all().into_iter().find(|k| k.name() == name)
     }
 
-    /// The same set with activations left in `f32`: slower, and what a trainer that computes in
-    /// `f32` can be compared with.
+    /// The same set with activations left in `f32`: slower, but comparable with a trainer that computes in `f32`.
     pub fn exact(self) -> Self {
         Self { exact: true, ..self }
     }
@@ -254,12 +254,12 @@ impl Kernels {
     /// `y [n, rows] = x [n, cols] · wᵀ`.
     ///
     /// # Panics
-    /// If the lengths do not fit; so do all functions here.
+    /// If the lengths do not fit. The same holds for all functions here.
     pub fn matmul(self, threads: &Threads, w: MatrixRef<'_>, x: &[f32], y: &mut [f32], n: usize) {
         self.matmul_many(threads, [(w, y, None)], x, n);
     }
 
-    /// Several weights on one input, in one parallel region, each with what a LoRA adds to it.
+    /// Products of several weights with one input, in one parallel region, each with its LoRA's addition.
     pub(crate) fn matmul_many<const P: usize>(
         self,
         threads: &Threads,
@@ -288,8 +288,8 @@ impl Kernels {
         });
     }
 
-    /// Rounds `x` where quantized (`blocks`) or half-precision weights (`halves`) will meet it so, and
-    /// passes all on.
+    /// Rounds `x` to 8 bits for quantized weights (`blocks`) and to 16 for half-precision weights (`halves`),
+    /// where these kernels do so, and calls a function with the result.
     fn with_operand(
         self,
         threads: &Threads,
@@ -311,12 +311,12 @@ impl Kernels {
         });
     }
 
-    /// Splits rows over threads where that is worth a wake-up.
+    /// Splits rows over threads if the work is worth waking them.
     fn run(self, threads: &Threads, rows: usize, work_per_row: usize, f: impl Fn(std::ops::Range<usize>) + Sync) {
         if rows * work_per_row < 1 << 16 { f(0..rows) } else { threads.split(rows, panel::ROWS, f) }
     }
 
-    /// Rows `range` of a product, written to their columns of `out`.
+    /// Computes rows `range` of a product and writes them to their columns of `out`.
     fn product(
         self,
         w: MatrixRef<'_>,
@@ -383,13 +383,13 @@ impl Kernels {
         out.iter_mut().zip(x.iter().zip(weight)).for_each(|(o, (x, w))| *o = x * s * w);
     }
 
-    /// The same in place.
+    /// [`Kernels::rms_norm`] in place.
     pub fn rms_norm_inplace(self, x: &mut [f32], weight: &[f32], eps: f32) {
         let s = self.inverse_rms(x, eps);
         x.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * s * w);
     }
 
-    /// `x /= rms(x)`; eps 1e-6, no weight.
+    /// `x /= rms(x)`, with eps 1e-6 and no weight.
     pub fn rms_normalise(self, x: &mut [f32]) {
         let s = self.inverse_rms(x, 1e-6);
         x.iter_mut().for_each(|v| *v *= s);
@@ -405,7 +405,7 @@ impl Kernels {
         dispatch!(self, gemm(g, c, ldc));
     }
 
-    /// `out [cols, rows]` from `x [rows, cols]`; rows of `x` are `ldx` apart, those of `out` `ldo`.
+    /// `out [cols, rows]` from `x [rows, cols]`; rows of `x` are `ldx` apart, rows of `out` `ldo`.
     pub(crate) fn transpose(self, x: &[f32], ldx: usize, rows: usize, cols: usize, out: &mut [f32], ldo: usize) {
         assert!(cols <= ldx && rows <= ldo && (rows == 0 || (rows - 1) * ldx + cols <= x.len()));
         assert!(cols == 0 || (cols - 1) * ldo + rows <= out.len());
@@ -418,8 +418,8 @@ impl Kernels {
         dispatch!(self, widen(x, out));
     }
 
-    /// One step of a softmax taken block by block: `x = exp(x - m)` with `m` the largest of `x` and
-    /// `max`; returns `m` and the sum of `x`.
+    /// One step of a softmax computed block by block: `x = exp(x - m)` with `m` the largest of `x` and `max`;
+    /// returns `m` and the sum of `x`.
     pub(crate) fn softmax_step(self, x: &mut [f32], max: f32) -> (f32, f32) {
         dispatch!(self, softmax_step(x, max))
     }
@@ -469,7 +469,7 @@ impl Kernels {
     }
 }
 
-/// True for the types that are blocks of small integers.
+/// True for types that store blocks of small integers.
 fn is_blocks(ty: QuantType) -> bool {
     ty.block_len() > 1
 }

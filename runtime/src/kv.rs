@@ -1,4 +1,4 @@
-//! The KV cache of one sequence over a span of layers.
+//! The KV cache of one sequence over a range of layers.
 //!
 //! Trunk and branch each have their own, so that all modules share the trunk's. It grows with
 //! use, in steps of 64 tokens, never to the context limit in advance.
@@ -10,11 +10,12 @@ use std::ops::Range;
 
 /// Tokens by which a cache grows.
 const STEP: usize = 64;
-/// Numbers and bytes of a Q8_0 block.
+/// Values in a Q8_0 block.
 const BLOCK: usize = QuantType::Q8_0.block_len();
+/// Bytes of a Q8_0 block.
 const BLOCK_BYTES: usize = QuantType::Q8_0.block_bytes();
 
-/// What keys and values are stored as.
+/// The type that keys and values are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvType {
     /// Half precision: the default.
@@ -22,7 +23,7 @@ pub enum KvType {
     F16,
     /// Single precision: for parity tests.
     F32,
-    /// 32 numbers as bytes with one scale: a little over half the memory of half precision.
+    /// 32 values as bytes with one scale: a little over half the memory of half precision.
     Q8_0,
 }
 
@@ -37,13 +38,13 @@ impl KvType {
         }
     }
 
-    /// Whether a head's numbers are whole blocks.
+    /// Whether a head's keys and values fill whole blocks.
     pub fn fits(self, head_dim: usize) -> bool {
         self != Self::Q8_0 || head_dim.is_multiple_of(BLOCK)
     }
 }
 
-/// Keys and values of the layers `layers`, `[tokens, kv_dim]` each.
+/// Keys and values of a range of layers, `[tokens, kv_dim]` each.
 #[derive(Debug, Clone)]
 pub struct Kv {
     layers: Range<usize>,
@@ -83,7 +84,7 @@ impl Kv {
         self.data[layer - self.layers.start][0].numbers() / self.kv_dim
     }
 
-    /// True before the first token.
+    /// True if no token is cached.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -136,7 +137,7 @@ impl Store {
         }
     }
 
-    /// Numbers `range` as `f32`.
+    /// Loads the values `range` as `f32`.
     pub(crate) fn load(&self, kernels: Kernels, range: Range<usize>, out: &mut [f32]) {
         match self {
             Self::F16(v) => kernels.widen(&v[range], out),
@@ -167,12 +168,12 @@ impl Store {
     }
 }
 
-/// Bytes of so many numbers in blocks.
+/// Bytes of this many values in blocks.
 fn block_bytes(numbers: usize) -> usize {
     numbers / BLOCK * BLOCK_BYTES
 }
 
-/// Room for `wanted` more, `step` at a time: doubling would cost up to twice the memory of a long
+/// Makes room for `wanted` more, in multiples of `step`: doubling would cost up to twice the memory of a long
 /// context.
 fn reserve<T>(v: &mut Vec<T>, wanted: usize, step: usize) {
     if v.capacity() - v.len() < wanted {

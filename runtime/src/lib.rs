@@ -1,10 +1,10 @@
 //! The ConPET engine: memory-mapped quantized inference with modules chosen from the input.
 //!
-//! A prompt goes `tokenizer -> trunk -> decide -> branch -> head | sampler`, written once in
-//! [`answer`] and [`text`]. Under it are [`session`] (many sequences, one step), [`skills`]
-//! (what a bundle says: modules, heads, selector), [`device`] (where layers run), [`blend`] (what is in
-//! force), [`kv`], [`base`] (mapped weights), [`kernels`] and [`threads`].
-//! What trains is elsewhere: the trainer stands on this crate, so that what is measured is what runs.
+//! A prompt goes `tokenizer -> trunk -> decide -> branch -> head | sampler`, written once in [`answer`]
+//! and [`text`]. Under it are [`session`] (many sequences, one step), [`skills`] (a bundle's modules,
+//! heads and selector), [`device`] (where layers run), [`blend`] (which modules are in force), [`kv`], [`base`]
+//! (mapped weights), [`kernels`] and [`threads`]. Training is in the crate `conpet-trainer`, which is built on
+//! this one, so that what is measured is what runs.
 
 mod aligned;
 pub mod answer;

@@ -1,4 +1,4 @@
-//! `conpet-run`: answers on a small box, with modules chosen from the input.
+//! `conpet-run`: runs a base with modules that are chosen from the input.
 
 use conpet_runtime::commands;
 use std::process::ExitCode;

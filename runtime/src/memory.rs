@@ -1,8 +1,8 @@
-//! What the process holds, as Linux counts it.
+//! Memory of this process, as Linux counts it.
 
 use serde::Serialize;
 
-/// Resident memory, in bytes; 0 where the system does not tell.
+/// Resident memory, in bytes; 0 where the system does not report it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
     /// Private memory: heap, stacks, work space.

@@ -1,11 +1,12 @@
-//! A PET module ready to be put in force: what acts where, found in a mapped payload.
+//! A PET module in memory, ready to be put in force: its parts and the sites where they act, read from a mapped
+//! payload.
 //!
-//! Nothing is merged: factors are read where they lie, and the base never changes. Loading fails unless
-//! every declared site exists in the base, every part of the module has its tensors there, and every
+//! Nothing is merged: tensors are read where they lie in the map, and the base never changes. Loading fails
+//! unless every declared site exists in the base, every part of the module has its tensors there, and every
 //! tensor of the payload belongs to a declared site.
 //!
-//! The decoder asks a module at a few places: `Module::add` at a product (LoRA, which rides on it),
-//! `Module::parts_at` at the points of a layer (all kinds that change what flows by), and
+//! The decoder calls a module at a few places: `Module::add` at a product (LoRA, which is added as the product
+//! is computed), `Module::parts_at` at the points of a layer (kinds that change activations), and
 //! `Module::learned` in attention. A kind is one file here, and one line in [`Module::load`].
 
 mod act;
@@ -35,7 +36,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Tells modules of one process apart.
+/// Identifies a module within this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModuleId(u64);
 
@@ -53,11 +54,11 @@ pub struct Module {
     map: Mapped,
     lora: lora::Lora,
     pet: PetSpec,
-    /// What changes what flows past points, in the order in which it acts.
+    /// The parts that change activations at points, in the order in which they act.
     parts: Vec<(Pet, Arc<dyn Act>)>,
     prefix: Option<prefix::Prefix>,
     prompt: Option<prompt::PromptRows>,
-    /// Head size, and key/value heads.
+    /// Head size, and number of key/value heads.
     heads: (usize, usize),
     n_layer: usize,
     hidden: usize,
@@ -65,7 +66,7 @@ pub struct Module {
 }
 
 impl Module {
-    /// Hooks every site of the safetensors payload at `bytes` of `map`.
+    /// Loads the safetensors payload at `bytes` of `map`, with every declared site.
     ///
     /// # Errors
     /// If a declared site is not in the base, no part of `pet` acts there, or a part lacks a tensor
@@ -143,12 +144,12 @@ impl Module {
         self.first_layer
     }
 
-    /// What it is.
+    /// The module's spec.
     pub fn pet(&self) -> &PetSpec {
         &self.pet
     }
 
-    /// Work space that [`Module::add`] and its parts need for each token, in numbers.
+    /// Work space that [`Module::add`] and its parts need for each token, in values.
     pub(crate) fn width(&self) -> [usize; 2] {
         [self.lora.width, self.parts.iter().map(|(_, act)| act.work()).max().unwrap_or(0)]
     }
@@ -158,8 +159,8 @@ impl Module {
         self.lora.has(layer, which)
     }
 
-    /// What its LoRA adds to linears of one layer that share the input `x [n, in]`, each with its
-    /// weight; nothing where it has no site. `low [>= n * width]` is work space.
+    /// What its LoRA adds to linears of one layer that share the input `x [n, in]`, given with their weights;
+    /// `None` for a linear without a site. `low [>= n * width]` is work space.
     pub(crate) fn add<'m, const P: usize>(
         &'m self,
         cpu: &Cpu,
@@ -171,8 +172,8 @@ impl Module {
         self.lora.add(&self.map, cpu, at, x, n, low)
     }
 
-    /// Its parts that act at a point of a layer, in order: each changes `y [n, ..]`, where the linear or
-    /// sublayer there has read `x`.
+    /// Its parts that act at a point of a layer, in order: each changes `y [n, ..]`, the output of a linear or
+    /// sublayer that read `x`.
     pub(crate) fn parts_at(&self, layer: usize, point: Point) -> impl Iterator<Item = PartAt<'_>> {
         self.parts.iter().filter_map(move |(pet, act)| {
             let place = pet.acts_at(point).filter(|place| act.has(layer, *place))?;
@@ -200,11 +201,11 @@ impl Module {
         self.prompt.as_ref().map_or(0, prompt::PromptRows::positions)
     }
 
-    /// Computes, at its first use, what of the module does not depend on the input: `run` takes learned
-    /// rows `[n, hidden]` through all layers with the given module in force.
+    /// Computes, at its first use, the part of the module that does not depend on the input: `run` takes
+    /// learned rows `[n, hidden]` through all layers with the given module in force.
     pub(crate) fn prepare(&self, kernels: Kernels, run: impl FnOnce(Self, usize, &mut [f32]) -> Kv) {
         let Some(rows) = &self.prompt else { return };
-        // The rows' own pairs do not exist before they have run.
+        // The rows' own keys and values do not exist until they have run.
         let others = || Self { prompt: None, ..self.clone() };
         let shape = (self.n_layer, self.hidden);
         rows.prepare(&self.map, kernels, shape, |l| self.prefix_pairs(l), |n, states| run(others(), n, states));
@@ -226,13 +227,13 @@ impl PartAt<'_> {
         self.kind
     }
 
-    /// Whether what it changes depends on what flows there.
+    /// Whether its change depends on the activations there.
     pub(crate) fn reads_flow(&self) -> bool {
         self.act.reads_flow()
     }
 
-    /// Changes `y [n, ..]`; `before` is what flowed there before any module of the blend acted, if that
-    /// may differ from `y`.
+    /// Changes `y [n, ..]`; `before` holds the activations before any module of the blend acted, if they may
+    /// differ from `y`.
     pub(crate) fn act(
         &self,
         cpu: &Cpu,

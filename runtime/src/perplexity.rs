@@ -1,4 +1,4 @@
-//! How well a base, alone or with a module, predicts a text: llama.cpp's measure, number by number.
+//! Perplexity of a base, alone or with a module, on a text: the same values as llama.cpp's.
 
 use crate::batch::Span;
 use crate::blend::Blend;
@@ -6,10 +6,10 @@ use crate::decoder::normalise;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 
-/// Positions whose logits exist at a time.
+/// Positions whose logits are held at a time.
 const ROWS: usize = 16;
 
-/// What was measured.
+/// A measured perplexity.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Perplexity {
     /// `exp` of the mean negative log-likelihood.
@@ -18,12 +18,13 @@ pub struct Perplexity {
     pub error: f64,
     /// Predicted tokens.
     pub tokens: usize,
-    /// Chunks of the text so far.
+    /// Chunks measured so far.
     pub chunks: usize,
 }
 
-/// Cuts `tokens` (a text's, after BOS where the base wants one) into chunks of `context`, each of
-/// which begins anew with BOS in place of its first token, and predicts the second half of each in one pass. `each` sees the measure after every chunk, and may stop.
+/// Cuts `tokens` (a text's, after BOS where the base wants one) into chunks of `context`, each of which begins
+/// anew with BOS in place of its first token, and predicts the second half of each in one pass. `each` is
+/// called with the measure after every chunk and may stop.
 ///
 /// # Errors
 /// If the text is shorter than one chunk, the base's output is not finite, or its file changed.
@@ -36,7 +37,7 @@ pub fn perplexity(
 ) -> Result<Perplexity> {
     let spec = &engine.base.spec;
     if context < 4 || tokens.len() < context {
-        return Err(Error::new(Code::Value, format!("{} tokens are no chunk of {context}", tokens.len()))
+        return Err(Error::new(Code::Value, format!("{} tokens do not fill a chunk of {context}", tokens.len()))
             .hint("give a longer text, or a smaller --ctx-size of at least 4"));
     }
     let bos = engine.base.tokenizer.bos();
@@ -54,7 +55,7 @@ pub fn perplexity(
         engine.embed(std::iter::once(first).chain(chunk[1..].iter().copied()), &mut hidden);
         let mut spans = [Span::once(context, blend)];
         engine.device().layers(0..spec.n_layer, &mut spans, &mut hidden, &mut |_, _| {});
-        // The last token's successor lies in the next chunk.
+        // The last token's successor is in the next chunk.
         let half: Vec<usize> = (context / 2..context - 1).collect();
         for part in half.chunks(ROWS) {
             let states = &hidden[part[0] * spec.hidden..(part[0] + part.len()) * spec.hidden];
@@ -68,7 +69,7 @@ pub fn perplexity(
                 let nll = total.ln() - f64::from(row[chunk[i + 1] as usize] - max);
                 if !nll.is_finite() {
                     return Err(Error::new(Code::NotFinite, format!("logits of token {i} of chunk {done}"))
-                        .hint("the base or the module is damaged; conpet-inspect verify tells which"));
+                        .hint("the base or the module is damaged; conpet-inspect verify says which"));
                 }
                 (sum, squares, n) = (sum + nll, squares + nll * nll, n + 1);
             }

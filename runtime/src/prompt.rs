@@ -14,7 +14,7 @@ pub struct Prompt {
     pub offsets: Vec<Range<usize>>,
 }
 
-/// Cuts prompts into runs of at most `tokens` tokens (a longer prompt stands alone).
+/// Divides prompts into batches of at most `tokens` tokens; a longer prompt gets a batch of its own.
 pub fn batches<P: Borrow<Prompt>>(prompts: &[P], tokens: usize) -> impl Iterator<Item = &[P]> {
     let mut rest = prompts;
     std::iter::from_fn(move || {

@@ -3,24 +3,24 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// How to sample.
+/// Sampling parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplerConfig {
-    /// 0 or less: the likeliest token always.
+    /// Temperature; 0 or less always takes the likeliest token.
     pub temperature: f32,
-    /// Keep this many of the likeliest; 0 keeps all.
+    /// Keep only this many of the likeliest tokens; 0 keeps all.
     pub top_k: usize,
-    /// Keep the fewest that together have this probability; 1 keeps all.
+    /// Keep only the fewest tokens that together have this probability; 1 keeps all.
     pub top_p: f32,
-    /// Keep those at least this likely compared with the likeliest; 0 keeps all.
+    /// Keep only tokens at least this likely, relative to the likeliest; 0 keeps all.
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of recent tokens; 1 is off (Keskar et al. 2019).
     pub repeat_penalty: f32,
     /// How many recent tokens are penalised.
     pub repeat_last_n: usize,
-    /// Seed of the draws.
+    /// Seed of the random draws.
     pub seed: u64,
-    /// Which of the seed's streams of draws: prompts that share a seed have one each.
+    /// Which random stream of the seed: prompts that share a seed have one each.
     pub stream: u64,
 }
 
@@ -48,7 +48,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Starts the random stream.
+    /// A sampler at the start of its random stream.
     pub fn new(config: SamplerConfig) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         rng.set_stream(config.stream);
@@ -64,7 +64,7 @@ impl Sampler {
         if c.repeat_penalty != 1.0 {
             let recent = &history[history.len().saturating_sub(c.repeat_last_n)..];
             for (i, t) in recent.iter().enumerate() {
-                // Each token once, however often it occurred.
+                // Each token is penalised once, however often it occurred.
                 if let Some(l) = logits.get_mut(*t as usize).filter(|_| !recent[..i].contains(t)) {
                     *l = if *l > 0.0 { *l / c.repeat_penalty } else { *l * c.repeat_penalty };
                 }
@@ -109,7 +109,7 @@ impl Sampler {
     }
 }
 
-/// The index of the largest logit; the first of equals.
+/// The index of the largest logit; of equals, the first.
 pub fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (i, l) in logits.iter().enumerate() {
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(counts(SamplerConfig { min_p: 0.2, ..open.clone() }, &[0.0, 1.0, 2.0])[0], 0);
         assert_eq!(counts(open.clone(), &[0.0, 1.0, 2.0]), n, "the same seed gives the same draws");
         let other = SamplerConfig { stream: 1, ..open.clone() };
-        assert_ne!(counts(other, &[0.0, 1.0, 2.0]), n, "another stream gives others");
+        assert_ne!(counts(other, &[0.0, 1.0, 2.0]), n, "another stream gives different draws");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Selection: from trunk features to weights over tasks.
+//! The selector: from features of the input to weights over tasks.
 
 use crate::cpu::Cpu;
 use crate::error::{Code, Error, Result};
@@ -65,12 +65,12 @@ impl Selector {
         })
     }
 
-    /// Its kind.
+    /// The selector's kind.
     pub fn kind(&self) -> SelectorKind {
         self.kind
     }
 
-    /// What it reads, if it reads anything.
+    /// The feature that it reads, if any.
     pub fn feature(&self) -> Option<&FeatureSpec> {
         self.feature.as_ref()
     }
@@ -80,7 +80,7 @@ impl Selector {
         self.module
     }
 
-    /// Token n-grams it knows; 0 if it does not look at them.
+    /// Number of token n-grams it knows; 0 if it does not use them.
     pub fn ngrams(&self) -> usize {
         self.scorer.as_ref().and_then(|s| s.ngrams.as_ref()).map_or(0, Ngrams::len)
     }
@@ -90,13 +90,13 @@ impl Selector {
         self.scorer.as_ref().map_or(&[], |s| &s.class_task)
     }
 
-    /// True if it decides: not if the caller must name the task, or if there is nothing to choose.
+    /// True if it chooses from the input; false if the caller must name the task or there is nothing to choose.
     pub fn chooses(&self) -> bool {
         self.scorer.is_some() || self.kind == SelectorKind::Uniform
     }
 
-    /// Decisions for features `[n, dim]` of `n` inputs with these tokens; none if it does not
-    /// choose ([`Selector::chooses`]).
+    /// Decisions for `n` inputs with features `[n, dim]` and these tokens; empty if it does not choose
+    /// ([`Selector::chooses`]).
     pub fn decide<'t>(
         &self,
         cpu: &Cpu,
@@ -123,8 +123,7 @@ impl Selector {
             .collect()
     }
 
-    /// The tasks worth running for this decision: the best, or up to `top_k` where the margin is
-    /// small; for `uniform` all.
+    /// The tasks to run for this decision: the best, or up to `top_k` if the margin is small; all for `uniform`.
     pub fn candidates<'d>(&self, decision: &'d Decision) -> &'d [usize] {
         let k = match self.kind {
             SelectorKind::Uniform => self.n_tasks,
@@ -135,7 +134,7 @@ impl Selector {
     }
 }
 
-/// Scores `[n, classes]` of features `[n, dim]`, before the tokens have their say.
+/// Scores `[n, classes]` of features `[n, dim]`, before the n-grams' scores are added.
 fn states(s: &Scorer, cpu: &Cpu, features: &[f32]) -> Vec<f32> {
     let (n, classes) = (features.len() / s.dim, s.bias.len());
     let layer = s.hidden.as_ref().map(|h| through(h, cpu, features));
@@ -147,10 +146,10 @@ fn states(s: &Scorer, cpu: &Cpu, features: &[f32]) -> Vec<f32> {
     scores
 }
 
-/// Features `[n, dim]` through a hidden layer: `[n, size]`.
+/// Passes features `[n, dim]` through a hidden layer; returns `[n, size]`.
 ///
 /// # Panics
-/// If the features are of another width.
+/// If the features have another width than the layer.
 pub fn through(layer: &Hidden, cpu: &Cpu, features: &[f32]) -> Vec<f32> {
     let n = features.len() / layer.dim;
     let mut out = vec![0.0; n * layer.size()];

@@ -1,8 +1,8 @@
 //! Sequences that advance together: each with its own caches, blend and sampler.
 //!
-//! A [`Sequence`] passes the trunk, which is the same for every blend, and then the branch. Both have
-//! caches of their own, so that a sequence whose states after the trunk are kept
-//! ([`Sequence::keep_states`]) can change its blend and run the branch alone again.
+//! A [`Sequence`] passes the trunk, which is the same for every blend, and then the branch. Each has its own
+//! caches, so a sequence that keeps its states after the trunk ([`Sequence::keep_states`]) can change its blend
+//! and rerun only the branch.
 
 use crate::batch::Span;
 use crate::blend::Blend;
@@ -13,14 +13,14 @@ use crate::prompt::Prompt;
 use crate::sampler::Sampler;
 use smallvec::SmallVec;
 
-/// One sequence being continued.
+/// A sequence of tokens that grows step by step.
 #[derive(Debug)]
 pub struct Sequence {
     blend: Blend,
     sampler: Option<Sampler>,
-    /// All tokens, those still to be run last.
+    /// All tokens; those still to be run come last.
     tokens: Vec<u32>,
-    /// How many of them have passed the trunk, and how many the branch too.
+    /// How many of them have passed the trunk, and how many have also passed the branch.
     passed: [usize; 2],
     trunk: Kv,
     branch: Kv,
@@ -35,14 +35,14 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// Chooses its next tokens with `sampler` ([`Session::step`]).
+    /// Sets the sampler that chooses its next tokens ([`Session::step`]).
     #[must_use]
     pub fn with_sampler(self, sampler: Sampler) -> Self {
         Self { sampler: Some(sampler), ..self }
     }
 
-    /// Keeps the states after the trunk, four bytes for each number of a token's state, so that the
-    /// blend may change without running the trunk again.
+    /// Keeps the states after the trunk (`4 · hidden` bytes for each token), so that the blend can change
+    /// without running the trunk again.
     #[must_use]
     pub fn keep_states(self) -> Self {
         Self { keep_states: true, ..self }
@@ -63,7 +63,7 @@ impl Sequence {
         &self.logits
     }
 
-    /// What is in force.
+    /// The blend in force.
     pub fn blend(&self) -> &Blend {
         &self.blend
     }
@@ -73,7 +73,7 @@ impl Sequence {
         self.trunk.bytes() + self.branch.bytes()
     }
 
-    /// Adds tokens, to be run by the next step.
+    /// Adds tokens, which the next step runs.
     pub fn push(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
     }
@@ -107,7 +107,7 @@ impl Sequence {
         }
     }
 
-    /// Tokens that the trunk, and the branch, have still to run.
+    /// How many tokens the trunk, and the branch, still have to run.
     fn left(&self) -> [usize; 2] {
         [self.tokens.len() - self.passed[0], self.passed[0] - self.passed[1]]
     }
@@ -139,7 +139,7 @@ impl Sequence {
 #[derive(Debug)]
 pub struct Session {
     engine: Engine,
-    /// Layers of the trunk.
+    /// Number of layers of the trunk.
     depth: usize,
     hidden: Vec<f32>,
     normed: Vec<f32>,
@@ -147,7 +147,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// For sequences whose first `depth` layers are the trunk.
+    /// A session whose trunk is the first `depth` layers.
     pub fn new(engine: &Engine, depth: usize) -> Self {
         Self { engine: engine.clone(), depth, hidden: Vec::new(), normed: Vec::new(), logits: Vec::new() }
     }
@@ -177,13 +177,12 @@ impl Session {
         }
     }
 
-    /// Runs what each sequence has left, all together in batches of at most the engine's size;
-    /// afterwards [`Sequence::logits`] are those after its newest token. A sequence with nothing left
-    /// keeps the logits it has.
+    /// Runs the tokens that each sequence has left, together in batches of at most the engine's size;
+    /// afterwards [`Sequence::logits`] are those after its newest token. A sequence with nothing left keeps the
+    /// logits it has.
     pub fn run(&mut self, sequences: &mut [&mut Sequence]) {
         while sequences.iter().any(|s| s.left() != [0, 0]) {
-            // The branch takes what the trunk has given before the trunk goes on, so that states after the
-            // trunk do not pile up.
+            // The branch runs before the trunk continues, so that states after the trunk do not pile up.
             if sequences.iter().all(|s| s.left()[1] == 0) {
                 self.through_trunk(sequences);
             }
@@ -192,8 +191,8 @@ impl Session {
         self.predict(sequences);
     }
 
-    /// Runs what each sequence has left, chooses its next token with its sampler, and adds it to the
-    /// sequence, to be run by the next step: it is then the last of [`Sequence::tokens`].
+    /// Runs the tokens that each sequence has left, chooses its next token with its sampler, and adds it as the
+    /// last of [`Sequence::tokens`], which the next step runs.
     ///
     /// # Panics
     /// If a sequence has no sampler, or no tokens.
@@ -217,7 +216,7 @@ impl Session {
         out
     }
 
-    /// Of what each sequence has left for the trunk (0) or the branch (1), as much as fits a batch.
+    /// How many tokens of each sequence the trunk (0) or the branch (1) runs next, so that all fit a batch.
     fn shares(&self, sequences: &[&mut Sequence], which: usize) -> SmallVec<[usize; 8]> {
         let mut room = self.engine.batch().max(1);
         let share = |s: &&mut Sequence| {
@@ -284,7 +283,7 @@ impl Session {
         }
     }
 
-    /// Logits of the sequences that have run, the output head being read once for all of them.
+    /// Computes the logits of the sequences that have run; the output head is read once for all of them.
     fn predict(&mut self, sequences: &mut [&mut Sequence]) {
         let (engine, normed) = (&self.engine, &mut self.normed);
         let (spec, n) = (&engine.base.spec, sequences.iter().filter(|s| s.fresh).count());

@@ -1,4 +1,4 @@
-//! A bundle at work: modules and heads by task, loaded on first use, and the selector.
+//! A bundle ready to run: modules and heads by task, loaded on first use, and the selector.
 
 use crate::base::Base;
 use crate::blend::Blend;
@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-/// The skills of one stage of a bundle, on the base they were trained on. A handle: clones share what was
+/// The skills of one stage of a bundle, on the base they were trained on. A handle: clones share what has been
 /// loaded.
 ///
 /// ```no_run
@@ -95,12 +95,12 @@ impl Skills {
         })))
     }
 
-    /// The bundle.
+    /// The bundle's file.
     pub fn bundle(&self) -> &Bundle {
         &self.0.bundle
     }
 
-    /// What the stage says about itself.
+    /// The stage's manifest.
     pub fn manifest(&self) -> &Manifest {
         self.0.bundle.manifest()
     }
@@ -110,12 +110,12 @@ impl Skills {
         &self.0.selector
     }
 
-    /// Layers that every module shares.
+    /// Number of layers of the trunk, which all modules share.
     pub fn trunk(&self) -> usize {
         self.manifest().trunk as usize
     }
 
-    /// The task with this name.
+    /// Index of the task with this name.
     ///
     /// # Errors
     /// If there is none; the message lists those there are.
@@ -129,7 +129,7 @@ impl Skills {
         })
     }
 
-    /// A module, verified and hooked at first use.
+    /// A module, verified and attached to the base on first use.
     ///
     /// # Errors
     /// If its payload is damaged, does not fit the base, or acts below the trunk.
@@ -156,7 +156,7 @@ impl Skills {
         Ok(slot.get_or_init(|| Arc::new(module)).clone())
     }
 
-    /// What is in force for a task: its module alone, or the bare base if it has none.
+    /// The blend for a task: its module alone, or the bare base if it has none.
     ///
     /// # Errors
     /// See [`Skills::module`].
@@ -164,7 +164,8 @@ impl Skills {
         task.module.map(|m| self.module(m as usize)).transpose().map(Blend::from)
     }
 
-    /// What is run for a task with labels, one after another: its own module, and each of its ensemble.
+    /// The blends that are run, one after another, for a task with labels: its own module, and each module of
+    /// its ensemble.
     ///
     /// # Errors
     /// See [`Skills::module`].
@@ -173,7 +174,7 @@ impl Skills {
         std::iter::once(self.blend(task)).chain(others).collect()
     }
 
-    /// A head, verified at first use.
+    /// A head, verified on first use.
     ///
     /// # Errors
     /// If its payload is damaged, or does not fit its labels or the base.
@@ -189,7 +190,7 @@ impl Skills {
         Ok(slot.get_or_init(|| Arc::new(head)).clone())
     }
 
-    /// For each row of a head, the selector's class that is the same label, where it has one.
+    /// For each row of a head, the selector's class for the same label, if it has one.
     pub fn selector_classes(&self, head: &Head) -> Vec<Option<usize>> {
         head.classes.iter().map(|(task, label)| self.0.class_start[*task].map(|s| s + label)).collect()
     }
@@ -200,12 +201,12 @@ impl Skills {
         m.tasks.iter().any(|t| t.kind == TaskKind::Generation) || m.heads.iter().any(|h| !h.kind.is_linear())
     }
 
-    /// True if the task is answered by text.
+    /// True if the task generates text.
     pub fn is_generation(&self, task: usize) -> bool {
         self.manifest().tasks[task].kind == TaskKind::Generation
     }
 
-    /// The task to use when nothing was selected and none was named.
+    /// The task to use if no task was named and the selector does not choose.
     ///
     /// # Errors
     /// If there are several that differ.

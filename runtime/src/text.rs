@@ -1,4 +1,4 @@
-//! Text: an answer token by token, and conversations that compute only what is new.
+//! Text generation, token by token, and conversations that compute only new tokens.
 
 use crate::answer::{continued, shared};
 use crate::blend::Blend;
@@ -13,18 +13,18 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Tokens of an answer where neither the request nor the task says how many.
+/// Most tokens of an answer if neither the request nor the task sets a limit.
 const MOST_TOKENS: usize = 128;
 
-/// What is in force for an answer.
+/// How to choose what is in force for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// What the selector chooses: the bare base if it refuses the input.
+    /// The selector chooses; the bare base answers if it refuses the input.
     #[default]
     Selected,
     /// A task by its index in the manifest.
     Task(usize),
-    /// Nothing.
+    /// The bare base.
     Bare,
 }
 
@@ -35,23 +35,23 @@ impl From<Option<usize>> for Choice {
     }
 }
 
-/// What to generate.
+/// A request to generate an answer.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
     /// The user's text.
     pub text: String,
-    /// What the selector reads, if it is not the whole text (a chat's last turn).
+    /// The text that the selector reads, if not the whole text (in a chat, the last turn).
     pub select_on: Option<String>,
-    /// The text came out of a chat template, and these parts of it are somebody's words: control
-    /// tokens are read everywhere else. `None`: all of it is the user's.
+    /// Byte ranges of `text` that are the speakers' words, if it came out of a chat template: control tokens
+    /// are read everywhere else. `None`: all of it is the user's.
     pub words: Option<Vec<Range<usize>>>,
     /// Put no task template around the text.
     pub raw: bool,
-    /// What is in force.
+    /// How to choose what is in force.
     pub choice: Choice,
     /// Most tokens to generate; `None` takes the task's own limit, or 128.
     pub max_tokens: Option<usize>,
-    /// How to sample.
+    /// How tokens are sampled.
     pub sampler: SamplerConfig,
 }
 
@@ -59,16 +59,16 @@ pub struct Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finish {
-    /// The model ended it.
+    /// The model generated an end token.
     Stop,
     /// It reached the limit of the request, of the task, or of the context.
     Length,
-    /// Whoever received it wanted no more.
+    /// The receiver (`emit`) stopped it.
     Interrupted,
 }
 
 impl Finish {
-    /// As other servers call it in `finish_reason`.
+    /// The name that other servers use in `finish_reason`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stop => "stop",
@@ -78,7 +78,7 @@ impl Finish {
     }
 }
 
-/// What came of it.
+/// A generated answer.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Generated {
@@ -86,17 +86,17 @@ pub struct Generated {
     pub tokens: Vec<u32>,
     /// The answer.
     pub text: String,
-    /// Why it ended.
+    /// Why the answer ended.
     pub finish: Finish,
     /// The task whose module was in force; `None` is the bare base.
     pub task: Option<usize>,
-    /// What the selector said.
+    /// The selector's decision, if it was asked.
     pub decision: Option<Decision>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Time to the first token.
     pub prompt_time: Duration,
-    /// Time for the rest.
+    /// Time for the remaining tokens.
     pub answer_time: Duration,
 }
 
@@ -109,7 +109,7 @@ pub struct Dialogue {
     sequence: Option<Sequence>,
 }
 
-/// Which task answers, and what was computed to find out.
+/// The task that answers, and the results computed in choosing it.
 struct Routed {
     task: Option<usize>,
     decision: Option<Decision>,
@@ -135,8 +135,7 @@ impl Engine {
         Dialogue::new(self, skills).write(routed, request, begin, emit)
     }
 
-    /// Generates the answer of a task to an input that has passed the trunk: one whose
-    /// [`crate::answer::Answer`] has no label.
+    /// Generates the answer to an input that has passed the trunk and whose [`crate::answer::Answer`] has no label.
     ///
     /// # Errors
     /// See [`Engine::generate`].
@@ -172,23 +171,22 @@ impl Engine {
         let prompt = Arc::new(self.prompt(text, None)?);
         let trunked = self.trunk(vec![prompt], skills.trunk(), Self::trunk_feature(skills), true);
         let decision = self.decide(skills, &trunked)?.pop();
-        let d = decision
-            .ok_or_else(|| Error::new(Code::Value, "the selector gave no decision for this input"))?;
+        let d = decision.ok_or_else(|| Error::new(Code::Value, "the selector gave no decision for this input"))?;
         let task = (!d.abstain).then(|| d.order[0]);
         Ok(Routed { task, decision: Some(d), trunked: Some(trunked) })
     }
 }
 
 impl Dialogue {
-    /// A conversation without turns yet.
+    /// A new conversation, without turns.
     pub fn new(engine: &Engine, skills: Option<&Skills>) -> Self {
         let session = Session::new(engine, skills.map_or(0, Skills::trunk));
         Self { engine: engine.clone(), skills: skills.cloned(), session, sequence: None }
     }
 
-    /// Generates an answer as [`Engine::generate`] does, and computes only what the request's text does
-    /// not share with the conversation so far: the branch again if another module answers, and nothing of
-    /// earlier turns otherwise.
+    /// Generates an answer as [`Engine::generate`] does, but computes only the tokens after the longest prefix
+    /// that the request shares with the conversation so far. If another module answers, the branch runs again
+    /// over the whole text.
     ///
     /// # Errors
     /// See [`Engine::generate`].
@@ -198,7 +196,7 @@ impl Dialogue {
         self.write(routed, request, begin, emit)
     }
 
-    /// Bytes that its caches hold.
+    /// Bytes held by its caches.
     pub fn kv_bytes(&self) -> usize {
         self.sequence.as_ref().map_or(0, Sequence::kv_bytes)
     }
@@ -250,13 +248,13 @@ impl Dialogue {
             }
             out.tokens.push(token);
             pending.extend_from_slice(&engine.base.tokenizer.token_bytes(token));
-            // A character may be spread over tokens: hold back what is not whole yet.
+            // A character may span several tokens: hold back incomplete bytes.
             let whole = whole_chars(&pending);
             if whole > 0 {
                 let piece = String::from_utf8_lossy(&pending[..whole]).into_owned();
                 pending.drain(..whole);
                 out.text.push_str(&piece);
-                // After the token's text, too, was read from the base.
+                // Checked only now because the token's text, too, is read from the base.
                 engine.check(skills.as_ref())?;
                 if !emit(&piece) {
                     out.finish = Finish::Interrupted;
@@ -275,12 +273,12 @@ impl Dialogue {
         Ok(out)
     }
 
-    /// The sequence that holds the prompt, with as much of it run already as is known of this conversation
-    /// or of the input.
+    /// The sequence that holds the prompt, with everything reused that this conversation or the input's trunk
+    /// pass has already computed.
     fn begin(&mut self, prompt: &Prompt, blend: Blend, trunked: Option<&Trunked>) -> Sequence {
         let of_input = trunked.map_or(0, |t| shared(&t.prompts[0].tokens, &prompt.tokens));
         if let Some(mut s) = self.sequence.take().filter(|s| shared(s.tokens(), &prompt.tokens) >= of_input) {
-            // At least the last token is run, so that there are logits after it.
+            // At least the last token must be run, to get its logits.
             s.truncate(shared(s.tokens(), &prompt.tokens).min(prompt.tokens.len() - 1));
             let known = s.tokens().len();
             s.push(&prompt.tokens[known..]);
@@ -288,7 +286,7 @@ impl Dialogue {
             return s;
         }
         let s = continued(&self.session, blend, &prompt.tokens, trunked.map(|t| (t, 0)));
-        // Where another module may answer the next turn, its branch begins from these.
+        // If another module may answer the next turn, its branch will begin from these states.
         if self.skills.as_ref().is_some_and(|s| s.selector().chooses()) { s.keep_states() } else { s }
     }
 }
@@ -297,7 +295,7 @@ impl Dialogue {
 fn whole_chars(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
         Ok(_) => bytes.len(),
-        // An incomplete end waits; an invalid middle will never become whole.
+        // Incomplete bytes at the end must wait; invalid ones in the middle will never become valid.
         Err(e) if e.error_len().is_none() => e.valid_up_to(),
         Err(_) => bytes.len(),
     }

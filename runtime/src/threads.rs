@@ -1,9 +1,9 @@
-//! The threads that compute: one pool that spins briefly, then sleeps.
+//! The worker pool. Its threads spin briefly for new work, then sleep.
 //!
-//! Work is cut into more pieces than there are threads, and whoever is free takes the next: on an
-//! idle machine all finish together, and on a busy one a thread that does not get a processor
-//! leaves its share to the others. Which thread computes a number never changes the number, so
-//! results do not depend on the thread count. Nothing is allocated for a piece of work.
+//! Work is cut into more pieces than there are threads, and each free thread takes the next piece: on an idle
+//! machine all threads finish together, and on a busy one a thread that gets no processor leaves its share to
+//! the others. A value does not depend on which thread computes it, so results do not depend on the thread
+//! count. Nothing is allocated for a piece of work.
 
 #![expect(unsafe_code, reason = "work borrowed from the caller's stack; disjoint pieces of one slice")]
 
@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 /// between two products of one token, far shorter than a time slice.
 const SPIN: Duration = Duration::from_micros(60);
 
-/// Pieces for each thread.
+/// Number of pieces of work for each thread.
 const PIECES: usize = 4;
 
 /// A fixed set of threads.
 #[derive(Debug)]
 pub struct Threads {
-    /// The other `n - 1` threads; who calls is one of the workers.
+    /// The other `n - 1` threads; the calling thread works too.
     pool: Option<Pool>,
     n: usize,
 }
@@ -33,12 +33,12 @@ impl Threads {
     /// `n` threads; 0 means one for each processor.
     pub fn new(n: usize) -> Self {
         let n = if n == 0 { thread::available_parallelism().map_or(1, Into::into) } else { n };
-        // Where the system refuses more threads, the caller works alone.
+        // If the system gives no more threads, the caller works alone.
         let pool = (n > 1).then(|| Pool::new(n - 1)).flatten();
         Self { n: if pool.is_some() { n } else { 1 }, pool }
     }
 
-    /// How many.
+    /// Number of threads, the caller's included.
     pub fn n(&self) -> usize {
         self.n
     }
@@ -73,7 +73,7 @@ impl Threads {
     }
 }
 
-/// A slice whose disjoint parts several threads write.
+/// A slice that several threads write in disjoint parts.
 struct SliceMut<T> {
     ptr: *mut T,
     len: usize,
@@ -94,7 +94,7 @@ impl<T> SliceMut<T> {
     }
 }
 
-/// Work as the threads see it; valid while [`Pool::run`] waits for them.
+/// A piece of work with its lifetime erased; valid while [`Pool::run`] waits for the threads.
 #[derive(Clone, Copy)]
 struct Job(*const (dyn Fn() + Sync));
 
@@ -105,14 +105,14 @@ unsafe impl Send for Job {}
 struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// One caller at a time.
+    /// Held by the caller that uses the pool, one at a time.
     turn: Mutex<()>,
 }
 
 struct Shared {
-    /// The newest work. Held only to store or copy it.
+    /// The newest job. Locked only to store or copy it.
     job: Mutex<Option<Job>>,
-    /// Counts the jobs; a change calls the workers.
+    /// Counts the jobs; a change wakes the workers.
     epoch: AtomicU32,
     /// Workers that have not finished the newest job.
     busy: AtomicUsize,
@@ -141,7 +141,7 @@ impl Pool {
         let mut pool = Self { shared, workers: Vec::new(), turn: Mutex::new(()) };
         for i in 0..n {
             let shared = Arc::clone(&pool.shared);
-            // A pool that is dropped half-made stops the threads it has.
+            // If this fails, dropping the partial pool stops the threads it has.
             pool.workers.push(thread::Builder::new().name(format!("conpet-{i}")).spawn(move || shared.work()).ok()?);
         }
         Some(pool)
@@ -149,11 +149,11 @@ impl Pool {
 
     /// Runs `f` on every thread of the pool and on the caller's, and waits for all.
     fn run(&self, f: &(dyn Fn() + Sync)) {
-        // A second caller need not wait: the pieces are taken by whoever runs `f`.
+        // A second caller need not wait: it runs `f` alone, which takes all the pieces.
         let _turn = match self.turn.try_lock() {
             Ok(turn) => turn,
             Err(TryLockError::WouldBlock) => return f(),
-            // Somebody's work panicked; the pool itself is as it was.
+            // An earlier job panicked; the pool itself is unharmed.
             Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
         };
         let s = &*self.shared;
@@ -229,8 +229,8 @@ impl Shared {
         }
         self.asleep.fetch_add(1, Ordering::SeqCst);
         let now = loop {
-            // The caller changes the epoch before it looks for sleepers, we say that we sleep
-            // before we look at the epoch: one of the two sees the other.
+            // The caller changes the epoch before it looks for sleepers, and a worker counts itself as asleep
+            // before it looks at the epoch: at least one of the two sees the other.
             let now = self.epoch.load(Ordering::SeqCst);
             if now != seen {
                 break now;
@@ -248,7 +248,7 @@ impl Drop for Pool {
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         for w in self.workers.drain(..) {
             w.thread().unpark();
-            // A worker's panic was caught and told to who ran the work.
+            // A worker's panic was already caught and passed to the caller of `run`.
             let _ = w.join();
         }
     }

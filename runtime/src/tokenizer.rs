@@ -1,9 +1,8 @@
 //! Text to tokens and back, from the GGUF's own tables.
 //!
-//! Written here rather than taken from a library for the sake of the small box: the vocabulary
-//! stays in the mapped file and only index tables are built (about 2 MiB and a few milliseconds
-//! for 49,000 tokens), where the usual library holds several copies of every string. The library
-//! is the oracle in `tests/`.
+//! Written here instead of using a library to save memory: the vocabulary stays in the mapped file and only
+//! index tables are built (about 2 MiB and a few milliseconds for 49,000 tokens), where the usual library holds
+//! several copies of every string. The tests compare the results with that library's.
 
 mod bpe;
 mod pretokenize;
@@ -25,9 +24,9 @@ pub const TEXT_CAP: usize = 16 << 20;
 pub struct Tokenizer {
     vocab: Vocab,
     model: Model,
-    /// Control and user-defined tokens by first byte, the longest first.
+    /// Control and user-defined tokens, sorted by first byte and then by falling length.
     specials: Vec<u32>,
-    /// Where in `specials` those with this first byte lie.
+    /// For each first byte, the range of its tokens in `specials`.
     special_start: Box<[Range<usize>; 256]>,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -85,7 +84,8 @@ impl Tokenizer {
         Ok(Self { vocab, model, specials, special_start, bos: bos.filter(|_| add_bos), eos, ends })
     }
 
-    /// Tokens of a text. `special`: the text may spell control tokens (templates do, users do not).
+    /// Tokens of a text. With `special`, control tokens that the text spells are read as such; use it for
+    /// templates, not for users' text.
     ///
     /// # Errors
     /// If the text is longer than [`TEXT_CAP`].
@@ -96,9 +96,9 @@ impl Tokenizer {
 
     /// Tokens and the byte range of `text` that each stands for.
     ///
-    /// With `words`, the text came out of a template and may spell control tokens, except in these
-    /// byte ranges (rising, apart), which are somebody's words; without, all of it is words.
-    /// User-defined tokens (runs of newlines, say) are found everywhere, as in llama.cpp.
+    /// With `words`, the text came out of a template, and control tokens are read everywhere except in these
+    /// byte ranges (ascending, disjoint), which are the speakers' own words; without, all of the text is such
+    /// words. User-defined tokens (runs of newlines, say) are read everywhere, as in llama.cpp.
     pub fn encode_with_offsets(
         &self,
         text: &str,
@@ -110,7 +110,7 @@ impl Tokenizer {
             );
         }
         let mut out = Encoded::default();
-        // As llama.cpp: a text after a control token begins anew, with SentencePiece's leading space.
+        // As in llama.cpp, the text after a control token begins anew, with SentencePiece's leading space.
         let (mut at, mut first) = (0, true);
         while at < text.len() {
             let next = self.next_special(text, at, words);
@@ -132,8 +132,8 @@ impl Tokenizer {
         Ok((out.tokens, out.offsets))
     }
 
-    /// The first special token at or after `from`, no control token in somebody's `words` and none across
-    /// their borders; among those that start there, the longest.
+    /// The first special token at or after `from`, the longest if several start there. Control tokens do not
+    /// count in the speakers' `words`, and no special token counts across their borders.
     fn next_special(&self, text: &str, from: usize, words: Option<&[Range<usize>]>) -> Option<(usize, u32)> {
         let bytes = text.as_bytes();
         let whole = 0..bytes.len();
@@ -184,7 +184,7 @@ impl Tokenizer {
     pub fn n_vocab(&self) -> usize {
         self.vocab.len()
     }
-    /// The token that begins every prompt, where the file asks for one.
+    /// The token that begins every prompt, if the file asks for one.
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
@@ -192,13 +192,13 @@ impl Tokenizer {
     pub fn eos(&self) -> Option<u32> {
         self.eos
     }
-    /// True for tokens after which a model has nothing more to say.
+    /// True for tokens that end an answer.
     pub fn is_end(&self, token: u32) -> bool {
         self.ends.contains(&token)
     }
 }
 
-/// Tokens being gathered.
+/// The tokens found so far, with their byte ranges.
 #[derive(Debug, Default)]
 struct Encoded {
     tokens: Vec<u32>,

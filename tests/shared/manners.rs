@@ -1,4 +1,4 @@
-//! The manners every program has: help, version, exit codes, errors that name file and remedy.
+//! What every program must do alike: help, version, exit codes, errors that name file and remedy.
 //!
 //! Included by `tests/cli.rs` of the packages that build one, so that cargo builds it for them.
 

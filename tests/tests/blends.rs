@@ -20,7 +20,11 @@ fn pair(engine: &Engine, specs: [&str; 2]) -> [(TrainedModule, Arc<Module>); 2] 
     let spec = &engine.base.spec;
     let made = specs.map(|text| {
         let pet = parse(text);
-        let pet = if text.contains(':') { pet } else { pet.sized(spec, trunk(spec, &pet), Budget::Parameters(2000)).unwrap() };
+        let pet = if text.contains(':') {
+            pet
+        } else {
+            pet.sized(spec, trunk(spec, &pet), Budget::Parameters(2000)).unwrap()
+        };
         uneven(engine, &pet)
     });
     let mut which = 0;
@@ -77,7 +81,11 @@ fn two_modules_at_signed_weights_compute_what_plain_loops_do() {
             assert!(decode < 4e-3, "{what}: token by token is {decode} from the reference");
             // A batch in which the blend, the bare base, a module alone and the blend again follow each other.
             let blends = [blend.clone(), Blend::none(), Blend::from(m1.clone()), blend.clone()];
-            let mixed = mixed(&engine, &[&prompts[0].tokens, &prompts[1].tokens, &prompts[2].tokens, &prompts[1].tokens], &blends);
+            let mixed = mixed(
+                &engine,
+                &[&prompts[0].tokens, &prompts[1].tokens, &prompts[2].tokens, &prompts[1].tokens],
+                &blends,
+            );
             let apart: Vec<f32> = [0, 1, 2, 1]
                 .into_iter()
                 .zip(&blends)
@@ -138,7 +146,8 @@ fn weights_may_differ_by_site_and_token() {
             let blend = Blend::weighed(vec![m0, m1], Arc::new(Uneven)).unwrap();
             let [p0, p1] = [plain(&first), plain(&second)];
             let weights = |m: usize| move |site: Site, position: usize| Uneven::weight(site, position, m);
-            let want = reference::logits_weighed(&engine.base, &prompts[0].tokens, &[(&weights(0), &p0), (&weights(1), &p1)]);
+            let want =
+                reference::logits_weighed(&engine.base, &prompts[0].tokens, &[(&weights(0), &p0), (&weights(1), &p1)]);
             let prefill = far(&engine.logits(&prompts[0], &blend), &want);
             assert!(prefill < 4e-3, "{what}: prefill is {prefill} from the reference");
             // In batches of four tokens, beside another sequence of the same blend.

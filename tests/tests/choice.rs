@@ -9,9 +9,9 @@ use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::fingerprint::base_ref;
 use conpet_formats::head::HeadKind;
 use conpet_formats::mmap::Mapped;
+use conpet_runtime::answer::Ask;
 use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::answer::Ask;
 use conpet_runtime::head::Head;
 use conpet_runtime::kv::KvType;
 use conpet_runtime::prompt::Prompt;
@@ -83,7 +83,8 @@ fn trainer_and_runtime_give_a_label_the_same_likelihood() {
     engine = conpet_tests::exact(engine);
     engine = engine.with_kv_type(KvType::F32);
     let decoder = Decoder::new(&engine, 1, WeightMode::Dense);
-    // Labels that begin alike, one that begins another, one alone; not in the order of their tokens.
+    // Labels with a common prefix, one that is a prefix of another, and an unrelated one; not in the order of
+    // their tokens.
     let texts = [" the number", " water", " the", " the list of words", " the list of water"];
     let labels: Vec<Vec<u32>> = texts.iter().map(|t| engine.base.tokenizer.encode(t, false).unwrap()).collect();
     assert!(labels[3].len() > 2 && labels[3][0] == labels[2][0]);
@@ -96,7 +97,7 @@ fn trainer_and_runtime_give_a_label_the_same_likelihood() {
     let got = score(false);
     for (i, label) in labels.iter().enumerate() {
         let want = likelihood(&engine, &decoder, &prompt, label);
-        // The same f32 sums in another order, through at most four layers, for each token.
+        // The same f32 sums in a different order, through at most four layers, for each token.
         assert!((got[i] - want).abs() < 2e-3 * label.len() as f32, "{}: {} for {want}", texts[i], got[i]);
     }
     let mean = score(true);
@@ -109,7 +110,7 @@ fn a_choice_head_learns_to_say_the_label_and_has_nothing_linear() {
     let engine = tiny_engine(dir.path());
     let mut tasks = stream::open(&tiny_stream(dir.path())).unwrap();
     tasks.truncate(2);
-    // With the task named: a selector that scores classes would answer beside the head.
+    // The task is named, because a selector that scores classes would influence the answer.
     let named = |more: &str| tiny_with(&format!("selector=task head=choice epochs=30 {more}"));
     for (head, kind) in [("choice", HeadKind::Choice), ("choice-mean", HeadKind::ChoiceMean)] {
         let (path, stop) = (dir.path().join(format!("{head}.cpb")), AtomicBool::new(false));
@@ -118,7 +119,7 @@ fn a_choice_head_learns_to_say_the_label_and_has_nothing_linear() {
         assert!(r.metrics.average_accuracy >= 0.8, "{head}: {:?}", r.metrics.matrix);
         let m = Bundle::open(&path).unwrap().manifest().clone();
         assert!(m.heads.iter().all(|h| h.kind == kind) && m.requires.contains(&format!("head:{head}")));
-        // Scored as it answers.
+        // Evaluation scores what is answered.
         let skills = Skills::open(&path, &engine.base).unwrap();
         for (t, task) in tasks.iter().enumerate() {
             let texts: Vec<&str> = task.test.iter().map(|r| r.text.as_str()).collect();
@@ -127,7 +128,7 @@ fn a_choice_head_learns_to_say_the_label_and_has_nothing_linear() {
             assert_eq!(right.count(), r.stages[1].right[t], "{head}, task {}", task.name);
         }
     }
-    // A selector's own head is trained all the same.
+    // A selector's own head is still trained.
     let config = named("selector=conpet epochs=1 replay_limit=4");
     let (path, stop) = (dir.path().join("conpet.cpb"), AtomicBool::new(false));
     Run::new(config, &engine, tasks.clone(), &path, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();

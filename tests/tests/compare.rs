@@ -50,13 +50,13 @@ fn compares_methods_over_orders_and_goes_on_where_it_stood() {
     }
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("dynamic (centroid)") && page.contains("sequential"));
-    // One more method: only its runs are made.
+    // With one more method only its runs are made.
     let kept = out.join("runs/sequential-seed1-order0.cpb");
     std::fs::remove_file(&kept).unwrap();
     let (code, err) = compare("dynamic:centroid,sequential,dynamic:uniform", &[]);
     assert_eq!(code, Some(0), "{err}");
     assert!(!kept.exists() && err.contains("is done") && out.join("runs/dynamic-uniform-seed1-order1.cpb").exists());
-    // Other settings are another comparison.
+    // Other settings make another comparison.
     let (code, err) = compare("sequential", &["--rank", "4"]);
     assert!(code == Some(1) && err.contains("sequential-seed1-order0.toml") && err.contains("--out"), "{code:?} {err}");
     for (methods, says) in [("magic", "magic"), ("sequential,sequential", "twice"), ("dynamic:magic", "magic")] {
@@ -65,7 +65,7 @@ fn compares_methods_over_orders_and_goes_on_where_it_stood() {
     }
 }
 
-/// Fails if one method that cannot learn the stream costs the others their work.
+/// Fails if a method that cannot learn the stream stops the others.
 #[test]
 fn a_method_that_cannot_learn_the_stream_is_left_out_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
@@ -76,7 +76,7 @@ fn a_method_that_cannot_learn_the_stream_is_left_out_with_the_reason() {
         let out = run.args(["--trunk", "1", "--threads", "1"]).arg("-o").arg(&out).output().unwrap();
         (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
     };
-    // Its third task is answered by text.
+    // Its third task generates text.
     let (code, err) = compare("lwf,sequential");
     assert!(code == Some(2) && err.contains("echo") && err.contains("hint: "), "{code:?} {err}");
     assert!(!out.join("runs").exists());

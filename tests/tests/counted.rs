@@ -5,11 +5,11 @@ use conpet_runtime::batch::Span;
 use conpet_runtime::blend::Blend;
 use conpet_runtime::device::{CpuDevice, Device};
 use conpet_runtime::engine::Engine;
-use conpet_runtime::text::{Choice, Dialogue, Request};
 use conpet_runtime::kv::{Kv, KvType};
 use conpet_runtime::sampler::{Sampler, SamplerConfig};
 use conpet_runtime::session::{Sequence, Session};
 use conpet_runtime::skills::Skills;
+use conpet_runtime::text::{Choice, Dialogue, Request};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -90,7 +90,10 @@ fn a_routed_text_answer_passes_the_trunk_once() {
     // With the answer, one token a pass, the last not being run.
     let request = Request { max_tokens: Some(3), ..request };
     let g = engine.generate(Some(&skills), &request, &mut |_| true).unwrap();
-    assert_eq!(count.take(0).0, worded.len() + (bare.len() - shared) + g.tokens.len() - usize::from(g.tokens.len() == 3));
+    assert_eq!(
+        count.take(0).0,
+        worded.len() + (bare.len() - shared) + g.tokens.len() - usize::from(g.tokens.len() == 3)
+    );
     // What `classify` leaves to text goes on from the trunk it has.
     count.forget();
     let batches = engine.answer_texts(&skills, &[input], None).unwrap();

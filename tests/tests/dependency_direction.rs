@@ -1,5 +1,6 @@
 //! Arrows between the crates point one way: `formats <- runtime <- trainer`, `formats <- tools`, the programs'
-//! common part between `formats` and them, all `<- tests`; and what must stay small stays free of what is large.
+//! common part between `formats` and them, all `<- tests`; and crates that must stay small have no large
+//! dependencies.
 
 use std::process::Command;
 
@@ -10,7 +11,7 @@ fn cargo(args: &[&str]) -> String {
     String::from_utf8(out.stdout).expect("cargo prints UTF-8")
 }
 
-/// What each crate of the workspace may stand on, dev-dependencies included.
+/// The crates that each crate of the workspace may depend on, dev-dependencies included.
 const MAY_STAND_ON: [(&str, &[&str]); 6] = [
     ("conpet-formats", &[]),
     ("conpet-program", &["conpet-formats"]),
@@ -75,7 +76,7 @@ fn small_crates_stay_small() {
     }
 }
 
-/// Who embeds the engine gets no command line with it.
+/// A program that embeds the engine does not get the command line with it.
 #[test]
 fn the_engine_stands_without_its_program() {
     let built =

@@ -1,6 +1,6 @@
-//! The gemma3 family against plain loops over decoded weights, written from the published
-//! description. (The usual library's version computes another function: its gate is SiLU and its
-//! window one token wider, so it is no oracle here.)
+//! The gemma3 family against plain loops over decoded weights, written from the published description. (The
+//! usual library's version computes a different function: its gate is SiLU and its window one token wider, so
+//! it cannot serve as an oracle.)
 
 use conpet_formats::gguf::Gguf;
 use conpet_formats::gguf::TensorType::Known;
@@ -14,7 +14,7 @@ use conpet_runtime::kv::KvType;
 
 type Rows = Vec<Vec<f64>>;
 
-/// A tensor's rows as numbers.
+/// A tensor's rows as floats.
 fn tensor(g: &Gguf<'_>, file: &[u8], name: &str) -> Rows {
     let t = g.tensor(name).unwrap();
     let Known(ty) = t.ty else { panic!("{name}") };

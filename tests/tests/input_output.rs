@@ -1,11 +1,11 @@
-//! How `conpet-run` reads its input and flags and writes its output, and how all three programs end: what
-//! users of such programs trip over, from the outside.
+//! How `conpet-run` reads its input and flags and writes its output, and how all three programs end: what users
+//! of such programs stumble over, tested from the outside.
 
 #[path = "input_output/place.rs"]
 mod place;
 
 mod answers {
-    //! What is said of an answer, and what one prompt has to do with another.
+    //! Notices about an answer, and independence of prompts.
 
     use crate::place::Place;
 
@@ -31,7 +31,7 @@ mod answers {
     fn each_prompt_has_draws_of_its_own() {
         let p = Place::get();
         let draw = |texts: &[&str], seed: &str| {
-            // So warm, and with nothing cut off, that a base of random weights draws among many tokens.
+            // A high temperature and no truncation, so that a base of random weights draws from many tokens.
             let warm = ["--temp", "5", "--top-k", "0", "--top-p", "1", "--min-p", "0"];
             let o = p.bare(&[&["generate", "--json", "-n", "12", "-s", seed], &warm[..], texts].concat());
             let text = |v: &serde_json::Value| v["text"].as_str().unwrap().to_owned();
@@ -41,7 +41,7 @@ mod answers {
         assert_ne!(twice[0], twice[1], "the same prompt twice is not the same answer twice");
         assert_eq!(draw(&["the list", "the list"], "7").0, twice, "but the same in each run");
         assert_eq!(draw(&["the list"], "7").0[0], twice[0]);
-        // A random seed is said, and gives the same again.
+        // A random seed is printed, and gives the same text again.
         let (text, o) = draw(&["the list"], "-1");
         let seed = o.stderr.lines().find_map(|l| l.strip_prefix("seed ")).unwrap_or_else(|| panic!("{o:?}"));
         assert_eq!(draw(&["the list"], seed).0, text);
@@ -54,7 +54,7 @@ mod answers {
 }
 
 mod rows {
-    //! One reader of rows, and a bad row costs no other its answer.
+    //! Reading rows: a bad row costs no other its answer.
 
     use crate::place::Place;
 
@@ -137,7 +137,7 @@ mod rows {
 }
 
 mod chat {
-    //! A conversation goes on where it can.
+    //! A conversation continues where it can.
 
     use crate::place::Place;
 
@@ -156,7 +156,7 @@ mod chat {
         let o = p.fed_bare(&["chat", "-n", "8", "-c", "128", "--system-prompt", "you are"], turns.as_bytes());
         assert_eq!(o.code, Some(0), "{o:?}");
         assert!(o.stderr.contains("outgrew the context of 128 tokens"), "{o:?}");
-        // Every turn has its answer: eight tokens each, or an end that the model chose.
+        // Every turn has its answer: eight tokens, or fewer if the model ended it.
         assert!(o.stderr.matches("by the context").count() == 0, "room was made for the answer: {o:?}");
         assert!(o.stdout.lines().count() >= 8, "{o:?}");
         let long = "the people look at the water ".repeat(60);

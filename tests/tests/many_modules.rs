@@ -1,5 +1,5 @@
-//! Many modules in one bundle: what they cost when they are not in force, and that one leaves no
-//! trace in the next.
+//! Many modules in one bundle: their cost when they are not in force, and that none leaves a trace when another
+//! is put in force.
 
 #![expect(clippy::print_stdout, reason = "a test that measures says what it found")]
 
@@ -9,12 +9,12 @@ use conpet_formats::fingerprint::base_ref;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::{Pet, PetKind, PetSpec, Site, sparse};
 use conpet_formats::tensors::TensorsWriter;
+use conpet_runtime::batch::Span;
 use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::batch::Span;
-use conpet_runtime::session::{Sequence, Session};
 use conpet_runtime::kv::KvType;
 use conpet_runtime::module::Module;
+use conpet_runtime::session::{Sequence, Session};
 use conpet_runtime::skills::Skills;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,7 +43,7 @@ fn bundle(engine: &Engine, path: &Path, trunk: u32, pets: &[&str]) {
                     w.add_f16(&format!("{name}.{suffix}"), &shape, &numbers).unwrap();
                 }
                 if let Pet::Sparse(s) = part.pet {
-                    // The same number at every site, far apart.
+                    // The same number of positions at every site, far apart.
                     let (k, (out, input)) = (s.n / sites.len(), site.place.shape(spec));
                     let index: Vec<i32> = (0..k).map(|e| (e * out * input / k) as i32).collect();
                     w.add_i32(&format!("{name}.{}", sparse::NAMES[0]), &[k], &index).unwrap();
@@ -113,7 +113,7 @@ fn a_thousand_modules_cost_little_memory() {
     assert!(thousand - one < 10_000.0, "999 modules hold {} kB", thousand - one);
 }
 
-/// Every kind in one bundle, and what a prompt needs apart: no trunk.
+/// Every kind that can share one bundle. A prompt needs a trunk of 0 and so a bundle of its own.
 const KINDS: [&str; 9] = [
     LORA,
     LORA,
@@ -132,7 +132,7 @@ const WITHOUT_TRUNK: [&str; 3] = ["prompt:n=5", "prefix:n=3+prompt:n=5", "lora:r
 fn modules_mixed_in_one_batch_act_as_each_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = conpet_tests::tiny_engine(dir.path());
-    // Sums are the same, their order is not where a sequence of one token is computed alone.
+    // A sequence of one token that runs alone has the same sums in a different order.
     engine = conpet_tests::exact(engine);
     let n_layer = engine.base.spec.n_layer;
     for (trunk, pets) in [(TRUNK, &KINDS[..]), (0, &WITHOUT_TRUNK)] {
@@ -146,8 +146,7 @@ fn modules_mixed_in_one_batch_act_as_each_alone() {
         let tokens = engine.prompt(words, None).unwrap().tokens;
         let sequences: Vec<&[u32]> = (0..blends.len()).map(|i| &tokens[i % 3..][..1 + i * 5 % 9]).collect();
         let run = |which: std::ops::Range<usize>| {
-            let mut spans: Vec<Span<'_>> =
-                which.clone().map(|i| Span::once(sequences[i].len(), &blends[i])).collect();
+            let mut spans: Vec<Span<'_>> = which.clone().map(|i| Span::once(sequences[i].len(), &blends[i])).collect();
             let mut hidden = Vec::new();
             engine.embed(sequences[which].iter().flat_map(|t| t.iter().copied()), &mut hidden);
             engine.device().layers(0..n_layer, &mut spans, &mut hidden, &mut |_, _| {});
@@ -160,7 +159,7 @@ fn modules_mixed_in_one_batch_act_as_each_alone() {
     }
 }
 
-/// Fails if anything of a module (learned keys, prompt states, work space) outlives its being in force.
+/// Fails if a trace of a module (learned keys, prompt states, work space) remains after it was in force.
 #[test]
 fn going_back_to_a_module_equals_never_having_left_it() {
     let dir = tempfile::tempdir().unwrap();

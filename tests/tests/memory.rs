@@ -1,6 +1,6 @@
 //! A memory budget smaller than the base: the same answers, in less memory.
 //!
-//! The one test of this program, so that nothing else maps files beside it.
+//! It is the only test in its program, so that nothing else maps files at the same time.
 
 use conpet_formats::quant::QuantType;
 use conpet_formats::tiny::{self, TinyConfig};
@@ -31,7 +31,7 @@ fn a_base_larger_than_its_budget_gives_the_same_logits_in_less_memory() {
     };
     let (all, held) = logits(None);
     assert!(held > 35 * MIB, "the whole base is read: {held} bytes");
-    // Room for two layers of four MiB and what stays: the rest leaves as soon as it was used.
+    // Room for two layers of four MiB and what stays; the rest leaves memory as soon as it was used.
     let (same, held) = logits(Some(13 * MIB));
     assert_eq!(all, same);
     assert!(held < 14 * MIB, "{held} bytes are in memory");

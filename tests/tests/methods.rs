@@ -1,11 +1,11 @@
-//! Every method on the tiny base, each test asking for what the method would not do without the
-//! mechanism that defines it.
+//! Every method on the tiny base. Each test checks something that fails without the mechanism that defines the
+//! method.
 
 use conpet_formats::bundle::Bundle;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::tensors::Tensors;
-use conpet_runtime::engine::Engine;
 use conpet_runtime::answer::Answer;
+use conpet_runtime::engine::Engine;
 use conpet_runtime::skills::Skills;
 use conpet_tests::{tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;
@@ -117,17 +117,17 @@ fn five_tasks() -> Vec<Task> {
         .collect()
 }
 
-/// How far the numbers of two modules are apart, in all.
+/// Total distance between the parameters of two modules.
 fn apart(a: &Numbers, b: &Numbers) -> f32 {
     a.iter().map(|(n, x)| x.1.iter().zip(&b[n].1).map(|(x, y)| (x - y).abs()).sum::<f32>()).sum()
 }
 
-/// How far the module went between the two stages.
+/// How far the module's parameters moved between the two stages.
 fn moved(path: &Path) -> f32 {
     apart(&module(path, 1, 0), &module(path, 2, 0))
 }
 
-/// Without a module for each task the second would cost the first.
+/// Without a module for each task, learning the second would harm the first.
 #[test]
 fn per_task_keeps_a_module_for_each_task_and_asks_for_the_task() {
     let p = Place::new();
@@ -141,7 +141,7 @@ fn per_task_keeps_a_module_for_each_task_and_asks_for_the_task() {
     assert!(e.to_string().contains("--task: colour, size"), "{e}");
 }
 
-/// Without the springs (strength 0) it is sequential learning.
+/// Without the penalty (strength 0) it is sequential learning.
 #[test]
 fn ewc_holds_what_mattered() {
     let p = Place::new();
@@ -156,7 +156,7 @@ fn ewc_holds_what_mattered() {
     assert!(held.forgetting.unwrap() < loose.forgetting.unwrap() - 0.3, "{:?} {:?}", held.matrix, loose.matrix);
 }
 
-/// Without distillation (weight 0) what is said of the old labels drifts as in sequential learning.
+/// Without distillation (weight 0) the scores of the old labels drift as in sequential learning.
 #[test]
 fn lwf_goes_on_saying_of_old_labels_what_was_said() {
     let p = Place::new();
@@ -245,7 +245,7 @@ fn lae_learns_accumulates_and_joins_two_modules() {
         right[t] += usize::from(both.task == t && both.label.as_deref() == row.label());
         let each = on.candidates[0].labels.iter().zip(&off.candidates[0].labels);
         for (b, (on, off)) in both.candidates[0].labels.iter().zip(each) {
-            // The same sums in a batch of one or of several.
+            // The same sums, in a batch of one or of several.
             assert!((b.2 - on.2.max(off.2)).abs() < 1e-3, "{b:?} of {on:?} and {off:?}");
             others += usize::from((on.2 - off.2).abs() > 1e-2);
         }
@@ -255,7 +255,7 @@ fn lae_learns_accumulates_and_joins_two_modules() {
     assert_eq!(right, r.stages[1].right[..2]);
 }
 
-/// A kind that a method did not go on from, did not scale or did not average would stand still, jump or be lost.
+/// Fails if a method does not continue from a kind's parameters, does not scale them or does not average them.
 #[test]
 fn methods_with_one_module_learn_other_kinds_than_lora() {
     let p = Place::new();
@@ -282,7 +282,7 @@ fn methods_with_one_module_learn_other_kinds_than_lora() {
             assert!(first.keys().all(|n| n.starts_with("blk.")), "{pet}: scalars are taken in");
         }
     }
-    // Labels as texts: the one module goes on, and nothing of the head gets into it.
+    // With labels as texts, the module continues and gets no tensors of a head.
     p.learn(tiny_with("method=sequential head=choice pet=prefix:n=2 epochs=1"), "choice.cpb");
     let (first, second) = (module(&p.bundle("choice.cpb"), 1, 0), module(&p.bundle("choice.cpb"), 2, 0));
     assert!(first.keys().eq(second.keys()) && apart(&first, &second) > 0.0);
@@ -317,20 +317,20 @@ fn emr_replays_a_bounded_memory() {
     assert_eq!(of("emr", 0, "random").usage.stages[1].rows, 6 * (24 + 3 * 24));
 }
 
-/// Without the map in force the head would be that of emr; a map that may not move is the identity.
+/// Without the map in force the head would be the same as emr's; a map that may not move is the identity.
 #[test]
 fn ea_emr_serves_through_the_fitted_map() {
     let p = Place::new();
     let of = |method: &str, align_ridge: f64, out: &str| {
         let r = p.learn(tiny_with(&format!("method={method} align_ridge={align_ridge}")), out);
         assert!(r.metrics.forgetting.unwrap() <= 0.3, "{out}: {:?}", r.metrics.matrix);
-        // The map's bias is free however stiff its matrix.
+        // The map's bias is not regularised, however strongly its matrix is.
         let weight = head(&p.bundle(out)).remove_entry("weight");
         (module(&p.bundle(out), 2, 0), Numbers::from_iter(weight))
     };
     let emr = of("emr", 0.1, "emr.cpb");
     let (stiff, fitted) = (of("ea-emr", 9e5, "stiff.cpb"), of("ea-emr", 0.1, "ea.cpb"));
-    // The map is fitted after the second task, so that task is learned alike.
+    // The map is fitted after the second task, so that task is learned in the same way.
     assert!(emr.0 == stiff.0 && emr.0 == fitted.0);
     let (still, turned) = (apart(&emr.1, &stiff.1), apart(&emr.1, &fitted.1));
     assert!(still < 1e-3 && turned > 0.1, "the head moved {still} with a stiff map, {turned} with a fitted one");
@@ -397,7 +397,7 @@ fn static_methods_keep_the_first_task() {
     }
 }
 
-/// What a method remembers between and within stages must come back: springs, records, ranks.
+/// What a method keeps between and within stages must survive a stop: penalties, records, ranks.
 #[test]
 fn every_method_resumes_to_the_same_bytes() {
     for m in METHODS.iter().filter(|m| !["dynamic", "joint"].contains(&m.name)) {

@@ -9,10 +9,10 @@ use conpet_formats::quant::QuantType;
 use conpet_formats::tiny::{self, TinyConfig};
 use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::session::Session;
 use conpet_runtime::kernels::Kernels;
 use conpet_runtime::kv::KvType;
 use conpet_runtime::sampler::argmax;
+use conpet_runtime::session::Session;
 use conpet_tests::token_by_token;
 use std::path::Path;
 
@@ -35,7 +35,8 @@ fn oracle(path: &Path, tokens: &[u32]) -> Vec<Vec<f32>> {
         .collect()
 }
 
-/// Largest difference over largest logit, and the part of tokens with the same first choice.
+/// Largest difference relative to the largest logit, fraction of tokens with the same first choice, and number
+/// of tokens.
 fn compare(engine: &Engine, path: &Path, text: &str) -> (f32, f32, usize) {
     let p = engine.prompt(text, None).unwrap();
     let want = oracle(path, &p.tokens);
@@ -52,8 +53,8 @@ fn compare(engine: &Engine, path: &Path, text: &str) -> (f32, f32, usize) {
 #[test]
 fn logits_agree_with_candle_transformers() {
     let dir = tempfile::tempdir().unwrap();
-    // candle multiplies quantized weights with activations rounded to 8 bits, we do not: so exact
-    // types are compared tightly, quantized ones by the size of that rounding.
+    // candle multiplies quantized weights with activations rounded to 8 bits and the exact engine does not, so
+    // float types are compared tightly and quantized ones within the size of that rounding.
     for (ty, tolerance) in
         [(QuantType::F32, 1e-4), (QuantType::F16, 2e-3), (QuantType::Q8_0, 0.03), (QuantType::Q4_1, 0.03)]
     {
@@ -79,7 +80,7 @@ fn batch_cache_and_kernels_agree_with_each_other() {
         let d = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
         assert!(d < tolerance, "{what}: logits differ by {d}");
     };
-    // The same sums in another order: logits of this base are about 10 in size.
+    // The same sums in a different order; logits of this base are about 10 in size.
     for (kv, tolerance) in [(KvType::F32, 2e-3), (KvType::F16, 5e-2)] {
         engine = engine.with_kv_type(kv);
         close(&token_by_token(&engine, 2, Blend::none(), &p), &whole, tolerance, &format!("token by token, {kv:?}"));
@@ -94,8 +95,9 @@ fn batch_cache_and_kernels_agree_with_each_other() {
         engine = engine.with_kernels(k.exact());
         close(&engine.logits(&p, &Blend::none()), &whole, 2e-3, k.name());
     }
-    // Rounded activations: a difference in the last place of a sum can move a number to the next of
-    // 127 steps, so forms differ by more than rounding of sums; less than the rounding itself does.
+    // With rounded activations, a difference in the last place of a sum can move a value to the next of 127
+    // steps, so instruction sets differ by more than the rounding of sums, but by less than the rounding of
+    // activations.
     engine = engine.with_kernels(Kernels::detect());
     let rounded = engine.logits(&p, &Blend::none());
     assert!(rounded != whole, "activations were not rounded");

@@ -1,4 +1,4 @@
-//! Every PET kind the whole way: documented, computed alike by reference, trainer and runtime, learned,
+//! Every PET kind from end to end: documented, computed alike by reference, trainer and runtime, learned,
 //! stored, inspected, put in force, swept.
 
 use candle_core::{Device, IndexOp, Tensor};
@@ -20,7 +20,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Fails if a kind is not told in the table of `docs/pet-kinds.md` with all its options, or has no section there.
+/// Fails if a kind is missing from the table of `docs/pet-kinds.md`, with all its options, or has no section there.
 #[test]
 fn every_kind_is_documented_with_its_options() {
     let page = include_str!("../../docs/pet-kinds.md");
@@ -36,7 +36,7 @@ fn every_kind_is_documented_with_its_options() {
     }
 }
 
-/// Forms and combinations, beside every kind as it is by default.
+/// Forms and combinations that are tested besides every kind's default.
 const FORMS: [&str; 9] = [
     "ia3:at=attn_q/attn_output/ffn_gate/ffn_up/ffn_down",
     "adapter:n=5,act=relu",
@@ -49,7 +49,7 @@ const FORMS: [&str; 9] = [
     "prefix:n=2+prompt:n=2+lora:r=1",
 ];
 
-/// Fails if a kind's mechanism is missing from either, or stands at another place.
+/// Fails if a kind's mechanism is missing from trainer or runtime, or acts at another place.
 #[test]
 fn scalar_reference_trainer_and_runtime_compute_the_same_for_every_kind() {
     for (family, config) in families() {
@@ -84,7 +84,7 @@ fn three_ways(family: &str, config: &TinyConfig) {
                 let trained = floats(&logits.i(at..at + n).unwrap());
                 let run = engine.logits(p, &blend);
                 let want = reference::logits(&engine.base, &p.tokens, &[(1.0, &plain)]);
-                // The same sums in another order, through four layers, on logits of size about 30.
+                // The same sums in a different order, through four layers, on logits of size about 30.
                 let [served, trained] = [far(&run, &want), far(&trained, &want)];
                 assert!(served < 4e-3, "{family}, {pet}: the runtime is {served} from the reference");
                 assert!(trained < 4e-3, "{family}, {pet}: the trainer is {trained} from it");
@@ -95,7 +95,7 @@ fn three_ways(family: &str, config: &TinyConfig) {
     }
 }
 
-/// Learns the two tasks with labels; mean accuracy, and answers to one input of each.
+/// Learns the two tasks with labels; returns the mean accuracy, and answers to one input of each.
 fn learn(engine: &Engine, dir: &Path, config: Config) -> (f64, Vec<Option<String>>) {
     let mut tasks = stream::open(&tiny_stream(dir)).unwrap();
     tasks.truncate(2);
@@ -114,7 +114,7 @@ fn learn(engine: &Engine, dir: &Path, config: Config) -> (f64, Vec<Option<String
     (report.metrics.average_accuracy, answers.into_iter().map(|a| a.label).collect())
 }
 
-/// Fails if what is trained is not what is stored, hooked and run.
+/// Fails if what is trained is not what is stored, loaded and run.
 #[test]
 fn every_kind_is_learned_stored_and_served() {
     let dir = tempfile::tempdir().unwrap();
@@ -138,8 +138,8 @@ fn every_kind_is_learned_stored_and_served() {
     }
 }
 
-/// Fails if a module cannot be gone on with: a sparse delta's positions stay, a prefix's pairs are trained
-/// on without their MLP.
+/// Fails if training cannot continue from a module: a sparse delta keeps its positions, and a prefix's pairs
+/// are trained without their MLP.
 #[test]
 fn one_module_goes_on_learning_whatever_its_kind() {
     let dir = tempfile::tempdir().unwrap();
@@ -187,8 +187,8 @@ fn programs_take_show_and_run_a_kind() {
     }
 }
 
-/// Fails if a point is not trained, if a larger one does not have more parameters, or if a sweep that goes on does
-/// anything twice.
+/// Fails if a point is not trained, if a larger one does not have more parameters, or if a resumed sweep
+/// repeats a point.
 #[test]
 fn a_sweep_scores_kinds_at_sizes_beside_the_head_alone_and_goes_on_where_it_stood() {
     let dir = tempfile::tempdir().unwrap();
@@ -215,7 +215,7 @@ fn a_sweep_scores_kinds_at_sizes_beside_the_head_alone_and_goes_on_where_it_stoo
     assert!(page.contains("<svg") && page.contains("sparse:rule=magnitude") && !page.contains("http"));
     let refused = run(at, "conpet-train", sweep);
     assert!(text(&refused.stderr).contains("--resume"));
-    // Without its last two points it trains those two, and nothing else.
+    // Resumed without its last two points, the sweep trains only those two.
     let mut cut = json.clone();
     let all = cut["points"].as_array_mut().unwrap();
     all.truncate(all.len() - 2);

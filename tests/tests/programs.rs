@@ -28,11 +28,11 @@ fn killed_at_any_moment_it_resumes_to_the_same_bundle() {
     let whole = std::fs::read(dir.path().join("whole.cpb")).unwrap();
     let out = dir.path().join("killed.cpb");
     let start = || {
-        // After the first kill there is something to go on from, if only the settings.
+        // After the first kill there is something to resume from, if only the settings.
         let resume: &[&str] = if dir.path().join("killed.work").exists() { &["--resume"] } else { &[] };
         train(dir.path(), &base, "killed.cpb", "6", resume)
     };
-    // K01. Kill -9 at any moment; a run that came to its end all the same is compared, and begun anew.
+    // K01. Kill -9 at any moment; a run that finished before the kill is compared and started again.
     let kills: u32 = if std::env::var_os("CONPET_FULL").is_some() { 200 } else { 3 };
     for kill in 0..kills {
         let mut child = start().spawn().unwrap();
@@ -54,7 +54,7 @@ fn killed_at_any_moment_it_resumes_to_the_same_bundle() {
 fn an_interrupt_keeps_a_checkpoint_and_says_how_to_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let base = tiny_base(dir.path(), 1);
-    // Long enough that the interrupt meets it at work.
+    // Long enough that the interrupt comes during training.
     let child = train(dir.path(), &base, "i.cpb", "4000", &[]).spawn().unwrap();
     let file = dir.path().join("i.work");
     let begin = Instant::now();
@@ -97,13 +97,13 @@ fn programs_work_together() {
     let file = text.to_str().unwrap();
     let measured: serde_json::Value =
         serde_json::from_str(&ok(&run(&["perplexity", "-f", file, "-c", "32", "--chunks", "2", "--json"]))).unwrap();
-    // A base of random weights is no better than chance: about as unsure as there are tokens.
+    // A base of random weights is no better than chance: its perplexity is about the number of tokens.
     let value = measured["perplexity"].as_f64().unwrap();
     assert!(value > 50.0 && measured["tokens"] == 2 * 15, "{measured}");
     let module = ok(&run(&["perplexity", "-f", file, "-c", "32", "--chunks", "2", "--task", "size", "--json"]));
     assert!(!module.contains(&value.to_string()), "the module is in force: {module}");
     let tokens = Command::new(program("conpet-run")).args(["tokenize", "--json", "the list", "-m"]).arg(&base).output();
-    // "the" stands at the beginning and is spelled; " list" is one token.
+    // "the" at the beginning is spelled byte by byte; " list" is one token.
     assert_eq!(serde_json::from_str::<Vec<u32>>(&ok(&tokens.unwrap())).unwrap().len(), 4);
     let shown = Command::new(program("conpet-train"))
         .args(["eval"])

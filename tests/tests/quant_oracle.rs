@@ -43,7 +43,8 @@ fn every_type_candle_knows_decodes_alike() {
         let want = tensor.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let size = want.iter().fold(0f32, |m, v| m.max(v.abs()));
         for (i, (a, b)) in ours.iter().zip(&want).enumerate() {
-            // We write `scale · code + min` where candle writes `scale · (code - offset)`: one rounding.
+            // We compute `scale · code + min` where candle computes `scale · (code - offset)`; they differ by
+            // one rounding.
             assert!((a - b).abs() <= 1e-6 * size, "{} number {i}: {a} for {b}", ty.name());
         }
     }

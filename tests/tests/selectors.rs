@@ -1,5 +1,5 @@
-//! Every selector: what the trainer fitted is what the runtime scores, it routes the tiny stream, it
-//! grows without older rows, and it notices inputs of no task.
+//! Every selector: the runtime scores as the trainer fitted it, it routes the tiny stream, it grows without
+//! older rows, and it refuses inputs of no task.
 
 use conpet_formats::bundle::manifest::SelectorEntry;
 use conpet_formats::decimal::Decimal;
@@ -9,8 +9,8 @@ use conpet_formats::mmap::Mapped;
 use conpet_formats::novelty::Novelty;
 use conpet_formats::selector::{self, SelectorKind};
 use conpet_formats::tensors::TensorsWriter;
-use conpet_runtime::engine::Engine;
 use conpet_runtime::cpu::Cpu;
+use conpet_runtime::engine::Engine;
 use conpet_runtime::kernels::Kernels;
 use conpet_runtime::select::Selector;
 use conpet_runtime::skills::Skills;
@@ -62,7 +62,8 @@ fn load(entry: &SelectorEntry, scores: &Scores, more: impl FnOnce(&mut TensorsWr
     Selector::load(entry, Some((map, range)), 3, DIM).unwrap()
 }
 
-/// The runtime's posterior of each row is the softmax of the trainer's scores, on every instruction set.
+/// Checks that the runtime's posterior of each row is the softmax of the trainer's scores, on every instruction
+/// set.
 fn agree(kind: SelectorKind, scores: &Scores, layer: Option<&Hidden>, more: impl FnOnce(&mut TensorsWriter<'_>)) {
     let (x, _) = rows();
     let loaded = load(&entry(kind, 0.0), scores, more);
@@ -79,7 +80,7 @@ fn agree(kind: SelectorKind, scores: &Scores, layer: Option<&Hidden>, more: impl
             let mut want = scores.of(hidden.as_deref().unwrap_or(x));
             conpet_formats::head::log_softmax(&mut want, 1.0);
             for (g, w) in d.class_log_posterior.iter().zip(&want) {
-                // The same f32 sums in another order, on scores of up to some hundreds.
+                // The same f32 sums in a different order, on scores of up to some hundreds.
                 assert!((g - w).abs() < 2e-3 * (1.0 + w.abs()), "{} {}: {g} for {w}", kind.name(), kernels.name());
             }
         }
@@ -105,7 +106,7 @@ fn the_runtime_scores_what_the_trainer_fitted() {
         w.add_f32(conpet_formats::hidden::WEIGHT, &[8, DIM], &weight).unwrap();
         w.add_f32(conpet_formats::hidden::BIAS, &[8], &bias).unwrap();
     });
-    // The random layer is drawn again from what the payload says of it.
+    // The random layer is drawn again from the seed in the payload.
     let (shift, scale) = ([0.0, 20.0, 0.0, 0.0, 0.0, 0.0], [1.0; DIM]);
     let layer = Hidden::random(9, 32, &shift, &scale);
     let wide = conpet_runtime::select::through(&layer, &Cpu { kernels: Kernels::naive(), ..Cpu::new(1) }, &x);
@@ -123,11 +124,11 @@ fn a_payload_without_novelty_abstains_by_its_posterior_as_ever() {
     let cpu = Cpu { kernels: Kernels::naive(), ..Cpu::new(1) };
     let x = [1.0f32; DIM];
     let one = |s: &Selector| s.decide(&cpu, &x, [&[1u32][..]]).remove(0);
-    // Four equal classes: a best posterior of a quarter.
+    // Four equal classes, so the best posterior is a quarter.
     let old = one(&load(&entry(SelectorKind::Lda, 0.3), &scores, |_| {}));
     assert!(old.abstain && (old.novelty - 0.75).abs() < 1e-6);
     assert!(!one(&load(&entry(SelectorKind::Lda, 0.2), &scores, |_| {})).abstain);
-    // With one, it has the say: minus the best score, 6, against the limit.
+    // With novelty in the payload, that decides: minus the best score, 6, is compared with the limit.
     for (limit, abstains) in [(-7.0, true), (-5.0, false)] {
         let new = load(&entry(SelectorKind::Lda, 0.3), &scores, |w| {
             Novelty::new(Vec::new(), Vec::new(), limit).write(w).unwrap();
@@ -147,7 +148,7 @@ fn run(config: Config, engine: &Engine, dir: &Path, out: &str) -> MethodReport {
     run.with_strangers(strangers).stream(false).unwrap().unwrap()
 }
 
-/// One epoch: what is tested is the selector, not the modules.
+/// Settings with one epoch, since the selector is tested and not the modules.
 fn quick(selector: &str) -> Config {
     let settings = "epochs=1 selector_steps=400 selector_hidden=16 selector_memory=5 score=last";
     tiny_with(&format!("selector={selector} {settings}"))
@@ -169,7 +170,7 @@ fn every_selector_routes_and_grows_by_one_task_without_older_rows() {
         let third = tasks.pop().unwrap();
         let (grown, stop) = (dir.path().join(format!("{name}-grown.cpb")), AtomicBool::new(false));
         Run::new(config.clone(), &engine, tasks, &grown, &stop, |_| {}).unwrap().stream(false).unwrap().unwrap();
-        // What the bundle decided stays, whatever the settings of the day say.
+        // The bundle's settings are kept, whatever other settings are given.
         let config = with(config, "random_features=0 selector=lda margin=0.9 top_k=3 selector_feature=0:last");
         Run::onto(config, &engine, third, &grown, &stop, |_| {}).unwrap().add().unwrap().unwrap();
         assert!(std::fs::read(&whole).unwrap() == std::fs::read(&grown).unwrap(), "{name}: grown by rows it had not");
@@ -202,7 +203,7 @@ fn inputs_of_no_task_are_told_apart_and_refused() {
     assert_eq!(d.rows, 4);
     assert!(d.auroc > 0.9 && d.fpr95 <= 0.5, "{d:?}");
     assert!(d.refused >= 0.5 && d.refused_known <= 0.2, "{d:?}");
-    // Who runs everything notices nothing.
+    // The uniform selector runs every module and refuses nothing.
     let d = run(quick("uniform"), &engine, dir.path(), "u.cpb").metrics.detection.unwrap();
     assert_eq!((d.auroc, d.refused), (0.5, 0.0));
 }

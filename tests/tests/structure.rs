@@ -1,5 +1,5 @@
-//! Inside a crate arrows point one way: no two source files use each other in a circle, and the parts of a crate
-//! stand on one another as `ARCHITECTURE.md` draws them.
+//! Inside a crate arrows point one way: no two source files use each other in a circle, and the parts of a
+//! crate depend on one another as `ARCHITECTURE.md` draws them.
 //!
 //! A part is a module with all that lies in its folder: `name.rs` and `name/`. At every level of the module tree,
 //! parts may use each other one way only. No circle of files escapes this: at the level where the paths of its files

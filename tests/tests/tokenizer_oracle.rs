@@ -41,7 +41,7 @@ fn oracle(gguf: &Gguf<'_>, pre: &str) -> tokenizers::Tokenizer {
     t
 }
 
-/// The tiny base's tables under another pre-tokenizer.
+/// The tiny base's tables with another pre-tokenizer.
 fn with_pre(bytes: &[u8], pre: &str) -> Vec<u8> {
     let g = Gguf::parse(bytes).unwrap();
     let mut w = Writer::new();

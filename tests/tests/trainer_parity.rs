@@ -1,5 +1,5 @@
-//! What is trained is what serves: the trainer's differentiable decoder and the runtime give the
-//! same logits, with and without a module, on 500 tokens and more.
+//! The trainer's differentiable decoder and the runtime give the same logits, with and without a module, on 500
+//! tokens and more.
 
 #![expect(clippy::print_stdout, reason = "a test that is skipped, or measures, says so")]
 
@@ -8,21 +8,21 @@ use conpet_formats::mmap::Mapped;
 use conpet_formats::pet::lora::{self, Scaling};
 use conpet_formats::pet::{Lora, PetSpec};
 use conpet_formats::tensors::TensorsWriter;
-use conpet_runtime::blend::Blend;
 use conpet_formats::tiny::{self, TinyArch, TinyConfig};
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::prompt::Prompt;
 use conpet_runtime::module::Module;
+use conpet_runtime::prompt::Prompt;
 use conpet_runtime::sampler::argmax;
 use conpet_trainer::decoder::{Decoder, Training, WeightMode};
 use conpet_trainer::nn::attention::Ragged;
-use std::sync::Arc;
 use conpet_trainer::pet::TrainedModule;
+use std::sync::Arc;
 
 const TEXT: &str = "The number of people who write long letters has gone down each day, and 42 of them say that water, oil \
 and words will be what we use when the list of files is full. What did you find in the house of the two men? ";
 
-/// Uneven numbers of about this size, as f16 holds them.
+/// Varied values of about this size, rounded to f16.
 fn wave(n: usize, phase: f32, size: f32) -> Vec<f32> {
     (0..n).map(|i| half::f16::from_f32(size * (i as f32 * 1.7 + phase).sin()).to_f32()).collect()
 }
@@ -92,7 +92,7 @@ fn compare(engine: &Engine, trunk: usize, a: &TrainedModule, mode: WeightMode) -
             let d = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             (diff, size) = (diff.max(d), want.iter().fold(size, |m, v| m.max(v.abs())));
             let (g, w) = (argmax(got) as usize, argmax(want) as usize);
-            // A tie within rounding is no disagreement.
+            // A tie within rounding does not count as a difference.
             other += usize::from(g != w && want[w] - want[g] > 2.0 * d);
         }
     }
@@ -100,7 +100,7 @@ fn compare(engine: &Engine, trunk: usize, a: &TrainedModule, mode: WeightMode) -
 }
 
 fn check(mut engine: Engine, name: &str, trunk: usize, size: f32, tolerance: f32) {
-    // The trainer computes in f32; serving rounds activations, which `tests/parity.rs` measures.
+    // The trainer computes in f32; the runtime rounds activations by default, which `tests/parity.rs` measures.
     engine = conpet_tests::exact(engine);
     let module = adapters(&engine, trunk, size);
     for (what, a) in [("bare", TrainedModule::none(module.pet.clone())), ("module", module)] {
@@ -118,11 +118,11 @@ fn check(mut engine: Engine, name: &str, trunk: usize, size: f32, tolerance: f32
 #[test]
 fn tiny_base() {
     let dir = tempfile::tempdir().unwrap();
-    // The same f32 sums in another order, through at most four layers.
+    // The same f32 sums in a different order, through at most four layers.
     check(conpet_tests::tiny_engine(dir.path()), "tiny", 1, 5.0, 1e-4);
 }
 
-/// Every form of layer a family has; texts outgrow the window.
+/// Every form of layer that the family has, with texts longer than the window.
 #[test]
 fn tiny_gemma3() {
     let dir = tempfile::tempdir().unwrap();

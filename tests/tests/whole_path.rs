@@ -3,8 +3,8 @@
 use conpet_formats::Code;
 use conpet_formats::bundle::verify;
 use conpet_runtime::engine::Engine;
-use conpet_runtime::text::Request;
 use conpet_runtime::skills::Skills;
+use conpet_runtime::text::Request;
 use conpet_tests::{tiny_base, tiny_config, tiny_engine, tiny_stream, tiny_with};
 use conpet_trainer::config::Config;
 use conpet_trainer::report::MethodReport;
@@ -24,7 +24,7 @@ fn learn(
 ) -> Option<MethodReport> {
     let mut tasks = stream::open(&tiny_stream(dir)).unwrap();
     if config.run.method != "dynamic" {
-        // One shared head cannot answer by text too.
+        // One shared head cannot generate text as well.
         tasks.truncate(2);
     }
     let stop = AtomicBool::new(false);
@@ -96,7 +96,7 @@ fn the_same_seed_gives_the_same_bytes_and_a_stopped_run_resumes_to_them() {
     assert_eq!((resumed.trained_tokens, resumed.trainable), (at_once.trained_tokens, at_once.trainable));
 }
 
-/// Fails if a run goes on with other rows or settings than it was begun with.
+/// Fails if a run resumes with other rows or settings than it was begun with.
 #[test]
 fn a_resume_with_other_rows_or_settings_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
@@ -149,7 +149,7 @@ fn each_stage_only_appends() {
             assert!(s.rows[n - 1] > 0);
         }
         let now = std::fs::read(&path).unwrap();
-        // From the first section on; the two superblock pages are what moves.
+        // Compare from the first section on; only the two superblock pages may change.
         if n > 1 {
             assert!(now[8192..before.len()] == before[8192..], "stage {n} changed earlier bytes");
         }

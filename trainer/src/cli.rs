@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use conpet_formats::Result;
 use conpet_program::{EXIT_CODES, ExitStatus, Stop};
 
-/// Teaches a frozen quantized base a stream of tasks, into one bundle.
+/// Trains PET modules and a selector for a stream of tasks on a frozen quantized base, into one bundle.
 #[derive(Debug, Parser)]
 #[command(
     name = "conpet-train",
@@ -14,7 +14,7 @@ use conpet_program::{EXIT_CODES, ExitStatus, Stop};
     after_help = EXIT_CODES
 )]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -28,7 +28,7 @@ pub enum Command {
     Add(Box<add::Args>),
     /// Score a bundle on the test rows of a stream, without training.
     Eval(eval::Args),
-    /// Learn a stream by several methods, with several seeds and orders of the tasks, into one page.
+    /// Learn a stream by several methods, with several seeds and orders of the tasks, and report them on one page.
     Compare(Box<compare::Args>),
     /// Compare features for the selector on the validation rows, without training.
     Probe(probe::Args),
@@ -36,7 +36,7 @@ pub enum Command {
     Sweep(Box<sweep::Args>),
     /// Join report.json files of several runs on one stream into one page.
     Report(report::Args),
-    /// Write a tiny random base: for trying things without a download.
+    /// Write a tiny random base, to try things without a download.
     TinyBase(tiny_base::Args),
 }
 

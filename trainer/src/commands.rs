@@ -1,4 +1,4 @@
-//! The commands: each file has the arguments of one and what it does. They are listed in [`crate::cli`].
+//! The commands, one file each with its arguments and its code. They are listed in [`crate::cli`].
 
 pub mod add;
 pub mod compare;

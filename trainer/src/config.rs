@@ -1,4 +1,4 @@
-//! Every setting of a run, as one value: defaults, overlaid by a TOML file, overlaid by flags.
+//! All settings of a run as one value: the defaults, then a TOML file over them, then flags.
 
 mod presets;
 mod text;
@@ -22,7 +22,7 @@ settings! { "Run" RunSettings RunFlags {
     threads: usize = 0, any();
     /// When test rows are scored.
     score: Score = Score::Stages, any();
-    /// What the run is called in reports; empty is by its method and what it is made of.
+    /// Name of the run in reports; by default made from the method and the settings that are not the usual ones.
     name: Text = Text::default(), any();
 }}
 
@@ -39,11 +39,11 @@ pub enum Score {
 join! {
     /// Every setting of a run.
     Config Flags {
-        /// How the run goes.
+        /// Settings of the run itself.
         run: RunSettings,
-        /// What is trained and how, whatever the method.
+        /// What is trained and how, for all methods.
         services: services::Settings,
-        /// Those of the methods, and of the selectors that `dynamic` fits.
+        /// Settings of the methods, and of the selectors that `dynamic` fits.
         methods: method::Settings,
     } in effect: Config::with_effect
 }
@@ -52,12 +52,12 @@ impl Config {
     /// The method.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If there is no method of that name.
     pub fn method(&self) -> Result<Method> {
         method::by_name(&self.run.method)
     }
 
-    /// What the settings mean for a base.
+    /// Checks all settings and resolves them for a base.
     ///
     /// # Errors
     /// Names the setting, its value and what is allowed.
@@ -70,15 +70,15 @@ impl Config {
         Ok(resolved)
     }
 
-    /// What the selector reads of the trunk; `None` where the method has no selector that reads it.
+    /// The feature that the selector reads from the trunk; `None` if the method has no selector that does.
     ///
     /// # Errors
-    /// If the selector or its feature is none.
+    /// If there is no such selector, or its feature is malformed.
     pub fn selector_feature(&self, spec: &ModelSpec, trunk: usize) -> Result<Option<FeatureSpec>> {
         if self.method()?.traits.selects { self.methods.dynamic.feature(spec, trunk) } else { Ok(None) }
     }
 
-    /// The names of the settings that have an effect on a run with these.
+    /// Names of the settings that have an effect on a run with these values.
     fn with_effect(&self) -> Vec<&'static str> {
         let Ok(method) = self.method() else { return Self::keys() };
         let own = (method.in_effect)(&self.methods);
@@ -97,7 +97,8 @@ mod tests {
     use crate::selectors::SELECTORS;
     use std::collections::BTreeSet;
 
-    /// Fails if a setting is dead, or a list of what has an effect names what is no setting.
+    /// Fails if a setting has no effect on any run, or if a list of effective settings names something that is
+    /// not a setting.
     #[test]
     fn every_setting_has_an_effect_on_some_run_and_not_on_all() {
         let runs: Vec<BTreeSet<&str>> = METHODS

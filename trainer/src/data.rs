@@ -1,7 +1,7 @@
-//! Rows made ready: tokens, states after the trunk (in a mapped file), features for the selector.
+//! Prepared rows: tokens, states after the trunk (in a mapped file), and features for the selector.
 //!
-//! The states come from the runtime's own engine and the quantized bytes that will serve, once for
-//! each row; training then runs only the branch layers.
+//! The states are computed once for each row, by the runtime's engine on the same quantized weights that will
+//! be served; training then runs only the branch layers.
 
 use crate::fit::{Examples, Target};
 use crate::stream::{Goal, Row, Task};
@@ -17,12 +17,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Rows of one split, ready to train on or to be selected for.
+/// Rows of one split, ready for training, selection and scoring.
 #[derive(Debug)]
 pub struct Prepared {
-    /// What is trained on: the input in its template, and for generation the answer after it.
+    /// The tokens to train on: the input in its template, followed for generation by the answer.
     pub prompts: Vec<Arc<Prompt>>,
-    /// First answer token of each row; the number of tokens if it has no answer to learn.
+    /// Index of each row's first answer token; the number of tokens if it has no answer to learn.
     answers: Vec<usize>,
     /// Class of each row within the head; 0 for generation.
     pub classes: Vec<usize>,
@@ -40,24 +40,24 @@ pub struct Prepared {
 struct States {
     map: Mapped,
     ty: QuantType,
-    /// First number of each row.
+    /// Offset of each row's first value.
     starts: Vec<usize>,
 }
 
-/// What to make.
+/// How rows are prepared.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan<'a> {
     /// Layers of the trunk.
     pub trunk: usize,
-    /// What the selector reads from the trunk; `None` if nothing.
+    /// The feature that the selector reads from the trunk, if any.
     pub selector: Option<&'a FeatureSpec>,
-    /// What the head reads; `None` for generation.
+    /// The feature that the head reads; `None` for generation.
     pub head: Option<&'a FeatureSpec>,
-    /// The input is cut to this many tokens.
+    /// Inputs are truncated to this many tokens.
     pub max_len: usize,
-    /// A row with a label is trained to say it, as with a choice head.
+    /// Train a labelled row to generate its label's text, as a choice head needs.
     pub says_labels: bool,
-    /// What the file holds: F16 to train from, F32 to measure exactly what serves.
+    /// Type of the states in the file: F16 for training, F32 to measure exactly what will be served.
     pub keep: QuantType,
 }
 
@@ -121,7 +121,8 @@ impl Prepared {
             ranges,
         };
         // Where the input is what is trained on, one pass gives both.
-        let same = task.template == conpet_formats::template::INPUT && out.prompts.iter().zip(&inputs).all(|(a, b)| a.tokens == b.tokens);
+        let same = task.template == conpet_formats::template::INPUT
+            && out.prompts.iter().zip(&inputs).all(|(a, b)| a.tokens == b.tokens);
         if plan.selector.is_some() && !same {
             for chunk in batches(&inputs, engine.batch()) {
                 out.features.extend(engine.trunk(chunk.to_vec(), 0, plan.selector, false).features);
@@ -169,7 +170,7 @@ impl Prepared {
 }
 
 impl Prepared {
-    /// Some rows as they are after a trunk of `depth` layers, as the engine takes them.
+    /// Some rows after a trunk of `depth` layers, in the form that the engine takes.
     pub fn trunked(&self, rows: &[usize], depth: usize) -> Trunked {
         let (mut hidden, width) = (Vec::new(), self.features.len() / self.len().max(1));
         rows.iter().for_each(|i| self.states(*i, &mut hidden));
@@ -183,8 +184,8 @@ impl Prepared {
     }
 }
 
-/// A label as the answer to a prompt: after a space, unless the template ends in white space, and
-/// with the end-of-text token, so that no label is the beginning of another.
+/// A label as the answer to a prompt: after a space, unless the template ends in white space, and followed by
+/// the end-of-text token, so that no label is a prefix of another.
 pub(crate) fn label_tokens(engine: &Engine, task: &Task, label: &str) -> Result<Vec<u32>> {
     let apart = if task.template.ends_with(char::is_whitespace) { "" } else { " " };
     let tok = &engine.base.tokenizer;
@@ -193,8 +194,8 @@ pub(crate) fn label_tokens(engine: &Engine, task: &Task, label: &str) -> Result<
     Ok(tokens)
 }
 
-/// What a row is asked as: its text in the task's template, or its conversation in the base's
-/// (with the parts of it that are somebody's words; control tokens are read elsewhere only).
+/// The prompt of a row: its text in the task's template, or its conversation in the base's chat template. For a
+/// conversation, also the byte ranges that are the speakers' words; control tokens are read only elsewhere.
 pub(crate) fn render(
     engine: &Engine,
     task: &Task,
@@ -213,7 +214,7 @@ pub(crate) fn render(
     template.render(&messages, true).map(|(text, words)| (text, Some(words)))
 }
 
-/// Cuts a prompt to its first `n` tokens, and its text with it.
+/// Truncates a prompt to its first `n` tokens, and its text accordingly.
 fn cut(mut p: Prompt, n: usize) -> Prompt {
     if p.tokens.len() > n {
         p.tokens.truncate(n);
@@ -280,7 +281,7 @@ impl<'a> Joined<'a> {
         out
     }
 
-    /// Adds all rows of a set; returns where they stand.
+    /// Adds all rows of a set; returns their range among the joined rows.
     pub fn add(&mut self, set: &'a Prepared, first: usize) -> Range<usize> {
         let from = self.rows.len();
         self.rows.extend((0..set.len()).map(|i| (self.sets.len(), i)));

@@ -1,9 +1,8 @@
 //! The differentiable decoder: the branch layers of a base with a module in force.
 //!
-//! It computes what the runtime's decoder computes (a test holds them together), from the
-//! same quantized weights, with gradients for the module's factors and nothing else. Each layer is one
-//! operator (`decoder/layer.rs`). Layers whose activations do not fit the budget compute them again in the
-//! backward pass, from their input alone.
+//! It computes the same as the runtime's decoder (a test compares them), from the same quantized weights, with
+//! gradients only for the module's parameters. Each layer is one operator (`decoder/layer.rs`). Layers whose
+//! activations do not fit the memory budget recompute them from their input in the backward pass.
 
 mod layer;
 
@@ -24,18 +23,18 @@ use std::sync::Arc;
 /// How frozen weights are held while training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightMode {
-    /// Dense `f32`: fastest; four bytes for each number of the branch layers.
+    /// Dense `f32`: fastest; four bytes for each weight of the branch layers.
     Dense,
-    /// As in the file: smallest.
+    /// Quantized as in the file: smallest.
     Quant,
     /// Dense if the branch layers take at most this many bytes.
     Auto(usize),
 }
 
-/// Frozen layers `first..n_layer` of a base.
+/// The frozen layers `first..n_layer` of a base, for training.
 #[derive(Debug)]
 pub struct Decoder {
-    /// The base's numbers.
+    /// The shape of the base.
     pub spec: ModelSpec,
     /// The first layer it runs; those below are the trunk.
     pub first: usize,
@@ -45,7 +44,7 @@ pub struct Decoder {
     output_norm: Arc<Vec<f32>>,
     output: Arc<FrozenWeight>,
     kernels: Kernels,
-    /// Threads there are.
+    /// Number of threads.
     pub threads: usize,
 }
 
@@ -54,8 +53,8 @@ pub struct Decoder {
 pub struct Training {
     /// Threads that multiply.
     pub threads: usize,
-    /// Bytes that layers may keep for the backward pass; the lower ones that do not fit compute
-    /// again. `None` keeps all.
+    /// Bytes of activations that layers may keep for the backward pass; the lower layers, which do not fit,
+    /// recompute theirs. `None` keeps all.
     pub activation_bytes: Option<usize>,
     /// Dropout of the LoRA's inputs.
     pub dropout: Option<Dropout>,
@@ -68,7 +67,7 @@ impl Default for Training {
 }
 
 impl Decoder {
-    /// Takes the layers from `first` on out of an engine's base.
+    /// Loads the layers from `first` on of an engine's base.
     pub fn new(engine: &Engine, first: usize, mode: WeightMode) -> Self {
         let base = &engine.base;
         let spec = base.spec.clone();
@@ -108,7 +107,7 @@ impl Decoder {
             base: base.clone(),
             layers: layers.collect(),
             output_norm: Arc::new(base.output_norm().to_vec()),
-            // The head is read once for each batch of answers: never worth 100 MB.
+            // The head is read only once for each batch of answers, which is not worth 100 MB of dense weights.
             output: Arc::new(frozen(&[base.output()], false)),
             spec,
             kernels,
@@ -116,7 +115,7 @@ impl Decoder {
         }
     }
 
-    /// States `[tokens, hidden]` after the trunk to states after the last layer (before its norm).
+    /// Takes states `[tokens, hidden]` after the trunk to states after the last layer (before the final norm).
     pub fn forward(&self, hidden: &Tensor, batch: &Ragged, module: &TrainedModule, how: &Training) -> Result<Tensor> {
         let Some(rows) = module.prompt() else { return self.layers(hidden, batch, module, how) };
         let with = WithRows::new(&self.spec, rows, hidden, batch)?;
@@ -147,7 +146,7 @@ impl Decoder {
         Ok(x)
     }
 
-    /// The output norm.
+    /// Applies the final norm.
     pub fn final_norm(&self, hidden: &Tensor) -> Result<Tensor> {
         rms_norm(hidden, &self.output_norm, self.spec.norm_eps)
     }
@@ -163,7 +162,7 @@ impl Decoder {
     }
 }
 
-/// The biases of linears that read one input, one behind the other; empty if none has one.
+/// The biases of linears that read the same input, concatenated; empty if they have none.
 fn bias(layer: &LayerRef<'_>, which: &[Linear]) -> Vec<f32> {
     if which.iter().all(|l| layer.bias(*l).is_none()) {
         return Vec::new();
@@ -172,7 +171,7 @@ fn bias(layer: &LayerRef<'_>, which: &[Linear]) -> Vec<f32> {
     which.iter().flat_map(own).collect()
 }
 
-/// A borrowed matrix, as a place in the base's map.
+/// A borrowed matrix as a range of the base's map.
 fn located(base: &Base, m: MatrixRef<'_>) -> QuantWeight {
     let start = m.data.as_ptr() as usize - base.map().as_ptr() as usize;
     QuantWeight { map: base.map().clone(), bytes: start..start + m.data.len(), ty: m.ty, rows: m.rows }

@@ -1,8 +1,8 @@
-//! Scores a stage on test rows: by the very path that serves, [`Engine::candidates`] and
-//! [`Engine::generate`], and the bytes that serve.
+//! Scores a stage on test rows, on the same path ([`Engine::candidates`], [`Engine::generate`]) and the same
+//! bytes that serve.
 //!
-//! The trunk of a test row never changes and is run once; a module's word on a row is kept for as
-//! long as the module's bytes are the same.
+//! The trunk states of a test row never change and are computed once; a module's scores for a row are kept as
+//! long as the module's bytes stay the same.
 
 use crate::data::Prepared;
 use crate::fit::Examples;
@@ -13,16 +13,16 @@ use crate::metrics::{StageScores, TaskScores};
 use crate::stream::{Goal, Row, Task};
 use conpet_formats::Result;
 use conpet_formats::selector::Decision;
-use conpet_runtime::engine::Engine;
 use conpet_runtime::answer::{Candidate, Memo, best_label};
-use conpet_runtime::text::{Choice, Request};
+use conpet_runtime::engine::Engine;
 use conpet_runtime::skills::Skills;
+use conpet_runtime::text::{Choice, Request};
 use std::collections::HashMap;
 
-/// One task's test rows, ready.
+/// The prepared test rows of one task.
 #[derive(Debug)]
 pub struct TestSet {
-    /// Position of the task in the bundle.
+    /// Index of the task in the bundle.
     pub task: usize,
     /// Rows as text.
     pub rows: Vec<Row>,
@@ -30,24 +30,24 @@ pub struct TestSet {
     pub data: Prepared,
 }
 
-/// Keeps what need not be computed again between stages.
+/// Scores stages, and keeps what need not be recomputed between them.
 #[derive(Debug, Default)]
 pub struct Evaluator {
     sets: Vec<TestSet>,
     /// Inputs of no task.
     strangers: Option<Prepared>,
-    /// Scores of a head, by set, row, and digest of modules and head.
+    /// Head scores, by set, row, and digest of modules and head.
     scores: HashMap<(usize, usize, String), Vec<f32>>,
     /// Generated texts, by set, row, and digest of the module.
     texts: HashMap<(usize, usize, String), String>,
 }
 
-/// Scores of heads on some rows of a set.
+/// The kept head scores for some rows of a set.
 struct Known<'a> {
     scores: &'a mut HashMap<(usize, usize, String), Vec<f32>>,
     set: usize,
     rows: &'a [usize],
-    /// Of each task.
+    /// For each task, the digest of its modules and head.
     digests: &'a [String],
 }
 
@@ -73,7 +73,7 @@ impl Evaluator {
         self.sets.push(set);
     }
 
-    /// Sets the inputs of no task, with what a test row has.
+    /// Sets the inputs of no task, prepared as test rows are.
     pub fn set_strangers(&mut self, rows: Prepared) {
         self.strangers = Some(rows);
     }
@@ -82,7 +82,7 @@ impl Evaluator {
     /// stream's, in the bundle's order.
     ///
     /// # Errors
-    /// If a payload is damaged or a row cannot be run.
+    /// If a payload is damaged, or a row cannot be run.
     pub fn score(&mut self, engine: &Engine, skills: &Skills, tasks: &[Task], seen: usize) -> Result<StageScores> {
         let n_tasks = tasks.len();
         let mut out = StageScores {
@@ -104,7 +104,7 @@ impl Evaluator {
                 let decisions = engine.decide(skills, &trunked)?;
                 known.extend(decisions.iter().map(|d| (d.novelty, d.abstain)));
                 let mut memo = Known { scores: &mut self.scores, set, rows: &rows, digests: &digests };
-                // Where the selector does not choose, the caller names the task.
+                // If the selector does not choose, the caller names the task.
                 let named = decisions.is_empty().then_some(truth);
                 let mut chosen = engine.candidates(skills, &trunked, &decisions, named, &mut memo)?;
                 let mut alone = engine.candidates(skills, &trunked, &[], Some(truth), &mut memo)?;
@@ -112,7 +112,7 @@ impl Evaluator {
                 labels.for_each(|l| l.retain(|(t, ..)| *t < seen));
                 for (i, row) in rows.iter().enumerate() {
                     let decision = decisions.get(i);
-                    // With one module for everything there is nothing to route.
+                    // With a single module there is nothing to route.
                     let first = decision.map_or(truth, |d| d.order[0]);
                     out.rows[truth] += 1;
                     out.confusion[truth][first] += 1;
@@ -128,7 +128,7 @@ impl Evaluator {
                         Goal::Completion(want) => {
                             let of = (set, *row);
                             let oracle = self.text(engine, skills, &tasks[truth], of, Choice::Task(truth))?;
-                            // What another task answers is another module's text, or a label.
+                            // The answer of the chosen task: text of another module, or a label.
                             let answer = match serving(decision, truth) {
                                 Choice::Task(t) if skills.is_generation(t) => {
                                     self.text(engine, skills, &tasks[t], of, Choice::Task(t))?
@@ -164,7 +164,7 @@ impl Evaluator {
         Ok(out)
     }
 
-    /// What is served for a row that is answered by text.
+    /// The text that is served for a row of a generation task.
     fn text(
         &mut self,
         engine: &Engine,
@@ -195,7 +195,7 @@ impl Evaluator {
     }
 }
 
-/// What is in force for a row's text: the bare base where the selector refuses it.
+/// What is in force for a row's text: the bare base if the selector refuses it.
 fn serving(decision: Option<&Decision>, truth: usize) -> Choice {
     match decision {
         None => Choice::Task(truth),
@@ -204,7 +204,7 @@ fn serving(decision: Option<&Decision>, truth: usize) -> Choice {
     }
 }
 
-/// What identifies a task's modules and head: their sections' digests.
+/// The digests of the sections of a task's modules and head.
 fn digest(skills: &Skills, task: usize) -> String {
     let m = skills.manifest();
     let entry = &m.tasks[task];
@@ -215,7 +215,7 @@ fn digest(skills: &Skills, task: usize) -> String {
     format!("{module}/{head}")
 }
 
-/// All rows, cut into batches of at most `tokens` tokens.
+/// All rows, divided into batches of at most `tokens` tokens.
 fn row_batches(data: &Prepared, tokens: usize) -> Vec<Vec<usize>> {
     let mut out: Vec<Vec<usize>> = Vec::new();
     let mut sum = usize::MAX;

@@ -1,10 +1,10 @@
-//! Trains one module (and a head) on one set of examples: the one loop of all methods.
+//! Trains one module (and a head) on one set of examples. All methods use this loop.
 //!
-//! Everything random comes from streams keyed by (seed, name, step), and the optimizer's state is
-//! saved with the parameters, so that a run that was stopped continues to the same bits.
+//! All randomness comes from streams keyed by (seed, name, step), and the optimizer's state is saved with the
+//! parameters, so a run that was stopped and resumed ends with the same bits.
 //!
-//! A [`Job`] says what to train. `positions` chooses what of the module is data, `steps` takes the
-//! steps, each a batch through `pass`; `observe` passes rows without training on them.
+//! A [`Job`] says what to train. `positions` chooses the positions of a sparse delta, `steps` takes the steps,
+//! each a batch through `pass`; `observe` runs rows without training on them.
 
 mod batches;
 pub(crate) mod checkpoint;
@@ -25,7 +25,7 @@ pub use trained::Trained;
 
 use conpet_formats::Result;
 
-/// Trains to the end, or until stopped.
+/// Runs a job to its end, or until it is stopped.
 ///
 /// # Errors
 /// If a loss or gradient is not finite (the last checkpoint stays), or a checkpoint cannot be

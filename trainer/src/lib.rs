@@ -1,9 +1,9 @@
-//! Learning for ConPET: PET modules and selectors over a frozen quantized base, on candle.
+//! Training for ConPET: PET modules and selectors over a frozen quantized base, on candle.
 //!
-//! A task goes `stream -> data (the runtime's trunk) -> fit (decoder + nn + optim) -> entries of a draft ->
-//! calibration -> bundle -> evaluate (the runtime's engine) -> report`. [`services`] has each step but the last two,
-//! [`method`] and [`selectors`] are recipes over them, one file each with its own settings, and [`run`] is
-//! the loop over the tasks. [`config`] joins all settings into one value.
+//! A task goes
+//! `stream -> data (the runtime's trunk) -> fit (decoder + nn + optim) -> entries of a draft -> calibration -> bundle -> evaluate (the runtime's engine) -> report`.
+//! [`services`] has every step but the last two; [`method`] and [`selectors`] combine them, one file each with
+//! its own settings; [`run`] is the loop over the tasks. [`config`] joins all settings into one value.
 
 pub mod cli;
 pub mod commands;

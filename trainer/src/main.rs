@@ -1,4 +1,4 @@
-//! `conpet-train`: teaches a frozen quantized base a stream of tasks.
+//! `conpet-train`: trains modules and a selector for a stream of tasks on a frozen quantized base.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,5 @@
-//! Methods: how a stream is learned. Each is a recipe over [`crate::services`] and
-//! [`crate::selectors`], in a file of its own that gives its `Settings` and its `learn`, and is listed
-//! here.
+//! Methods: how a stream is learned. Each combines [`crate::services`] and [`crate::selectors`] in a file of
+//! its own, which defines its `Settings` and its `learn`, and is listed here.
 
 pub mod crl;
 pub mod dynamic;
@@ -23,10 +22,10 @@ use crate::stream::Task;
 use conpet_formats::bundle::Draft;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::pet::PetSpec;
-use conpet_formats::{Code, Error, Result};
 use conpet_formats::template;
+use conpet_formats::{Code, Error, Result};
 
-/// What a method does at one stage: everything from the tasks' rows to a draft to be written.
+/// What a method does at one stage: everything from the tasks' rows to the draft of the stage.
 pub type Learn = fn(&mut Services<'_>, &Settings, Stage) -> Result<Option<Draft>>;
 
 /// One method.
@@ -36,7 +35,7 @@ pub struct Method {
     pub name: &'static str,
     /// Learns one stage; `None` if it was stopped.
     pub learn: Learn,
-    /// Which of the settings of all methods have an effect on it.
+    /// Those of all methods' settings that have an effect on it.
     pub in_effect: fn(&Settings) -> Vec<&'static str>,
     /// How it differs from a method with a module for each task.
     pub traits: Traits,
@@ -47,18 +46,18 @@ pub struct Method {
 pub struct Traits {
     /// It learns all tasks in one stage.
     pub at_once: bool,
-    /// One module serves all tasks, so no task's own template can be around an input.
+    /// One module serves all tasks, so an input cannot be rendered with its task's template.
     pub shared: bool,
-    /// It trains a linear head, so it learns neither tasks answered by text nor `--head choice`.
+    /// It trains a linear head, so it supports neither generation tasks nor `--head choice`.
     pub labelled: bool,
-    /// It trains on rows of earlier tasks again.
+    /// It replays rows of earlier tasks.
     pub replays: bool,
     /// A selector chooses among its modules.
     pub selects: bool,
     /// Static ConPET: tasks after the first are trained on a mixture of old and new rows for a fixed
     /// number of steps.
     pub fixed: bool,
-    /// Refuses a module that it cannot learn.
+    /// Fails for a module that it cannot train.
     pub fits: fn(&PetSpec) -> Result<()>,
 }
 
@@ -76,7 +75,7 @@ const LABELLED: Traits = Traits { labelled: true, ..SHARED };
 const REPLAYS: Traits = Traits { replays: true, ..SHARED };
 const REPLAYS_LABELLED: Traits = Traits { replays: true, ..LABELLED };
 
-/// `file: "name" traits, ..;` for each file, which may hold several methods.
+/// Lists the methods: `file: "name" traits, ..;` for each file, which may hold several.
 macro_rules! methods {
     ($($file:ident: $($name:literal $traits:expr),+;)*) => {
         join! {
@@ -111,7 +110,7 @@ methods! {
     crl: "crl" REPLAYS_LABELLED, "static-crl" Traits { fixed: true, ..REPLAYS_LABELLED };
 }
 
-/// Names of those that are so, for messages.
+/// Names of the methods with these traits, for messages.
 pub fn names(which: impl Fn(&Traits) -> bool) -> String {
     METHODS.iter().filter(|m| which(&m.traits)).map(|m| m.name).collect::<Vec<_>>().join(", ")
 }
@@ -125,7 +124,7 @@ pub fn by_name(name: &str) -> Result<Method> {
 }
 
 impl Method {
-    /// Whether it learns the modules and heads that the settings ask for.
+    /// Checks that it can train the module and head that the settings ask for.
     ///
     /// # Errors
     /// Names the setting and the method.
@@ -138,37 +137,37 @@ impl Method {
         (self.traits.fits)(&resolved.module.pet)
     }
 
-    /// Whether it can learn these tasks, asked before anything is trained.
+    /// Checks that it can learn these tasks, before anything is trained.
     ///
     /// # Errors
-    /// Names the task, what is in the way, and methods that learn it.
+    /// Names the task, the reason, and methods that can learn it.
     pub fn check_tasks(&self, tasks: &[Task]) -> Result<()> {
         let refuse = |what: String, hint: &str| Err(Error::new(Code::Unsupported, what).hint(hint));
         let Some(first) = tasks.first().filter(|_| self.traits.shared) else { return Ok(()) };
         let name = self.name;
         if let Some(t) = tasks.iter().find(|t| t.kind != first.kind) {
-            let what = format!("--method {name}: task {} is of another kind than the first", t.name);
+            let what = format!("--method {name}: task {} has another kind than the first", t.name);
             return refuse(
                 what,
                 "one shared module learns classification or generation, not both; use --method dynamic",
             );
         }
         if self.traits.labelled && first.kind == TaskKind::Generation {
-            let what = format!("--method {name} needs labels, and task {} is answered by text", first.name);
-            return refuse(what, &format!("methods for tasks answered by text: {}", names(|m| !m.labelled)));
+            let what = format!("--method {name} needs labels, and task {} generates text", first.name);
+            return refuse(what, &format!("methods for tasks that generate text: {}", names(|m| !m.labelled)));
         }
         if let Some(t) = tasks.iter().find(|t| t.kind == TaskKind::Generation && t.template != first.template) {
             let what = format!("--method {name}: task {} has another template than the first", t.name);
             return refuse(
                 what,
-                "one shared module is asked without knowing the task: give all tasks one template, or use --method dynamic",
+                "one shared module answers without knowing the task: give all tasks one template, or use --method dynamic",
             );
         }
         Ok(())
     }
 
-    /// Tasks as the method learns them. One shared module is asked without knowing the task, so no task's
-    /// own words can be around the input: labels are learned from bare inputs.
+    /// Tasks as the method learns them. One shared module answers without knowing the task, so inputs cannot be
+    /// rendered with their tasks' templates: labels are learned from bare inputs.
     ///
     /// # Errors
     /// See [`Method::check_tasks`].

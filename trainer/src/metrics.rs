@@ -1,7 +1,7 @@
-//! Figures of continual learning, from the matrix `R[t][s]`: the main metric on task s after stage t.
+//! Metrics of continual learning, from the matrix `R[t][s]`: the main metric on task s after stage t.
 //!
-//! The main metric of a task is accuracy where it is answered by a label, ROUGE-L where it is answered by
-//! text, or what `stream.json` names.
+//! The main metric of a task is what `stream.json` names; by default accuracy for a classification task and
+//! ROUGE-L for a generation task.
 
 pub mod detection;
 pub mod labels;
@@ -10,29 +10,29 @@ pub mod text;
 use detection::Detection;
 use serde::{Deserialize, Serialize};
 
-/// What a task is judged by.
+/// The main metric of a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
-    /// Right rows over all rows; of texts, those that match exactly.
+    /// Fraction of rows answered correctly; a text must match exactly.
     #[default]
     Accuracy,
-    /// Mean of the F1 of the task's labels.
+    /// Mean F1 over the task's labels.
     MacroF1,
-    /// The text is the wanted one.
+    /// Fraction of texts that match exactly.
     ExactMatch,
-    /// Mean of the rows' [`text::rouge_l`].
+    /// Mean [`text::rouge_l`] over the rows.
     RougeL,
 }
 
 /// All metrics of one task at one stage; `None` where they do not apply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskScores {
-    /// The main one.
+    /// Which of them is the main metric.
     pub metric: Metric,
-    /// Mean F1 of its labels.
+    /// Mean F1 over its labels.
     pub macro_f1: Option<f64>,
-    /// Part of the texts that match.
+    /// Fraction of its texts that match exactly.
     pub exact_match: Option<f64>,
     /// Mean ROUGE-L of its texts.
     pub rouge_l: Option<f64>,
@@ -43,21 +43,21 @@ pub struct TaskScores {
 pub struct StageScores {
     /// Test rows of each task that were scored.
     pub rows: Vec<usize>,
-    /// Answered right.
+    /// Rows of each task answered correctly.
     pub right: Vec<usize>,
-    /// Sent to the right task first.
+    /// Rows of each task whose true task the selector chose first.
     pub routed: Vec<usize>,
-    /// Answered right when the task is named (the oracle router).
+    /// Rows of each task answered correctly if the task is named (an oracle selector).
     pub oracle: Vec<usize>,
-    /// `[true task][chosen task]`.
+    /// Counts of rows, `[true task][chosen task]`.
     pub confusion: Vec<Vec<usize>>,
-    /// Metrics of each task beside accuracy; reports of older releases have none.
+    /// Further metrics of each task; reports of older releases have none.
     #[serde(default)]
     pub tasks: Vec<TaskScores>,
     /// Mean F1 over the labels of all tasks scored.
     #[serde(default)]
     pub macro_f1: Option<f64>,
-    /// Inputs of no task, where the stream has some.
+    /// How well inputs of no task are refused, if the stream has some.
     #[serde(default)]
     pub detection: Option<Detection>,
 }
@@ -86,41 +86,41 @@ fn mean(v: &[f64]) -> Option<f64> {
     (!v.is_empty()).then(|| v.iter().sum::<f64>() / v.len() as f64)
 }
 
-/// The figures of a whole run.
+/// The metrics of a whole run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// `R[t][s]`; `None` for tasks that stage t was not scored on.
     pub matrix: Vec<Vec<Option<f64>>>,
     /// Mean over tasks of the last row of the matrix ("average accuracy" or "average performance").
     pub average_accuracy: f64,
-    /// Right rows over all rows after the last stage ("whole accuracy", micro).
+    /// Correct rows over all rows after the last stage ("whole accuracy", micro average).
     pub whole_accuracy: f64,
     /// Mean over tasks but the last of (best accuracy at an earlier stage - last); Chaudhry et al. 2018.
     pub forgetting: Option<f64>,
     /// Mean over tasks but the last of `R[T][s] - R[s][s]`; Lopez-Paz & Ranzato 2017.
     pub bwt: Option<f64>,
-    /// Mean over tasks but the first of `R[s-1][s] - b[s]`; 0 by construction where labels of a
-    /// task are unknown before its stage (then also the untrained baseline b is 0).
+    /// Mean over tasks but the first of `R[s-1][s] - b[s]`; 0 by construction if the labels of a task are
+    /// unknown before its stage (then also the untrained baseline b is 0).
     pub fwt: Option<f64>,
-    /// Rows sent to the right task first.
+    /// Fraction of rows whose true task the selector chose first.
     pub routing_accuracy: f64,
     /// Whole accuracy if the task were always known.
     pub oracle_accuracy: f64,
     /// Mean F1 over all labels after the last stage.
     #[serde(default)]
     pub macro_f1: Option<f64>,
-    /// Mean over the tasks answered by text of their ROUGE-L, after the last stage.
+    /// Mean ROUGE-L over the generation tasks, after the last stage.
     #[serde(default)]
     pub rouge_l: Option<f64>,
-    /// The same of their exact matches.
+    /// Mean fraction of exact matches over the generation tasks, after the last stage.
     #[serde(default)]
     pub exact_match: Option<f64>,
-    /// Inputs of no task, at the last stage.
+    /// How well inputs of no task are refused, at the last stage.
     #[serde(default)]
     pub detection: Option<Detection>,
 }
 
-/// Computes the figures from the stages' counts.
+/// Computes the metrics from the stages' counts.
 pub fn metrics(stages: &[StageScores]) -> Metrics {
     let ratio = |a: usize, b: usize| (b > 0).then(|| a as f64 / b as f64);
     let matrix: Vec<Vec<Option<f64>>> = stages.iter().map(|s| (0..s.rows.len()).map(|t| s.main(t)).collect()).collect();

@@ -1,11 +1,10 @@
 //! The arithmetic of training: exact forward and backward passes over ragged batches.
 //!
-//! candle's fused operations (softmax, RMSNorm, rotary embedding, quantized matmul) cut gradients
-//! silently, and its matmul keeps a gradient for every frozen weight; so each operation a decoder
-//! needs is here, in a file of its own, checked against finite differences: functions on slices,
-//! and a candle operator around those that stand alone in a graph. A whole layer is one operator
-//! ([`crate::decoder`]): at 10 to 100 tokens a sequence, time goes into graph nodes, cleared
-//! gradients and copies long before it goes into arithmetic.
+//! candle's fused operations (softmax, RMSNorm, rotary embedding, quantized matmul) cut gradients silently, and
+//! its matmul keeps a gradient for every frozen weight; so each operation that a decoder needs is here, in a
+//! file of its own, checked against finite differences: functions on slices, and a candle operator around those
+//! that are graph nodes of their own. A whole layer is one operator ([`crate::decoder`]): at 10 to 100 tokens a
+//! sequence, time goes into graph nodes, cleared gradients and copies long before it goes into arithmetic.
 //!
 //! A batch is the tokens of several sequences one after another, `[tokens, hidden]`, without
 //! padding. Sums run in a fixed order, so results do not depend on the number of threads.
@@ -23,7 +22,7 @@ use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 /// Rows below which a loop over rows is not worth splitting over threads.
 pub(crate) const MIN_ROWS: usize = 16;
 
-/// The contiguous `f32` numbers an operator was given.
+/// The contiguous `f32` values of an operator's input.
 pub(crate) fn operand<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let CpuStorage::F32(v) = storage else { bail!("only f32 is trained on") };
     match layout.contiguous_offsets() {
@@ -32,7 +31,7 @@ pub(crate) fn operand<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'
     }
 }
 
-/// Calls `f` with a tensor's numbers, without a copy if they lie in order.
+/// Calls `f` with a tensor's values, without a copy if they are contiguous.
 pub(crate) fn with_numbers<T>(t: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
     let t = t.contiguous()?;
     let (storage, layout) = t.storage_and_layout();
@@ -40,7 +39,7 @@ pub(crate) fn with_numbers<T>(t: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result
     Ok(f(operand(storage, layout)?))
 }
 
-/// A copy of a tensor's numbers.
+/// A copy of a tensor's values.
 pub(crate) fn numbers(t: &Tensor) -> Result<Vec<f32>> {
     with_numbers(t, <[f32]>::to_vec)
 }
@@ -152,7 +151,7 @@ pub(crate) mod check {
         0.5 + ((i * 7919) % 13) as f64 / 13.0
     }
 
-    /// Uneven numbers of size about 1.
+    /// Varied values of size about 1.
     pub(crate) fn wave(n: usize, phase: f32) -> Vec<f32> {
         (0..n).map(|i| ((i as f32 * 1.3 + phase).sin() + (i % 3) as f32 * 0.2) * 0.8).collect()
     }

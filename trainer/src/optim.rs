@@ -1,6 +1,6 @@
-//! AdamW with its state in the open, so that a run can be stopped and continued bit for bit.
+//! AdamW with accessible state, so that a run can be stopped and continued bit for bit.
 //!
-//! candle's optimizer keeps its moments private, in the parameter's type, and knows no groups.
+//! candle's optimizer keeps its moments private and in the parameter's type, and has no parameter groups.
 
 use crate::nn::numbers;
 use candle_core::{Result, Tensor, Var, bail};
@@ -13,7 +13,7 @@ pub struct AdamWConfig {
     pub beta1: f32,
     /// Decay of the second moment.
     pub beta2: f32,
-    /// Keeps the step finite.
+    /// Added to the denominator, to keep the step finite.
     pub eps: f32,
     /// Decoupled weight decay.
     pub weight_decay: f32,
@@ -25,21 +25,21 @@ impl Default for AdamWConfig {
     }
 }
 
-/// Which numbers of a parameter a step leaves as they are: no gradient, no decay.
+/// Which values of a parameter a step does not change, neither by gradient nor by decay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
     /// None: all are trained.
     None,
     /// All.
     All,
-    /// The first rows.
+    /// This many of the first rows.
     Rows(usize),
-    /// The first columns.
+    /// This many of the first columns.
     Columns(usize),
 }
 
 impl Held {
-    /// Whether the number at `i` of a parameter with rows of `width` numbers is held.
+    /// Whether the value at index `i` of a parameter with rows of `width` values is held.
     pub fn holds(self, i: usize, width: usize) -> bool {
         match self {
             Self::None => false,
@@ -55,18 +55,18 @@ impl Held {
 pub struct Param {
     /// The variable.
     pub var: Var,
-    /// Multiplies the learning rate.
+    /// Factor on the learning rate.
     pub lr: f32,
     /// First moment.
     pub m: Vec<f32>,
     /// Second moment.
     pub v: Vec<f32>,
-    /// What the next step leaves as it is.
+    /// The values that the next step does not change.
     pub held: Held,
 }
 
 impl Param {
-    /// Numbers of a row.
+    /// Values in a row.
     fn width(&self) -> usize {
         self.var.dims()[1..].iter().product()
     }
@@ -79,12 +79,12 @@ pub struct AdamW {
     pub config: AdamWConfig,
     /// All parameters.
     pub params: BTreeMap<String, Param>,
-    /// Steps taken.
+    /// Number of steps taken.
     pub step: u64,
 }
 
 impl AdamW {
-    /// No parameters yet.
+    /// An optimizer without parameters.
     pub fn new(config: AdamWConfig) -> Self {
         Self { config, ..Self::default() }
     }
@@ -95,7 +95,7 @@ impl AdamW {
         self.params.insert(name, Param { var, lr, m: vec![0.0; n], v: vec![0.0; n], held: Held::None });
     }
 
-    /// Numbers being trained.
+    /// Number of trained parameters.
     pub fn trainable(&self) -> usize {
         self.params.values().map(|p| (0..p.m.len()).filter(|i| !p.held.holds(*i, p.width())).count()).sum()
     }

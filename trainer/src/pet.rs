@@ -1,9 +1,9 @@
-//! A module in training: where its parameters start, what they do in the layers, and what is kept.
+//! A module in training: its initial parameters, what they do in the layers, and which tensors are kept.
 //!
-//! A kind is one file here and one line in `kind::of`: where its tensors start, where they lie in a
-//! layer's vector, what it does at the points of a layer, and the gradient of that. What is trained has
-//! the names and shapes of what is kept, but for a kind that is trained through other parameters: a
-//! prefix with an MLP.
+//! A kind is one file here and one line in `kind::of`: its tensors' initial values, their place in a layer's
+//! vector, what it does at the points of a layer, and the gradient of that. The trained parameters have the
+//! names and shapes of the kept tensors, except for a kind that is trained through other parameters: a prefix
+//! with an MLP.
 
 pub mod act;
 mod adapter;
@@ -40,23 +40,23 @@ use std::sync::Arc;
 /// A module in training.
 #[derive(Debug, Clone)]
 pub struct TrainedModule {
-    /// What it is.
+    /// Its spec.
     pub pet: PetSpec,
     /// Its tensors by full name; empty if nothing is in force.
     pub tensors: BTreeMap<String, Tensor>,
     /// Positions of a sparse delta, by full name.
     pub indices: Indices,
-    /// Listens to gradients of frozen weights.
+    /// Records gradients of frozen weights.
     pub probe: Option<Arc<Probe>>,
 }
 
 impl TrainedModule {
-    /// A module of which nothing is in force.
+    /// A module without tensors, which changes nothing.
     pub fn none(pet: PetSpec) -> Self {
         Self { pet, tensors: BTreeMap::new(), indices: Indices::new(), probe: None }
     }
 
-    /// What acts in a layer, and the vector of its parameters there; `None` where nothing acts.
+    /// The parts that act in a layer, and the vector of their parameters; `None` if nothing acts there.
     ///
     /// # Errors
     /// If its tensors cannot be joined.
@@ -80,10 +80,10 @@ fn own(part: &Part, spec: &ModelSpec, sites: &[Site]) -> Vec<Site> {
     sites.iter().copied().filter(|s| part.acts(spec.n_layer, *s)).collect()
 }
 
-/// The positions that a module's spec asks for; `named` are seed and name of the random stream.
+/// Chooses the positions that a module's spec asks for; `named` is the seed and name of the random stream.
 ///
 /// # Errors
-/// If they are more than there are weights, or `fisher` fails.
+/// If there are fewer weights than positions, or `fisher` fails.
 pub fn choose(base: &Base, pet: &PetSpec, sites: &[Site], named: (u64, &str), fisher: Fisher<'_>) -> Result<Indices> {
     let mut out = Indices::new();
     for part in pet.parts() {
@@ -93,9 +93,9 @@ pub fn choose(base: &Base, pet: &PetSpec, sites: &[Site], named: (u64, &str), fi
     Ok(out)
 }
 
-/// Where training starts. Every kind but prefix and prompt starts as no change at all.
+/// The parameters before training. Every kind but prefix and prompt starts without any effect.
 ///
-/// `named` are seed and name of the random streams; `known` tells what training goes on from instead.
+/// `named` is the seed and name of the random streams; `known` says which tensors training continues from instead.
 pub fn fresh(
     base: &Base,
     pet: &PetSpec,
@@ -122,11 +122,11 @@ pub fn fresh(
     out
 }
 
-/// What the layers see, and what is kept: the parameters, with what they make where a kind is trained
-/// through other ones.
+/// The tensors that the layers use and that are kept: the parameters themselves, or the tensors computed from
+/// them if a kind is trained through others.
 ///
 /// # Errors
-/// If that cannot be computed.
+/// If they cannot be computed.
 pub fn in_force(
     pet: &PetSpec,
     spec: &ModelSpec,
@@ -139,7 +139,7 @@ pub fn in_force(
     Ok(parameters)
 }
 
-/// Whether a trained tensor is the module's, by its name: the others are the head's and a recipe's own.
+/// Whether a trained tensor belongs to the module, by its name; the others belong to the head or the recipe.
 pub fn is_module(name: &str) -> bool {
     name.starts_with("blk.") || name.starts_with("token_embd.")
 }

@@ -1,4 +1,4 @@
-//! Which features tell tasks apart: closed-form selectors on several candidates, before training.
+//! Compares features for the selector before training, by fitting closed-form selectors on each.
 //!
 //! One pass over the rows reads every layer and pooling that any candidate names; each candidate
 //! is then fitted on the training rows and scored on the validation rows, never on test rows.
@@ -10,34 +10,34 @@ use crate::services::prepare::{Split, bare};
 use crate::settings::automatic::Trunk;
 use crate::stream::Task;
 use conpet_formats::Result;
-use conpet_formats::template;
 use conpet_formats::feature::{FeatureSpec, StateNorm};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::ngrams::Ngrams;
 use conpet_formats::quant::QuantType;
+use conpet_formats::template;
 use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::sampler::argmax;
 use serde::Serialize;
 
-/// How well one feature does on the validation rows.
+/// Results of one feature on the validation rows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Probe {
     /// The feature, as `--selector-feature` takes it.
     pub feature: String,
-    /// Its length.
+    /// Length of the feature.
     pub dim: usize,
-    /// The shrinkage it was fitted with.
+    /// Shrinkage of the covariance.
     pub shrinkage: f64,
-    /// Weight of the token n-grams beside it.
+    /// Weight of the token n-grams beside the feature.
     pub ngram_weight: f64,
-    /// Part of the rows whose class is right, over the classes of all tasks.
+    /// Fraction of rows whose class is right, among the classes of all tasks.
     pub classes: f64,
-    /// Part of the rows whose task is right, through the class's task.
+    /// Fraction of rows whose task is right, being the task of the chosen class.
     pub routing: f64,
 }
 
-/// What to try, each with each.
+/// What to try, in all combinations.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     /// Features, as `--selector-feature` takes them.
@@ -50,7 +50,7 @@ pub struct Wanted<'a> {
 
 /// Features of one split of all tasks.
 struct Features {
-    /// `[rows, parts of the union · hidden]`.
+    /// All parts that any candidate reads, `[rows, parts · hidden]`.
     features: Vec<f32>,
     /// Class of each row, counted over all tasks.
     classes: Vec<usize>,
@@ -61,7 +61,7 @@ struct Features {
 /// Probes every feature with every shrinkage and every weight of the token n-grams.
 ///
 /// # Errors
-/// If a feature is not one, or a covariance is singular.
+/// If a feature is malformed, or a covariance is singular.
 pub fn probe(
     engine: &Engine,
     tasks: &[Task],
@@ -203,7 +203,7 @@ mod tests {
         let got = probe(&e, &tasks, 256, &wanted, &mut |_| {}).unwrap();
         assert_eq!(got.len(), 4);
         assert_eq!((got[0].feature.as_str(), got[0].dim, got[3].shrinkage), ("2:mean", e.base.spec.hidden, 0.3));
-        // The last token is a number and says nothing of the task.
+        // The last token is a number, which says nothing about the task.
         assert!(got[0].routing > 0.9 && got[2].routing < 0.8, "{got:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Progress on stderr: a bar on a terminal; elsewhere a line as a task begins and ends, and now and then.
+//! Progress on stderr: a bar on a terminal; elsewhere a line when work begins or ends, and every half minute.
 
 use crate::services::Event;
 use indicatif::{ProgressBar, ProgressStyle};

@@ -1,4 +1,4 @@
-//! What a run leaves behind for people: `report.json`, and one HTML page that needs nothing else.
+//! The report of a run: `report.json` and one self-contained HTML page.
 
 mod html;
 mod joined;
@@ -29,7 +29,7 @@ pub fn write_page(r: &Report, dir: &Path) -> Result<()> {
     write(dir, "report", r, &page(r))
 }
 
-/// Version of the JSON.
+/// Version of the JSON format.
 pub const SCHEMA: u32 = 1;
 
 /// Writes `NAME.json`, in one line, and `NAME.html`.
@@ -46,11 +46,11 @@ pub(crate) fn write(dir: &Path, name: &str, numbers: &impl Serialize, page: &str
 /// One method's run on a stream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MethodReport {
-    /// Method, with its selector where it has one.
+    /// Name of the run: see [`name`].
     pub name: String,
-    /// Every setting.
+    /// All settings.
     ///
-    /// By name: a report of another release may have other settings, and must still be read.
+    /// They are kept by name, because reports of other releases, with other settings, must still be readable.
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Names of the tasks, in order.
     pub tasks: Vec<String>,
@@ -58,14 +58,14 @@ pub struct MethodReport {
     pub labels: Vec<usize>,
     /// Counts after each stage that was scored.
     pub stages: Vec<StageScores>,
-    /// The figures.
+    /// The metrics.
     pub metrics: Metrics,
-    /// The costs.
+    /// What the run cost.
     pub usage: Usage,
 }
 
 impl MethodReport {
-    /// Computes the figures of a run.
+    /// Makes the report of a run from its stages' scores.
     pub fn new(config: &Config, tasks: &[Task], stages: &[StageScores], usage: Usage) -> Self {
         let name = name(config);
         let figures = metrics(stages);
@@ -90,18 +90,18 @@ impl MethodReport {
 /// Several runs on one stream, side by side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Where it comes from.
+    /// Where the report comes from.
     #[serde(flatten)]
     pub origin: Origin,
     /// The runs.
     pub methods: Vec<MethodReport>,
-    /// The methods, each over all its runs; of these again when runs are joined.
+    /// Each method summarised over all its runs; recomputed when reports are joined.
     #[serde(default)]
     pub summary: Vec<Summary>,
 }
 
-/// What a run is called: as it was named, or by its method, its selector, and what a module and a head are if not the usual.
-/// Runs of one name are taken for repetitions, with another seed or order of the tasks.
+/// The name of a run: the one it was given, or else its method, its selector, and its PET kind and head if they
+/// are not the usual ones. Runs of the same name count as repetitions with another seed or order of the tasks.
 pub fn name(config: &Config) -> String {
     if let Some(name) = config.run.name.get() {
         return name.to_owned();
@@ -119,21 +119,21 @@ pub fn name(config: &Config) -> String {
 }
 
 impl Report {
-    /// Without runs so far.
+    /// A report without runs.
     pub fn new(origin: Origin) -> Self {
         Self { origin, methods: Vec::new(), summary: Vec::new() }
     }
 
-    /// Joins runs: the summary follows from them.
+    /// The report with these runs, and their summary.
     pub fn with(self, methods: Vec<MethodReport>) -> Self {
         Self { summary: summaries(&methods), methods, ..self }
     }
 
-    /// A plain-text table of the matrix and the figures, for a terminal.
+    /// A plain-text table of the matrix and the metrics, for a terminal.
     pub fn text(&self) -> String {
         use std::fmt::Write as _;
         let mut out = String::new();
-        // The matrix of a method is of one run; where there are several, their means say more.
+        // A matrix belongs to one run; for methods with several, the table of means says more.
         let single = |m: &&MethodReport| self.methods.iter().filter(|x| x.name == m.name).count() == 1;
         for m in self.methods.iter().filter(single) {
             let _ = writeln!(out, "\n{}: main metric in % after each stage (rows) on each task (columns)", m.name);

@@ -1,10 +1,10 @@
-//! Random streams: ChaCha8, keyed by (seed, task, purpose, step), so that a resumed run needs no
-//! saved generator state and candle's unseedable CPU generator is never used.
+//! Random streams: ChaCha8, keyed by (seed, task, purpose, step), so that a resumed run needs no saved
+//! generator state. candle's CPU generator cannot be seeded and is never used.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// A stream for one purpose.
+/// A random stream for one purpose.
 #[derive(Debug)]
 pub struct Stream(ChaCha8Rng);
 
@@ -41,7 +41,7 @@ impl Stream {
         }
     }
 
-    /// `n` numbers uniform in [-bound, bound].
+    /// `n` values uniform in [-bound, bound].
     pub fn symmetric(&mut self, n: usize, bound: f32) -> Vec<f32> {
         (0..n).map(|_| (self.uniform() * 2.0 - 1.0) * bound).collect()
     }

@@ -1,9 +1,8 @@
-//! Leads a run: each task is learned, the stage written to the bundle and scored, and at the end there
-//! is a report.
+//! A run over a stream: each task is learned, its stage is written to the bundle and scored, and a report is
+//! made at the end.
 //!
-//! Methods are recipes over the [`crate::services`]; this is the loop above them. A run that was stopped goes
-//! on from the last stage ([`resume`]) and, within a task, from the last checkpoint; [`add`] learns one
-//! more task onto a bundle.
+//! This is the loop above the methods. A run that was stopped continues from the last stage ([`resume`]) and,
+//! within a task, from the last checkpoint; [`add`] learns one more task onto a bundle.
 
 pub mod add;
 mod resume;
@@ -27,15 +26,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-/// A run under way.
+/// A run over a stream of tasks.
 pub struct Run<'a> {
     config: Config,
     method: Method,
     services: Services<'a>,
     strangers: Vec<Row>,
-    /// The bundle.
+    /// Path of the bundle.
     out: PathBuf,
-    /// The folder beside it: what a resumed run needs.
+    /// The work folder beside the bundle, with what a resumed run needs.
     work: PathBuf,
 }
 
@@ -76,14 +75,14 @@ impl<'a> Run<'a> {
         Ok(Self { config, method, services, strangers: Vec::new(), out: out.to_owned(), work })
     }
 
-    /// The same run with inputs of no task, to see at each stage whether the selector notices them.
+    /// Adds inputs of no task, to measure at each stage whether the selector refuses them.
     #[must_use]
     pub fn with_strangers(self, strangers: Vec<Row>) -> Self {
         Self { strangers, ..self }
     }
 
-    /// Learns the whole stream; with `resume`, goes on where the bundle and its work folder stand.
-    /// `None` if it was stopped.
+    /// Learns the whole stream; with `resume`, continues from the bundle and its work folder. `None` if it was
+    /// stopped.
     ///
     /// # Errors
     /// If the bundle exists and `resume` is false, or it was begun with other settings, tasks or rows.
@@ -118,9 +117,9 @@ impl<'a> Run<'a> {
                 scores.push(s);
                 continue;
             }
-            // As the stage stands in the chain. What was learned all at once is asked as if only the
-            // tasks so far existed: what it loses from stage to stage is lost to the choice among
-            // more classes, not to learning.
+            // The bundle's stage to score. A method that learns all tasks at once has only one stage, which is
+            // scored as if only the tasks so far existed: what it loses from step to step is due to the choice
+            // among more classes, not to learning.
             let stage = if at_once { 1 } else { t + 1 };
             let bundle = Bundle::open_stage(&self.out, stage as u64)?;
             let s = self.score(&mut evaluator, bundle, t + 1, &kept)?;
@@ -131,8 +130,8 @@ impl<'a> Run<'a> {
         Ok(Some(self.report(&scores)))
     }
 
-    /// Learns a task's stage; `None` if it was stopped. What was finished of it stands in its checkpoints then,
-    /// and is counted when it is done.
+    /// Learns a task's stage; `None` if it was stopped. Its checkpoints then hold what was finished, and its
+    /// cost is counted when it is done.
     fn learn(&mut self, t: usize) -> Result<Option<Draft>> {
         let account = self.services.usage().clone();
         let draft = self.services.draft(self.method.name)?;
@@ -144,9 +143,9 @@ impl<'a> Run<'a> {
         Ok(draft)
     }
 
-    /// Creates or appends the stage, then forgets what only this stage needed.
+    /// Creates the bundle or appends the stage, then deletes what only this stage needed.
     fn write(&mut self, draft: Draft) -> Result<()> {
-        // What was learned on a base that has vanished meanwhile is worth nothing.
+        // What was learned is worthless if the base's file was changed meanwhile.
         self.services.engine().base.check()?;
         if self.services.bundle().is_some() {
             draft.append(&self.out)?;

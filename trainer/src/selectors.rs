@@ -1,8 +1,8 @@
-//! Selectors: what is fitted so that the runtime can choose a module from the input.
+//! Selectors: they are fitted here so that the runtime can choose a module from the input.
 //!
-//! Each kind stands in a file of its own, which gives its `Settings` and its `fit`, and is listed here. The closed
-//! forms ([`lda`], [`ridge`], [`centroid`]) read streamed sufficient statistics only: exact for any order
-//! of tasks, and no earlier row is needed again. [`linear`] and [`mlp`] keep a bounded [`memory`] of
+//! Each kind has a file of its own, which defines its `Settings` and its `fit`, and is listed here. The closed
+//! forms ([`lda`], [`ridge`], [`centroid`]) need only streamed sufficient statistics: they are exact for any
+//! order of tasks, and no earlier row is needed again. [`linear`] and [`mlp`] keep a bounded [`memory`] of
 //! features in the bundle; [`conpet`] needs the older rows themselves.
 
 mod calibrate;
@@ -37,21 +37,21 @@ use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::selector::SelectorKind;
 use fitting::Fit;
 
-/// Renews the draft's selector after a task was added to it; false if it was stopped.
+/// Fits the draft's selector after a task was added to it; false if it was stopped.
 pub type Renew = fn(&mut Services<'_>, &Settings, &mut Draft, &Fit<'_>) -> Result<bool>;
 
 /// One kind of selector.
 #[derive(Debug, Clone, Copy)]
 pub struct Selector {
-    /// What it is called in flags and bundles.
+    /// The kind, which has its name in flags and bundles.
     pub kind: SelectorKind,
-    /// Fits it.
+    /// Fits the selector.
     pub fit: Renew,
     /// It needs the rows of earlier tasks, so a task cannot be added without the whole stream.
     pub needs_old_rows: bool,
-    /// Which of the settings that kinds share have an effect on it.
+    /// Those of the shared settings that have an effect on it.
     reads: &'static [&'static str],
-    /// Its own settings.
+    /// The names of its own settings.
     own: fn(&Settings) -> Vec<&'static str>,
 }
 
@@ -61,13 +61,14 @@ const CLOSED: &[&str] = &["selector", "selector_feature", "top_k", "margin", "ab
 const TRAINED: &[&str] =
     &["selector", "selector_feature", "top_k", "margin", "abstain", "selector_memory", "selector_steps"];
 
-/// `file: Kind (needs older rows) what it reads, ..;` for each file, which may fit several kinds.
+/// Lists the selectors: `file: Kind (needs older rows) settings it reads, ..;` for each file, which may fit
+/// several kinds.
 macro_rules! selectors {
     ($($file:ident: $($kind:ident $old:literal $reads:ident),+;)*) => {
         join! {
             /// The settings of all selectors.
             Settings Flags {
-                /// Those that several kinds read.
+                /// Settings that several kinds read.
                 common: fitting::Settings,
                 $(
                     #[doc = concat!("Those of `", stringify!($file), "`.")]
@@ -76,7 +77,7 @@ macro_rules! selectors {
             } in effect: in_effect
         }
 
-        /// All kinds that can be asked for.
+        /// All kinds that `--selector` accepts.
         pub const SELECTORS: &[Selector] = &[$($(Selector {
             kind: SelectorKind::$kind,
             fit: |services, all, draft, new| $file::fit(services, &all.$file, draft, new),
@@ -97,7 +98,7 @@ selectors! {
     unfitted: Uniform false NOTHING, Task false NOTHING;
 }
 
-/// The settings that have an effect on the selector that is asked for.
+/// Names of the settings that have an effect on the chosen selector.
 fn in_effect(settings: &Settings) -> Vec<&'static str> {
     match by_name(&settings.common.selector) {
         Ok(s) => [s.reads, &(s.own)(settings)].concat(),
@@ -117,7 +118,7 @@ pub fn by_name(name: &str) -> Result<Selector> {
 }
 
 impl Settings {
-    /// What the selector reads of the trunk's states; `None` if it reads none of them.
+    /// The feature that the selector reads from the trunk; `None` if it reads none.
     ///
     /// # Errors
     /// If there is no such selector, or `--selector-feature` is malformed.
@@ -127,7 +128,7 @@ impl Settings {
         Ok(by_name(&self.common.selector)?.kind.scores_classes().then_some(feature))
     }
 
-    /// Settings with what a bundle's selector shares with all tasks as its entry and payload have it.
+    /// Settings in which those that all tasks of a bundle share are taken from its selector's entry and payload.
     ///
     /// # Errors
     /// If the payload cannot be read.

@@ -1,7 +1,7 @@
-//! What methods and selectors are recipes over: rows with their trunk states, training, entries of a
-//! bundle's next stage, memory from stage to stage, calibration, rows to train on again.
+//! The services that methods and selectors combine: prepared rows with their trunk states, training, entries of
+//! a bundle's next stage, memory from stage to stage, calibration, and replay.
 //!
-//! One file each. Nothing here knows a method or a selector; [`crate::run`] leads them all.
+//! Each service is one file. Nothing here depends on a method or a selector; [`crate::run`] is the loop above them.
 
 mod calibrate;
 mod entries;
@@ -38,19 +38,19 @@ use std::sync::atomic::AtomicBool;
 use usage::{StageCost, Usage};
 
 join! {
-    /// The settings of preparing, training and storing, whatever the method.
+    /// The settings of preparing, training and storing, for all methods.
     Settings Flags {
         /// What a module is.
         module: module::Settings,
-        /// What a LoRA is, where its spec does not say.
+        /// Defaults for a LoRA whose spec does not say.
         lora: module::LoraSettings,
-        /// What labels are told apart by.
+        /// How labels are scored.
         head: module::HeadSettings,
         /// How a module is trained.
         training: lesson::Settings,
-        /// Which rows are read, and how much of each.
+        /// Which rows are used, and how much of each.
         rows: prepare::Settings,
-        /// Which rows are trained on again.
+        /// Which rows of earlier tasks are replayed.
         replay: replay::Settings,
     }
 }
@@ -61,7 +61,7 @@ impl Settings {
         self.training.epochs as u64 * (self.replay.replay_limit * 4 / 5).max(1)
     }
 
-    /// What the settings mean for a base.
+    /// The settings resolved for a base.
     ///
     /// # Errors
     /// If a value is out of its range, or does not fit the others or the base.
@@ -81,23 +81,23 @@ impl Settings {
     }
 }
 
-/// What the settings mean for a base.
+/// The settings resolved for a base.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resolved {
-    /// Layers of the trunk.
+    /// Number of layers of the trunk.
     pub trunk: usize,
-    /// How labels are told apart.
+    /// The kind of head.
     pub head: HeadKind,
-    /// What heads read.
+    /// The feature that heads read.
     pub head_feature: FeatureSpec,
-    /// What a new module is.
+    /// Spec and sites of a new module.
     pub module: ModulePlan,
 }
 
-/// What a run tells its caller while it works.
+/// Progress of a run, as reported to its caller.
 #[derive(Debug, Clone)]
 pub enum Event<'a> {
-    /// A piece of work begins.
+    /// A piece of work of this name begins.
     Begin(&'a str),
     /// A training step is done.
     Step(&'a str, Progress),
@@ -108,27 +108,27 @@ pub enum Event<'a> {
 /// A stage to be learned.
 #[derive(Debug)]
 pub struct Stage {
-    /// The task to learn (an index into the run's tasks); 0 for methods that learn all at once.
+    /// Index of the task to learn; 0 for methods that learn all tasks at once.
     pub task: usize,
-    /// The stage so far: the bundle's last one.
+    /// The stage to extend: the bundle's last one.
     pub draft: Draft,
     /// Tasks after the first are trained for a fixed number of steps on a mixture of old and new rows.
     pub fixed: bool,
 }
 
-/// What a run works on.
+/// The inputs of a run.
 pub struct Materials<'a> {
     /// The base's engine.
     pub engine: &'a Engine,
     /// Tasks in order; those of the bundle come first.
     pub tasks: Vec<Task>,
-    /// What the selector reads of the trunk, where it reads anything.
+    /// The feature that the selector reads from the trunk, if any.
     pub selector_feature: Option<FeatureSpec>,
     /// The bundle's last stage, if there is one.
     pub bundle: Option<Bundle>,
     /// A folder for trunk states, checkpoints and what methods remember.
     pub work: PathBuf,
-    /// Set to stop after the step under way.
+    /// Set to stop after the current step.
     pub stop: &'a AtomicBool,
 }
 
@@ -145,16 +145,16 @@ pub struct Services<'a> {
     work: PathBuf,
     stop: &'a AtomicBool,
     usage: Usage,
-    /// Rows of earlier tasks that methods train on again, by task.
+    /// Prepared rows of earlier tasks for replay, by task.
     replayed: BTreeMap<usize, Arc<Prepared>>,
     on_event: RefCell<Box<dyn FnMut(Event<'_>) + 'a>>,
 }
 
 impl<'a> Services<'a> {
-    /// Makes a folder for the work, and the frozen layers ready.
+    /// Creates the work folder and prepares the frozen layers.
     ///
     /// # Errors
-    /// If the base is of a family that is not trained, a setting is out of range, or the folder cannot be made.
+    /// If training does not support the base's family, a setting is out of range, or the folder cannot be created.
     pub fn new(settings: &Settings, m: Materials<'a>, on_event: impl FnMut(Event<'_>) + 'a) -> Result<Self> {
         let spec = &m.engine.base.spec;
         let resolved = settings.resolve(spec)?;
@@ -191,7 +191,7 @@ impl<'a> Services<'a> {
         self.engine
     }
 
-    /// What the base is.
+    /// The shape of the base.
     pub fn spec(&self) -> &'a ModelSpec {
         &self.engine.base.spec
     }
@@ -206,22 +206,22 @@ impl<'a> Services<'a> {
         self.bundle.as_ref()
     }
 
-    /// Layers of the trunk.
+    /// Number of layers of the trunk.
     pub fn trunk(&self) -> usize {
         self.resolved.trunk
     }
 
-    /// What a new module is.
+    /// Spec and sites of a new module.
     pub fn module(&self) -> &ModulePlan {
         &self.resolved.module
     }
 
-    /// What heads read.
+    /// The feature that heads read.
     pub fn head_feature(&self) -> &FeatureSpec {
         &self.resolved.head_feature
     }
 
-    /// What the selector reads of the trunk, where it reads anything.
+    /// The feature that the selector reads from the trunk, if any.
     pub fn selector_feature(&self) -> Option<&FeatureSpec> {
         self.selector_feature.as_ref()
     }
@@ -231,12 +231,12 @@ impl<'a> Services<'a> {
         self.tasks[..t].iter().map(|x| x.labels.len()).sum()
     }
 
-    /// Tells the caller what is being done.
+    /// Reports progress to the caller.
     pub fn tell(&self, event: Event<'_>) {
         (self.on_event.borrow_mut())(event);
     }
 
-    /// The next stage as it begins: the bundle's last one, or nothing at all on this base.
+    /// The draft that the next stage begins with: the bundle's last stage, or an empty one on this base.
     ///
     /// # Errors
     /// If the base cannot be read.
@@ -249,23 +249,22 @@ impl<'a> Services<'a> {
         Ok(Draft::from_bundle(bundle))
     }
 
-    /// Goes on from a stage that was written or found.
+    /// Continues from this stage, just written or found in the bundle.
     pub fn go_on_from(&mut self, bundle: Bundle) {
         self.bundle = Some(bundle);
     }
 
-    /// What the run has cost so far.
+    /// The cost of the run so far.
     pub fn usage(&self) -> &Usage {
         &self.usage
     }
 
-    /// Counts from here on: what an earlier process of the run cost, or what was counted before a stage
-    /// that was not finished.
+    /// Sets the cost so far: that of an earlier process of the run, or that from before an unfinished stage.
     pub fn count_from(&mut self, usage: Usage) {
         self.usage = usage;
     }
 
-    /// Adds what training cost to the run's account.
+    /// Adds the cost of a training to that of the run.
     pub fn account(&mut self, t: &Trained) {
         self.usage.trained_tokens += t.tokens;
         self.usage.stages.push(StageCost { steps: t.steps, rows: t.rows, tokens: t.tokens });

@@ -1,9 +1,9 @@
-//! What every group of settings is made of.
+//! Groups of settings, and the macros that declare them.
 //!
-//! A group is a struct beside the method, selector or service that it belongs to, written with
-//! [`settings!`]: each setting has a name, a type, a default and a range. Groups are joined by
-//! [`join!`] into larger ones, and all of them into [`crate::config::Config`]. A name is the same as
-//! key in TOML and as flag (`lr_max` is `--lr-max`), and unique among all groups.
+//! A group is a struct beside the method, selector or service that it belongs to, written with [`settings!`]:
+//! each setting has a name, a type, a default and a range. [`join!`] joins groups into larger ones, and finally
+//! into [`crate::config::Config`]. A setting has the same name as a TOML key and as a flag (`lr_max` is
+//! `--lr-max`), unique among all groups.
 
 pub mod automatic;
 pub mod range;
@@ -13,23 +13,23 @@ use serde::de::MapAccess;
 use serde::ser::SerializeMap;
 use std::fmt::Debug;
 
-/// Settings that belong together.
+/// A group of settings.
 pub trait Group: Debug + Clone + PartialEq + Default {
-    /// The same settings as flags; what is not given keeps its value.
+    /// The same settings as optional flags.
     type Flags: clap::Args + Debug + Clone + Default;
 
     /// The names of all settings.
     fn keys() -> Vec<&'static str>;
 
-    /// The names of those that change anything, by the values of the others.
+    /// The names of those that have an effect, given the values of the others.
     fn in_effect(&self) -> Vec<&'static str> {
         Self::keys()
     }
 
-    /// Reads the value of a setting out of a map; false if the setting is of another group.
+    /// Reads the value of a setting from a map; false if the setting belongs to another group.
     ///
     /// # Errors
-    /// If the value is of another kind.
+    /// If the value has the wrong type.
     fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> std::result::Result<bool, A::Error>;
 
     /// Writes all settings into a map.
@@ -52,7 +52,7 @@ pub trait Group: Debug + Clone + PartialEq + Default {
 }
 
 /// Declares a group, `"heading" Settings Flags { /// text  name: type = default, range; .. }`: the struct of
-/// its settings and that of its flags, which stand under the heading in `--help`.
+/// its settings and that of its flags, which `--help` shows under the heading.
 macro_rules! settings {
     ($heading:literal $settings:ident $flags:ident {
         $($(#[doc = $doc:literal])* $key:ident: $ty:ty = $default:expr, $range:expr;)*
@@ -110,7 +110,7 @@ macro_rules! settings {
 pub(crate) use settings;
 
 /// Declares a group of groups: `/// text  Settings Flags { /// text  name: Group, .. }`; a function after
-/// `in effect` says which settings change anything, where that is not all of them.
+/// `in effect` says which settings have an effect, if not all of them do.
 macro_rules! join {
     (@effect $self:ident [$($field:ident)*]) => {{
         let all: Vec<Vec<&'static str>> = vec![$($crate::settings::Group::in_effect(&$self.$field)),*];
@@ -181,6 +181,6 @@ macro_rules! join {
 pub(crate) use join;
 
 join! {
-    /// The group of what has no settings of its own.
+    /// The group for methods and selectors without settings of their own.
     NoSettings NoFlags {}
 }

@@ -1,9 +1,8 @@
 //! A stream: ordered tasks, each a folder with `train.jsonl`, `valid.jsonl`, `test.jsonl`.
 //!
-//! `stream.json` beside the folders gives the order and, where wanted, labels, template and answer
-//! length of a task, and the `metric` it is judged by; without it the folders are taken in order of name. A row is
-//! `{"text", "label"}` (classification), `{"prompt", "completion"}` or `{"messages": [..]}`
-//! (generation); other keys are ignored.
+//! `stream.json` beside the folders gives the order and, optionally, a task's labels, template, answer length
+//! and main `metric`; without it the folders are taken in order of name. A row is `{"text", "label"}`
+//! (classification), `{"prompt", "completion"}` or `{"messages": [..]}` (generation); other keys are ignored.
 
 mod row;
 
@@ -11,8 +10,8 @@ pub use row::{Goal, Row};
 
 use crate::metrics::Metric;
 use conpet_formats::bundle::manifest::TaskKind;
-use conpet_formats::{Code, Error, Result};
 use conpet_formats::template;
+use conpet_formats::{Code, Error, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -20,25 +19,25 @@ use std::path::Path;
 /// One task with its rows in memory.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// Its name: the folder's.
+    /// Name of the task, which is that of its folder.
     pub name: String,
-    /// What it asks for.
+    /// Classification or generation.
     pub kind: TaskKind,
     /// Labels, in the order of the head's rows; empty for generation.
     pub labels: Vec<String>,
-    /// Words around the input, with `{input}` once.
+    /// Template around the input, with `{input}` once.
     pub template: String,
     /// Longest answer, in tokens; 0 for classification.
     pub max_answer: u32,
-    /// Rows to learn from.
+    /// Rows to train on.
     pub train: Vec<Row>,
-    /// Rows to choose settings with.
+    /// Validation rows, to choose settings with.
     pub valid: Vec<Row>,
-    /// Rows to report on.
+    /// Test rows, to report on.
     pub test: Vec<Row>,
     /// BLAKE3 over all rows, lower-case hex.
     pub digest: String,
-    /// What it is judged by.
+    /// The main metric.
     pub metric: Metric,
 }
 
@@ -85,8 +84,8 @@ pub fn open(path: &Path) -> Result<Vec<Task>> {
         .collect()
 }
 
-/// Inputs of no task, to see whether they are noticed: the rows of `file`, or of the stream's
-/// `out_of_scope/test.jsonl` where it has one. Their labels do not matter.
+/// Inputs of no task, to measure whether they are refused: the rows of `file`, or of the stream's
+/// `out_of_scope/test.jsonl` if it has one. Their labels are ignored.
 ///
 /// # Errors
 /// If the file cannot be read, or a row is malformed.
@@ -104,7 +103,7 @@ pub fn out_of_scope(stream: &Path, file: Option<&Path>) -> Result<Vec<Row>> {
 /// Puts tasks into the order of these names, comma-separated.
 ///
 /// # Errors
-/// If the names are not the tasks'.
+/// If the names are not exactly the tasks' names.
 pub fn reorder(tasks: &mut [Task], names: &str) -> Result<()> {
     let want: Vec<&str> = names.split(',').map(str::trim).collect();
     let place = |t: &Task| want.iter().position(|n| *n == t.name);
@@ -120,7 +119,7 @@ pub fn reorder(tasks: &mut [Task], names: &str) -> Result<()> {
 /// Reads one task's folder.
 pub fn open_task(path: &Path) -> Result<Task> {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    // A task of a stream keeps what the stream says of it.
+    // A task in a stream's folder is read as `stream.json` describes it.
     let known = path.parent().map(order).and_then(Result::ok).unwrap_or_default();
     let meta = known.into_iter().find(|m| m.name == name).unwrap_or(TaskMeta { name, ..TaskMeta::default() });
     meta.check().map_err(|e| e.in_file(path.with_file_name("stream.json")))?;
@@ -129,7 +128,7 @@ pub fn open_task(path: &Path) -> Result<Task> {
 
 fn order(path: &Path) -> Result<Vec<TaskMeta>> {
     if !path.is_dir() {
-        return Err(Error::new(Code::Io, "a stream is a folder, and there is none of this name")
+        return Err(Error::new(Code::Io, "a stream is a folder, and there is no folder of this name")
             .in_file(path)
             .hint("check the path"));
     }
@@ -167,7 +166,7 @@ fn order(path: &Path) -> Result<Vec<TaskMeta>> {
 }
 
 impl TaskMeta {
-    /// Checks what `stream.json` says of a task, before any row is read.
+    /// Checks a task's entry in `stream.json`, before any row is read.
     fn check(&self) -> Result<()> {
         let named = |e: Error| e.in_section(format!("task {}", self.name));
         if let Some(t) = &self.template {
@@ -203,7 +202,7 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
     let splits = [("train", &train), ("valid", &valid), ("test", &test)];
     for (split, rows) in splits {
         if let Some(i) = rows.iter().position(|r| matches!(r.goal, Goal::Completion(_)) != generation) {
-            return Err(Error::new(Code::Value, format!("line {} is of another kind than the first row", i + 1))
+            return Err(Error::new(Code::Value, format!("line {} has another kind than the first row", i + 1))
                 .in_file(dir.join(format!("{split}.jsonl")))
                 .hint("a task is either classification (text, label) or generation (prompt, completion)"));
         }
@@ -233,21 +232,21 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
     let digest = conpet_formats::fingerprint::file_digest(&hasher);
     let metric = meta.metric.unwrap_or(if generation { Metric::RougeL } else { Metric::Accuracy });
     if matches!(metric, Metric::RougeL | Metric::ExactMatch) != generation && metric != Metric::Accuracy {
-        return Err(Error::new(Code::Value, format!("metric {metric:?} does not fit what the task asks for"))
+        return Err(Error::new(Code::Value, format!("metric {metric:?} does not fit the kind of task"))
             .in_file(dir.with_file_name("stream.json"))
             .in_section(format!("task {}", meta.name))
-            .hint("labels are judged by accuracy or macro-f1, texts by rouge-l, exact-match or accuracy"));
+            .hint("classification has accuracy or macro-f1, generation has rouge-l, exact-match or accuracy"));
     }
     Ok(Task { name: meta.name, kind, labels, template, max_answer, train, valid, test, digest, metric })
 }
 
 impl Task {
-    /// Classes a selector counts for it: its labels, or the task itself if it is answered by text.
+    /// Number of classes that a selector has for it: its labels, or one for a generation task.
     pub fn classes(&self) -> usize {
         self.labels.len().max(1)
     }
 
-    /// The label's number.
+    /// Index of a row's label.
     pub fn label(&self, row: &Row) -> Option<usize> {
         row.label().and_then(|l| self.labels.iter().position(|x| x == l))
     }

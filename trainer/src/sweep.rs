@@ -1,10 +1,9 @@
-//! One task (or a few) trained with several PET kinds at several sizes: whether structure matters, and how
-//! many trained parameters are enough (APET, Su et al. 2023, arXiv 2306.02320).
+//! Trains one task (or a few) with several PET kinds at several sizes, to see whether their structure matters
+//! and how many trained parameters are enough (APET, Su et al. 2023, arXiv 2306.02320).
 //!
-//! Every point is trained alone from the same start on the same cached trunk states, its learning rate
-//! chosen on the validation rows, and scored on the test rows by the runtime with the parameters as
-//! a bundle stores them. Each task has a head of its own and is known when it is asked: nothing is
-//! routed here.
+//! Every point is trained separately from the same start on the same cached trunk states. Its learning rate is
+//! chosen on the validation rows, and it is scored on the test rows by the runtime with the parameters as a
+//! bundle stores them. Each task has a head of its own and is known when scored, so there is no selector.
 
 use crate::config::Config;
 use crate::data::Prepared;
@@ -23,12 +22,12 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-/// What is swept where nothing is named.
+/// The kinds that are swept by default.
 pub const DEFAULT_KINDS: [&str; 8] =
     ["lora", "adapter", "prefix", "bias", "ia3", "sparse:rule=random", "sparse:rule=magnitude", "sparse:rule=fisher"];
 
-/// The settings that have an effect on a sweep: it chooses the module and the learning rate itself, and has
-/// neither method nor selector.
+/// The settings that have an effect on a sweep: it chooses the module and the learning rate itself, and has no
+/// method or selector.
 pub fn settings_in_effect() -> Vec<&'static str> {
     let groups = [
         module::Settings::keys(),
@@ -44,9 +43,9 @@ pub fn settings_in_effect() -> Vec<&'static str> {
 /// What to sweep over.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Specs, as `--pet` takes them.
+    /// PET kinds, as `--pet` takes them.
     pub kinds: Vec<String>,
-    /// Budgets, as `--params` takes them.
+    /// Numbers of parameters, as `--params` takes them.
     pub sizes: Vec<String>,
     /// Learning rates to choose from.
     pub rates: Vec<f64>,
@@ -54,9 +53,9 @@ pub struct Wanted {
     pub seeds: u64,
 }
 
-/// A task's rows, ready.
+/// The prepared rows of a task.
 struct Rows {
-    /// The task, by its place.
+    /// Index of the task.
     task: usize,
     train: Prepared,
     valid: Prepared,
@@ -65,13 +64,13 @@ struct Rows {
     name: String,
 }
 
-/// Rows right and rows asked.
+/// Rows answered correctly, and all rows.
 type Score = (usize, usize);
 
-/// A module to be trained, above its trunk.
+/// A module to be trained, with its trunk.
 struct Plan {
     trunk: usize,
-    /// As it was named.
+    /// The kind as it was given.
     kind: String,
     pet: PetSpec,
 }
@@ -79,8 +78,8 @@ struct Plan {
 /// Runs the sweep, writing `head` with its points to `out` after each. `None` if it was stopped.
 ///
 /// # Errors
-/// If a task is not answered by labels, a kind or size is malformed, or `out` holds a sweep and `resume`
-/// is false, or one of other settings.
+/// If a task generates text, a kind or size is malformed, or `out` holds a sweep and `resume` is false or its
+/// settings differ.
 pub fn sweep<'a>(
     engine: &'a Engine,
     config: &Config,
@@ -93,7 +92,7 @@ pub fn sweep<'a>(
 ) -> Result<Option<Sweep>> {
     let (settings, spec) = (&config.services, &engine.base.spec);
     if let Some(t) = tasks.iter().find(|t| t.kind != TaskKind::Classification) {
-        return Err(Error::new(Code::Unsupported, format!("task {} is answered by text", t.name))
+        return Err(Error::new(Code::Unsupported, format!("task {} generates text", t.name))
             .hint("sweep scores labels; name classification tasks with --task"));
     }
     if !settings.head.kind()?.is_linear() {
@@ -103,7 +102,7 @@ pub fn sweep<'a>(
     if let Some(bad) = wanted.rates.iter().find(|r| !(**r > 0.0 && **r < 1e6)) {
         return Err(Error::new(Code::Value, format!("--rates {bad} is not a positive number")));
     }
-    // Every kind and size is read before anything is trained.
+    // Check every kind and size before anything is trained.
     let (plans, skipped) = plans(settings, engine, wanted)?;
     std::fs::create_dir_all(out).map_err(|e| Error::io("create", e).in_file(out))?;
     let mut result = Sweep {
@@ -146,7 +145,7 @@ pub fn sweep<'a>(
     Ok(Some(result))
 }
 
-/// Every kind at every size, by trunk; and those that cannot be sized, with the reason.
+/// Every kind at every size, sorted by trunk; and those that were skipped, with the reason.
 fn plans(settings: &services::Settings, engine: &Engine, wanted: &Wanted) -> Result<(Vec<Plan>, Vec<String>)> {
     let spec = &engine.base.spec;
     let (mut plans, mut skipped): (Vec<Plan>, Vec<String>) = (Vec::new(), Vec::new());
@@ -161,7 +160,7 @@ fn plans(settings: &services::Settings, engine: &Engine, wanted: &Wanted) -> Res
             own.params = size.clone().into();
             let trunk = own.trunk(spec)?;
             match own.pet(&settings.lora, spec).and_then(|p| p.sites(spec, trunk).map(|_| p)) {
-                // Kinds without a dial have a largest size: once is enough.
+                // Some kinds have a largest size, which is trained only once.
                 Ok(p) if plans.iter().any(|q| q.kind == *kind && q.pet == p) => {
                     skipped.push(format!("{kind} at {size}: no larger than the size before"));
                 }
@@ -188,7 +187,7 @@ impl Rows {
     }
 }
 
-/// Trains a point at every rate and seed, and scores the best rate; `None` if stopped.
+/// Trains a point at every rate and seed, and scores the best rate; `None` if it was stopped.
 fn point(
     services: &Services<'_>,
     rows: &[Rows],
@@ -199,7 +198,7 @@ fn point(
     let numbers = plan.map_or(0, |p| p.pet.parameters(spec, trunk));
     let module = match plan {
         Some(p) => ModulePlan::above(p.pet.clone(), spec, trunk)?,
-        // The head alone: a module without a site.
+        // The head alone is a module without sites.
         None => ModulePlan { sites: Vec::new(), ..services.module().clone() },
     };
     let first_seed = services.settings().training.seed;
@@ -223,7 +222,7 @@ fn point(
         }
         let v = mean(&valid);
         tried.push((*rate, v));
-        // The first of equals: the lowest rate.
+        // Of equal rates the first, which is the lowest.
         if best.as_ref().is_none_or(|(b, _, _)| v > *b) {
             best = Some((v, *rate, test));
         }
@@ -243,7 +242,7 @@ fn point(
     }))
 }
 
-/// Validation and test rows that are answered right by what a bundle would hold, asked of the runtime.
+/// Scores on validation and test rows, computed by the runtime from what a bundle would hold.
 fn scores(services: &Services<'_>, r: &Rows, module: Option<&ModulePlan>, trained: &Trained) -> Result<[Score; 2]> {
     let mut draft = services.draft("per-task")?;
     (0..r.task).for_each(|before| services.add_task(&mut draft, before, None, None));

@@ -1,4 +1,4 @@
-//! Base, bundle and resources: the flags that every command has, and opening what they name.
+//! The flags for base, bundle and resources, which every command has, and opening what they name.
 
 use crate::base::Base;
 use crate::engine::Engine;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
-/// What every command opens.
+/// Base, bundle and resources.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// The base, a GGUF file.
@@ -25,13 +25,14 @@ pub struct Common {
     /// Use this stage of the bundle rather than the newest.
     #[arg(long)]
     pub stage: Option<u64>,
-    /// Minisign public keys, one a line; the stage must be signed by one of them [default: /etc/conpet/trust, if it exists].
+    /// Minisign public keys, one per line; the stage must be signed by one of them
+    /// [default: /etc/conpet/trust, if it exists].
     #[arg(long, value_name = "FILE", env = "CONPET_TRUST")]
     pub trust: Option<PathBuf>,
-    /// Worker threads; -1 or 0 is one for each processor, and there are never more.
+    /// Number of worker threads, at most one for each processor; -1 or 0 uses all processors.
     #[arg(short = 't', long, default_value = "-1", env = "LLAMA_ARG_THREADS", allow_negative_numbers = true, value_parser = threads)]
     pub threads: usize,
-    /// Longest prompt with its answer, in tokens; 0 is the base's own limit.
+    /// Context size: the most tokens of a prompt and its answer together; 0 uses the base's own limit.
     #[arg(
         short = 'c',
         long = "ctx-size",
@@ -40,7 +41,7 @@ pub struct Common {
         allow_negative_numbers = true
     )]
     pub ctx_size: usize,
-    /// Most tokens computed at once: bounds the work space.
+    /// Most tokens computed at once; a smaller number uses less memory.
     #[arg(
         short = 'B',
         long = "batch-size",
@@ -49,14 +50,14 @@ pub struct Common {
         allow_negative_numbers = true
     )]
     pub batch_size: usize,
-    /// Keep at most so many MiB of the base's weights in memory and read the rest from the file in
-    /// every pass; 0 leaves that to the system.
+    /// Keep at most this many MiB of the base's weights in memory and read the rest from the file in every
+    /// pass; 0 leaves this to the system.
     #[arg(long = "mem-budget", value_name = "MIB", default_value_t = 0, allow_negative_numbers = true)]
     pub mem_budget: usize,
-    /// What the KV cache stores: f16, f32, or q8_0 (about half the memory of f16).
+    /// Type of the KV cache: f16, f32, or q8_0 (about half the memory of f16).
     #[arg(long = "cache-type", default_value = "f16")]
     pub cache_type: String,
-    /// Instruction set: naive, avx2, avxvnni, avx512, neon, dotprod, i8mm; the fastest there is by default.
+    /// Instruction set: naive, avx2, avxvnni, avx512, neon, dotprod or i8mm; the fastest available by default.
     #[arg(long)]
     pub kernels: Option<String>,
     /// Keep activations in f32 instead of rounding them to 8 bits where weights are quantized; slower.
@@ -64,7 +65,7 @@ pub struct Common {
     pub exact: bool,
 }
 
-/// A number of threads; 0 is one for each processor, which llama.cpp calls -1.
+/// Parses a number of threads; 0 and llama.cpp's -1 both mean one for each processor.
 fn threads(text: &str) -> Result<usize, String> {
     match text {
         "-1" => Ok(0),
@@ -119,13 +120,13 @@ impl Common {
         let Some(path) = &self.bundle else { return Ok((e, None)) };
         let trust = Trust::find(self.trust.as_deref())?;
         let bundle = update::start(path, self.stage, trust.as_ref())?;
-        // Said before anything is loaded: a stage on trial may fail to.
+        // The warnings come before anything is loaded, since loading a stage on trial may fail.
         bundle.warnings().iter().for_each(|w| print::warn(w));
         let skills = Skills::new(bundle, &e.base).map_err(|x| x.in_file(path))?;
         Ok((e, Some(skills)))
     }
 
-    /// More threads than processors only wait for each other.
+    /// Limits the threads to the processors: more would only wait for each other.
     fn at_most_all_processors(&self) -> usize {
         let processors = thread::available_parallelism().map_or(1, Into::into);
         if self.threads > processors {
@@ -136,14 +137,14 @@ impl Common {
     }
 }
 
-/// The bundle that a command cannot do without.
+/// The bundle, for a command that needs one.
 pub(crate) fn need(skills: Option<Skills>) -> Result<Skills> {
     skills.ok_or_else(|| {
         Error::new(Code::Missing, "a bundle is needed").hint("give one with --bundle; conpet-train makes them")
     })
 }
 
-/// The task that `--task` names, which takes a bundle.
+/// The index of the task that `--task` names.
 pub(crate) fn task_of(skills: Option<&Skills>, named: Option<&String>) -> Result<Option<usize>> {
     match (skills, named) {
         (_, None) => Ok(None),
@@ -154,8 +155,8 @@ pub(crate) fn task_of(skills: Option<&Skills>, named: Option<&String>) -> Result
     }
 }
 
-/// The same, for commands that choose the task of each input if none is named: then the bundle's selector
-/// must be able to. That is said once, before any input is read, rather than of every input.
+/// As [`task_of`], for commands that choose the task of each input if none is named. A selector that cannot
+/// choose is reported once, before any input is read, rather than for every input.
 pub(crate) fn task_or_choice(skills: Option<&Skills>, named: Option<&String>) -> Result<Option<usize>> {
     let task = task_of(skills, named)?;
     if let Some(s) = skills.filter(|s| task.is_none() && !s.selector().chooses()) {

@@ -1,5 +1,4 @@
-//! The inputs of a command, and what becomes of each: it is answered, or refused without costing another
-//! input its answer.
+//! The inputs of a command. One that cannot be answered is reported and does not affect the answers to the others.
 
 use crate::cli::common::Common;
 use crate::error::{Code, Error, Result};
@@ -14,23 +13,23 @@ use std::path::PathBuf;
 /// Arguments of commands that answer texts.
 #[derive(Debug, Clone, Args)]
 pub struct InputArgs {
-    /// Base, bundle, resources.
+    /// Base, bundle and resources.
     #[command(flatten)]
     pub common: Common,
-    /// Texts; none reads standard input, a text (or a JSON object with "text" or "prompt") on each line,
-    /// and answers each as it comes.
+    /// The texts. Without any, each line of standard input is a text (or a JSON object with "text" or "prompt")
+    /// and is answered as it comes.
     pub texts: Vec<String>,
-    /// Read texts from a file, one on each line, or JSON lines.
+    /// Read the texts from a file, one per line, plain or JSON.
     #[arg(short = 'f', long, conflicts_with = "texts")]
     pub file: Option<PathBuf>,
-    /// The task, instead of choosing it.
+    /// Use this task instead of letting the selector choose.
     #[arg(long)]
     pub task: Option<String>,
     /// Print JSON lines.
     #[arg(long)]
     pub json: bool,
-    /// Report an input that cannot be answered, go on with the next, and exit with 1 at the end; this is
-    /// the default.
+    /// Report an input that cannot be answered, continue with the next, and exit with 1 at the end; this is the
+    /// default.
     #[arg(long, overrides_with = "fail_fast")]
     pub keep_going: bool,
     /// Stop at the first input that cannot be answered, after the answers to those before it.
@@ -43,7 +42,7 @@ pub struct InputArgs {
 pub(crate) struct Input {
     /// The text.
     pub(crate) text: String,
-    /// Which input it is, from 0; refused ones count.
+    /// Number of the input, from 0; those that could not be read count too.
     pub(crate) number: u64,
     place: Place,
 }
@@ -61,9 +60,9 @@ enum Source {
     Queue(Queue),
 }
 
-/// How many inputs there were, and how many of them were refused.
+/// Counts the inputs, and those that got no answer.
 pub(crate) struct Tally {
-    /// What the inputs come from.
+    /// Name of where the inputs come from.
     from: String,
     seen: u64,
     refused: u64,
@@ -72,7 +71,7 @@ pub(crate) struct Tally {
 }
 
 impl Inputs {
-    /// The texts among the arguments, else the rows of the file, else of standard input.
+    /// Opens the texts among the arguments, else the rows of the file, else those of standard input.
     ///
     /// # Errors
     /// If the file cannot be opened.
@@ -87,12 +86,12 @@ impl Inputs {
         Ok(Self { source, held: None, tally })
     }
 
-    /// Calls `answer` with all inputs, at most `most` at a time: those that are there, since another
-    /// program may wait for an answer before it writes the next. `answer` settles each input with
-    /// [`Tally::settle`].
+    /// Calls `answer` with all inputs, in groups of at most `most`. A group holds only what is already there,
+    /// since another program may wait for an answer before it writes the next input. `answer` must settle each
+    /// input with [`Tally::settle`].
     ///
     /// # Errors
-    /// What is wrong with more than one input; with `--fail-fast`, the first input's error.
+    /// Errors that are not one input's own; with `--fail-fast`, the first input's error too.
     pub(crate) fn answer(
         mut self,
         stop: &Stop,
@@ -110,7 +109,7 @@ impl Inputs {
         Ok(ExitStatus::Stopped)
     }
 
-    /// Waits for an input and takes those that are there besides; none at the end.
+    /// Waits for an input and takes those that are already there after it; empty at the end.
     fn next(&mut self, most: usize) -> Result<Vec<Input>> {
         let mut batch: Vec<Input> = Vec::new();
         while batch.len() < most {
@@ -141,13 +140,13 @@ impl Inputs {
 }
 
 impl Tally {
-    /// Says what became of an input. One that cannot be answered is reported with its place.
+    /// Records whether an input was answered. One that cannot be answered is reported with its place.
     ///
     /// # Errors
-    /// If what is wrong is not the input, or with `--fail-fast`.
+    /// If the error is not the input's own, or with `--fail-fast`.
     pub(crate) fn settle(&mut self, input: &Input, result: Result<()>) -> Result<()> {
         match result {
-            // An error that names a file is about that file: the base, or the bundle.
+            // An error that names a file is about that file (the base or the bundle), not about the input.
             Err(e) if e.file().is_none() && matches!(e.code(), Code::Cap | Code::Value | Code::Text) => {
                 self.refuse(input.place.blame(e))
             }
@@ -162,7 +161,7 @@ impl Tally {
         }
         self.refused += 1;
         print::complain(&e);
-        // Whoever counts the lines of answers finds one for each input.
+        // JSON output has one line for each input, answered or not.
         if self.json { print::print(&json!({ "error": e.brief(), "hint": e.remedy() }).to_string()) } else { Ok(()) }
     }
 

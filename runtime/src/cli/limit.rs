@@ -1,9 +1,9 @@
-//! How long an answer may get, and what is said of one that was cut short.
+//! Limits on the length of an answer, and the notice about one that was cut short.
 
 use crate::text::{Finish, Generated};
 use conpet_program::print;
 
-/// A count, for flags where llama.cpp's -1 means "all there are".
+/// Parses a count, for flags where llama.cpp's -1 means "all".
 pub(crate) fn count_or_all(text: &str) -> Result<usize, String> {
     match text {
         "-1" => Ok(usize::MAX),

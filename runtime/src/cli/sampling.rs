@@ -1,4 +1,4 @@
-//! How tokens are sampled.
+//! The sampling flags.
 
 use crate::cli::limit::count_or_all;
 use crate::error::{Code, Error, Result};
@@ -10,35 +10,35 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 /// How tokens are sampled.
 #[derive(Debug, Clone, Args)]
 pub struct Sampling {
-    /// 0 takes the likeliest token always.
+    /// Temperature; 0 always takes the likeliest token.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub temp: f32,
-    /// Keep this many of the likeliest; 0 or -1 keeps all.
+    /// Keep only this many of the likeliest tokens; 0 or -1 keeps all.
     #[arg(long, default_value = "40", allow_negative_numbers = true, value_parser = count_or_all)]
     pub top_k: usize,
-    /// Keep the fewest that together have this probability.
+    /// Keep only the fewest tokens that together have this probability.
     #[arg(long, default_value_t = 0.95, allow_negative_numbers = true)]
     pub top_p: f32,
-    /// Keep those at least this likely compared with the likeliest.
+    /// Keep only tokens at least this likely, relative to the likeliest.
     #[arg(long, default_value_t = 0.05, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Penalty on recent tokens; 1 is off.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub repeat_penalty: f32,
-    /// How many recent tokens are penalised; -1 is all of them.
+    /// How many recent tokens are penalised; -1 penalises all.
     #[arg(long, default_value = "64", allow_negative_numbers = true, value_parser = count_or_all)]
     pub repeat_last_n: usize,
-    /// Seed of the draws; each prompt has draws of its own. -1 takes a seed at random and says which.
+    /// Seed of the random draws; each prompt has a random stream of its own. -1 takes a random seed and prints it.
     #[arg(short = 's', long, default_value = "0", allow_negative_numbers = true, value_parser = seed)]
     pub seed: Seed,
 }
 
-/// Where the draws begin.
+/// The seed of the random draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seed {
-    /// The same draws in every run.
+    /// A given seed: the same draws in every run.
     Fixed(u64),
-    /// Other draws in every run.
+    /// A random seed: different draws in every run.
     Random,
 }
 
@@ -54,7 +54,7 @@ impl Seed {
         match self {
             Self::Fixed(seed) => seed,
             Self::Random => {
-                // The standard library keys each process's hashes at random.
+                // The standard library's hasher is keyed at random.
                 let seed = RandomState::new().build_hasher().finish();
                 print::say(&format!("seed {seed}"));
                 seed
@@ -64,8 +64,8 @@ impl Seed {
 }
 
 impl Sampling {
-    /// As the sampler takes it, for the first prompt; the next prompts take the next streams. Call it once:
-    /// a random seed is drawn, and said, here.
+    /// The sampler's configuration for the first prompt; later prompts take the streams that follow. Call it
+    /// once: a random seed is drawn and printed here.
     ///
     /// # Errors
     /// Names the flag whose value is out of range.

@@ -1,4 +1,4 @@
-//! `bench`: llama-bench's two tests, and what modules, selection and memory cost.
+//! `bench`: llama-bench's two tests, and the cost of modules, selection and memory.
 
 use crate::blend::Blend;
 use crate::cli::Common;
@@ -17,7 +17,7 @@ use std::time::Instant;
 /// Arguments of `bench`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
-    /// Base, bundle, resources.
+    /// Base, bundle and resources.
     #[command(flatten)]
     common: Common,
     /// Tokens of the prompt test.
@@ -26,13 +26,13 @@ pub(crate) struct BenchArgs {
     /// Tokens of the generation test.
     #[arg(short = 'n', long = "n-gen", default_value_t = 64, allow_negative_numbers = true)]
     n_gen: usize,
-    /// Repetitions.
+    /// Repetitions of each test.
     #[arg(short = 'r', long, default_value_t = 5, allow_negative_numbers = true)]
     repetitions: usize,
-    /// Time a step of so many sequences together, comma-separated, against a step of one.
+    /// Also time a step of these numbers of sequences together (comma-separated) against a step of one.
     #[arg(long, value_delimiter = ',', value_name = "N,..")]
     sequences: Vec<usize>,
-    /// Print JSON (llama-bench's fields and ours).
+    /// Print JSON (llama-bench's fields and more).
     #[arg(long)]
     json: bool,
 }
@@ -68,7 +68,7 @@ pub(super) fn run(a: &BenchArgs) -> Result<ExitStatus> {
         .flat_map(|(what, _)| [(*what, "pp", a.n_prompt, Vec::new()), (*what, "tg", a.n_gen, Vec::new())])
         .collect();
     let (mut kv_bytes, mut memory) = (0, Memory::default());
-    // Round by round, so that a machine that slows down slows all of them; the first is not counted.
+    // Round by round, so that a machine that slows down slows every test; the first round is a warm-up.
     for round in 0..=a.repetitions {
         for ((_, blend), pair) in forms.iter().zip(rows.chunks_exact_mut(2)) {
             let pp = prefill(&engine, blend, a.n_prompt, skills.as_ref(), &mut kv_bytes, &mut memory);
@@ -83,7 +83,7 @@ pub(super) fn run(a: &BenchArgs) -> Result<ExitStatus> {
     // Last, because it touches every module of the bundle.
     let switch_ns = switching(skills.as_ref())?;
     let touched = Memory::now();
-    // What the module costs: the median over rounds of its time over the bare base's.
+    // Cost of the module: the median over rounds of its time divided by the bare base's.
     let cost = |test: usize| {
         let ratio = rows.get(2 + test)?.3.iter().zip(&rows[test].3).map(|(m, b)| m / b - 1.0);
         Some(median(ratio.collect()))
@@ -111,8 +111,13 @@ pub(super) fn run(a: &BenchArgs) -> Result<ExitStatus> {
         })
         .collect();
     if a.json {
-        let steps = steps.iter().map(|(n, ns)| json!({ "n_sequences": n, "step_ns": ns, "steps_of_one": ns / steps[0].1 }));
-        let all = if steps.len() > 0 { fields.into_iter().chain([json!({ "steps": steps.collect::<Vec<_>>() })]).collect() } else { fields };
+        let steps =
+            steps.iter().map(|(n, ns)| json!({ "n_sequences": n, "step_ns": ns, "steps_of_one": ns / steps[0].1 }));
+        let all = if steps.len() > 0 {
+            fields.into_iter().chain([json!({ "steps": steps.collect::<Vec<_>>() })]).collect()
+        } else {
+            fields
+        };
         print(&Value::Array(all).to_string())?;
         return Ok(ExitStatus::Success);
     }
@@ -153,13 +158,13 @@ pub(super) fn run(a: &BenchArgs) -> Result<ExitStatus> {
     Ok(ExitStatus::Success)
 }
 
-/// Tokens that each sequence has before the steps that are timed.
+/// Tokens of each sequence before the timed steps.
 const BEFORE_STEPS: usize = 32;
 /// Steps in a row that are timed together.
 const STEPS: usize = 8;
 
-/// For each number of sequences (one first), nanoseconds of a step of them all: medians over rounds in
-/// which all numbers take their turn.
+/// For each number of sequences (1 first), nanoseconds of a step of all of them together: the median over
+/// rounds, each of which times every number in turn.
 fn together(engine: &Engine, a: &BenchArgs, skills: Option<&Skills>) -> Vec<(usize, f64)> {
     if a.sequences.is_empty() {
         return Vec::new();
@@ -190,7 +195,7 @@ struct First {
     selector_ns: u128,
 }
 
-/// What a fresh process does first: selects (or not) and computes one token.
+/// Times what a new process does first: select a module (if there is a selector) and compute one token.
 fn first_answer(engine: &Engine, skills: Option<&Skills>) -> Result<First> {
     let prompt = Arc::new(engine.prompt("where is my order", None)?);
     let mut selector_ns = 0;
@@ -227,7 +232,7 @@ fn prefill(
     session.run(&mut [&mut sequence]);
     let ns = begin.elapsed().as_nanos() as f64;
     *kv = sequence.kv_bytes();
-    // While the cache is alive: what serving a prompt of this length really holds.
+    // Measured while the cache is alive: the memory that serving a prompt of this length takes.
     let now = Memory::now();
     if now.anonymous > most.anonymous {
         *most = now;
@@ -246,8 +251,8 @@ fn decode(engine: &Engine, blend: &Blend, n: usize, skills: Option<&Skills>) -> 
     begin.elapsed().as_nanos() as f64
 }
 
-/// Nanoseconds to put a module in force: the median over all of the first time, which finds its
-/// factors in the map, and of every later time.
+/// Median nanoseconds to put a module in force: the first time, which finds its factors in the map, and every
+/// later time.
 fn switching(skills: Option<&Skills>) -> Result<Option<[u64; 2]>> {
     let Some(skills) = skills.filter(|s| !s.manifest().modules.is_empty()) else { return Ok(None) };
     let pass = || -> Result<u64> {

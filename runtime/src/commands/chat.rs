@@ -3,9 +3,9 @@
 use crate::chat::{ChatTemplate, Message};
 use crate::cli::{Common, Sampling, count_or_all, say_if_cut, task_or_choice};
 use crate::engine::Engine;
-use crate::text::{Dialogue, Request};
 use crate::error::{Code, Error, Result};
 use crate::sampler::SamplerConfig;
+use crate::text::{Dialogue, Request};
 use clap::Args;
 use conpet_program::print::{Pieces, complain, print, say, say_piece};
 use conpet_program::queue::Queue;
@@ -16,16 +16,16 @@ use std::ops::Range;
 /// Arguments of `chat`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ChatArgs {
-    /// Base, bundle, resources.
+    /// Base, bundle and resources.
     #[command(flatten)]
     common: Common,
-    /// What the assistant is told first.
+    /// System message: what the assistant is told first.
     #[arg(long = "system-prompt")]
     system: Option<String>,
-    /// The task, instead of choosing it from each turn.
+    /// Use this task instead of choosing one for each turn.
     #[arg(long)]
     task: Option<String>,
-    /// Most tokens of an answer; -1 goes on until the end or the context.
+    /// Most tokens of an answer; -1 continues until the answer ends or the context is full.
     #[arg(short = 'n', long = "predict", default_value = "256", env = "LLAMA_ARG_N_PREDICT", allow_negative_numbers = true, value_parser = count_or_all)]
     predict: usize,
     /// Sampling.
@@ -42,7 +42,7 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
     })?;
     let mut talk = Conversation::new(template, a.system.clone());
     let mut dialogue = Dialogue::new(&engine, skills.as_ref());
-    // What an answer may be expected to need; a conversation that leaves less forgets its oldest turns.
+    // Room that is kept for an answer: a conversation that leaves less forgets its oldest turns.
     let room = a.predict.min(engine.context() / 4);
     let turns = Queue::open(None)?;
     let mut status = ExitStatus::Success;
@@ -61,7 +61,7 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
                 raw: true,
                 choice: task.into(),
                 max_tokens: Some(a.predict),
-                // Each turn has draws of its own.
+                // Each turn has a random stream of its own.
                 sampler: SamplerConfig { stream: turn, ..sampler.clone() },
             };
             let mut out = Pieces::default();
@@ -77,7 +77,7 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
             Ok(())
         });
         match answered {
-            // A turn that cannot be read, or is too long by itself: the conversation goes on without it.
+            // The turn cannot be read or is too long by itself: the conversation continues without it.
             Err(e) if matches!(e.code(), Code::Text | Code::Cap) => {
                 complain(&e);
                 status = ExitStatus::Damaged;
@@ -91,12 +91,12 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
     Ok(status)
 }
 
-/// What was said so far.
+/// The conversation so far.
 struct Conversation {
     template: ChatTemplate,
-    /// What the assistant was told first; never forgotten.
+    /// The system message, which is never forgotten.
     system: Option<Message>,
-    /// The user's and the assistant's turns, one after the other.
+    /// The turns of user and assistant, alternating.
     turns: Vec<Message>,
 }
 
@@ -105,9 +105,9 @@ impl Conversation {
         Self { template, system: system.map(|content| message("system", content)), turns: Vec::new() }
     }
 
-    /// Adds the user's turn; returns the text of the conversation up to where the assistant begins to
-    /// speak, and which parts of it are words. The oldest turns are forgotten until the context has
-    /// `room` tokens for the answer.
+    /// Adds the user's turn; returns the text of the conversation up to the assistant's turn, and the byte
+    /// ranges of it that are the speakers' words. The oldest turns are forgotten until the context has `room`
+    /// tokens for the answer.
     ///
     /// # Errors
     /// If the turn alone is longer than the context; then it is not added.
@@ -118,7 +118,7 @@ impl Conversation {
             let messages: Vec<Message> = self.system.iter().chain(&self.turns).cloned().collect();
             let (text, words) = self.template.render(&messages, true).map_err(|e| e.in_file(engine.base.path()))?;
             let tokens = engine.prompt(&text, Some(&words)).map(|p| p.tokens.len());
-            // The newest turn is not forgotten: whether it fits by itself is the answer's affair.
+            // The newest turn is never forgotten: if it does not fit by itself, generation fails.
             let last = self.turns.len() == 1;
             match tokens {
                 Ok(n) if last || n + room <= engine.context() => {
@@ -134,7 +134,7 @@ impl Conversation {
                     self.turns.pop();
                     return Err(e);
                 }
-                // A question with its answer.
+                // Forget a question together with its answer.
                 _ => {
                     self.turns.drain(..2);
                     forgotten += 2;

@@ -1,18 +1,18 @@
-//! `classify`: texts to labels; where the chosen task answers by text, to that text.
+//! `classify`: answers texts with labels, or with text where the chosen task generates.
 
+use crate::answer::Answer;
 use crate::cli::{InputArgs, Inputs, need, say_if_cut, task_or_choice};
 use crate::engine::Trunked;
-use crate::answer::Answer;
-use crate::text::{Choice, Finish, Request};
 use crate::error::Result;
 use crate::skills::Skills;
+use crate::text::{Choice, Finish, Request};
 use conpet_program::print::print;
 use conpet_program::{ExitStatus, Stop};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Most inputs computed together, so that they share the reading of the weights.
+/// Most inputs computed together; they share each read of the weights.
 const TOGETHER: usize = 16;
 
 pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
@@ -26,7 +26,7 @@ pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
         let answers: Vec<Result<Answered>> = match ask(&texts) {
             Ok(all) => all.into_iter().map(Ok).collect(),
             Err(e) if texts.len() == 1 || e.file().is_some() => vec![Err(e)],
-            // One input's error must not cost the others their answers: each is asked alone.
+            // One input's error must not cost the others their answers, so each is tried alone.
             Err(_) => texts.iter().map(|t| ask(&[t]).map(|mut one| one.remove(0))).collect(),
         };
         let each = begin.elapsed().as_secs_f64() * 1e3 / inputs.len() as f64;
@@ -37,7 +37,7 @@ pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
             let printed = answer.and_then(|(mut answer, trunked, place)| {
                 let (mut ms, mut finish) = (each, None);
                 if skills.is_generation(answer.task) && !answer.abstain {
-                    // The chosen task answers by text.
+                    // The chosen task generates text.
                     let choice = Choice::Task(answer.task);
                     let request = Request { text: input.text.clone(), choice, ..Request::default() };
                     let g = engine.write(&skills, (&trunked, place), &request, &mut |_| !stop.asked())?;
@@ -59,7 +59,7 @@ pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
     })
 }
 
-/// An answer, and the place of its input among those that passed the trunk with it.
+/// An answer, the batch that its input passed the trunk in, and the input's index there.
 type Answered = (Answer, Arc<Trunked>, usize);
 
 fn one_by_one(batches: Vec<(Trunked, Vec<Answer>)>) -> Vec<Answered> {

@@ -1,10 +1,10 @@
-//! `generate`: texts to text.
+//! `generate`: answers texts with text.
 
 use crate::cli::{InputArgs, Inputs, Sampling, count_or_all, say_if_cut, task_or_choice};
-use crate::text::{Generated, Request};
 use crate::error::Result;
 use crate::memory::Memory;
 use crate::sampler::SamplerConfig;
+use crate::text::{Generated, Request};
 use clap::Args;
 use conpet_program::print::{Pieces, print, say};
 use conpet_program::{ExitStatus, Stop};
@@ -14,13 +14,14 @@ use std::time::Duration;
 /// Arguments of `generate`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct GenerateArgs {
-    /// Inputs.
+    /// The inputs.
     #[command(flatten)]
     input: InputArgs,
-    /// The prompt (or give it as argument, file or standard input).
+    /// The prompt (or give it as an argument, in a file, or on standard input).
     #[arg(short = 'p', long, conflicts_with = "file")]
     prompt: Option<String>,
-    /// Most tokens to generate; -1 goes on until the end or the context; the task's own limit by default.
+    /// Most tokens to generate; -1 continues until the answer ends or the context is full. The default is the
+    /// task's own limit.
     #[arg(short = 'n', long = "predict", env = "LLAMA_ARG_N_PREDICT", allow_negative_numbers = true, value_parser = count_or_all)]
     predict: Option<usize>,
     /// Sampling.
@@ -45,7 +46,7 @@ pub(super) fn run(a: &GenerateArgs, stop: &Stop) -> Result<ExitStatus> {
                 choice: task.into(),
                 raw: a.raw,
                 max_tokens: a.predict,
-                // The same prompt twice is asked twice: each has draws of its own.
+                // Each input has a random stream of its own, even if the same prompt comes twice.
                 sampler: SamplerConfig { stream: input.number, ..sampler.clone() },
                 ..Request::default()
             };

@@ -1,4 +1,4 @@
-//! `perplexity`: how well a text is predicted.
+//! `perplexity`: measures how well a text is predicted.
 
 use crate::blend::Blend;
 use crate::cli::{Common, count_or_all, task_of};
@@ -13,13 +13,13 @@ use std::path::PathBuf;
 /// Arguments of `perplexity`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PerplexityArgs {
-    /// Base, bundle, resources. A chunk is 512 tokens unless --ctx-size says otherwise.
+    /// Base, bundle and resources. A chunk is 512 tokens unless --ctx-size says otherwise.
     #[command(flatten)]
     common: Common,
-    /// The text.
+    /// The file with the text.
     #[arg(short = 'f', long)]
     file: PathBuf,
-    /// Most chunks; -1 or 0 reads all.
+    /// Most chunks to measure; -1 or 0 measures all.
     #[arg(long, default_value = "-1", allow_negative_numbers = true, value_parser = count_or_all)]
     chunks: usize,
     /// Put this task's module in force.

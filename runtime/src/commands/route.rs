@@ -1,4 +1,4 @@
-//! `route`: how the selector sees an input.
+//! `route`: shows how the selector decides on an input.
 
 use crate::cli::{InputArgs, Inputs, need};
 use crate::engine::Engine;
@@ -14,9 +14,12 @@ pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
     let skills = need(skills)?;
     let selector = skills.selector();
     let Some(feature) = selector.feature() else {
-        return Err(Error::new(Code::Unsupported, format!("a {} selector reads nothing", selector.kind().name()))
-            .in_file(skills.bundle().path())
-            .hint("use classify or generate with --task"));
+        return Err(Error::new(
+            Code::Unsupported,
+            format!("a {} selector does not read the input", selector.kind().name()),
+        )
+        .in_file(skills.bundle().path())
+        .hint("use classify or generate with --task"));
     };
     let tasks = &skills.manifest().tasks;
     let mut reads: Vec<String> = feature.parts.iter().map(|p| format!("{}:{}", p.layer, p.pool)).collect();
@@ -61,7 +64,7 @@ pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
         ];
         lines.extend(weights.iter().take(5).map(|(name, w)| format!("  {w:>7.4}  {name}")));
         let verdict =
-            if d.abstain { "abstains: unlike any task".to_owned() } else { format!("runs {}", run.join(" and ")) };
+            if d.abstain { "refuses: unlike any task".to_owned() } else { format!("runs {}", run.join(" and ")) };
         lines.push(format!(
             "  margin {:.4}, entropy {:.4} nats, novelty {:.4}; {verdict}",
             d.margin, d.entropy, d.novelty

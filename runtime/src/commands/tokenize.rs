@@ -1,4 +1,4 @@
-//! `tokenize`: how the base reads a text.
+//! `tokenize`: shows the tokens of a text.
 
 use crate::base::Base;
 use crate::error::{Code, Error, Result};
@@ -15,15 +15,15 @@ pub(crate) struct TokenizeArgs {
     /// The base, a GGUF file.
     #[arg(short = 'm', long = "model", env = "LLAMA_ARG_MODEL")]
     model: PathBuf,
-    /// The text; none reads the file, or standard input.
+    /// The text; without it, the file or standard input is read.
     text: Option<String>,
     /// Read the text from a file.
     #[arg(short = 'f', long, conflicts_with = "text")]
     file: Option<PathBuf>,
-    /// Let the text spell control tokens.
+    /// Read control tokens that the text spells.
     #[arg(long)]
     special: bool,
-    /// Print the ids only, as JSON.
+    /// Print only the token ids, as JSON.
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C: eight numbers at a time; integer products with AVX-VNNI where it is there.
+//! AVX2 with FMA and F16C: eight values at a time; integer products with AVX-VNNI if the processor has it.
 
 use super::Gemm;
 use super::input::{RowMut, Rows};
@@ -26,7 +26,7 @@ impl Avx2 {
         there.then_some(Self { vnni: false })
     }
 
-    /// With AVX-VNNI.
+    /// As [`Avx2::detect`], but only if the processor has AVX-VNNI too.
     pub(super) fn detect_vnni() -> Option<Self> {
         Self::detect().filter(|_| is_x86_feature_detected!("avxvnni")).map(|_| Self { vnni: true })
     }
@@ -80,7 +80,7 @@ impl Avx2 {
     }
 }
 
-/// Makes safe methods of functions that need the features; `self` is the proof.
+/// Wraps functions that need the features in safe methods; `self` is the proof.
 macro_rules! methods {
     ($($name:ident ( $($arg:ident : $ty:ty),* ) $(-> $ret:ty)?;)*) => {
         impl Avx2 {
@@ -156,7 +156,8 @@ fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     a[n..].iter().zip(&b[n..]).fold(sum, |s, (a, b)| a.mul_add(*b, s))
 }
 
-/// `y[r] = row r · x`; blocks are decoded on the stack (they meet `f32` only where that is asked for).
+/// `y[r] = row r · x`; blocks are decoded on the stack (for quantized types this runs only with
+/// [`super::Kernels::exact`]).
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gemv(ty: QuantType, bytes: &[u8], x: &[f32], y: &mut [f32]) {
     let row = bytes.len() / y.len();
@@ -182,8 +183,8 @@ fn four(s: [__m256; 4]) -> __m256 {
     _mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3]))
 }
 
-/// Rows of 8, 16, 24 or 32 halves, as the second factors of LoRA have: eight at a time, their sums taken
-/// side by side, since adding up one row costs more than multiplying it.
+/// Rows of 8, 16, 24 or 32 halves, as LoRA's second factor has: eight rows at a time, whose sums are reduced
+/// together, since reducing one row costs more than multiplying it.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn f16_short(bytes: &[u8], x: &[f32], y: &mut [f32]) {
     let row = 2 * x.len();
@@ -203,7 +204,7 @@ fn f16_short(bytes: &[u8], x: &[f32], y: &mut [f32]) {
         let four = |s: &[__m256]| _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
         let (a, b) = (four(&s[..4]), four(&s[4..]));
         let sums = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
-        // SAFETY: `y` holds eight numbers.
+        // SAFETY: `y` holds eight values.
         unsafe { _mm256_storeu_ps(y.as_mut_ptr(), sums) };
     }
     for (y, w) in eights.into_remainder().iter_mut().zip(rows.remainder().chunks_exact(row)) {
@@ -228,7 +229,7 @@ fn f16_row(w: &[u8], x: &[f32]) -> f32 {
     }
     while x.len() - n >= 8 {
         // The second factors of LoRA are often just this wide.
-        // SAFETY: eight halves and eight numbers are left.
+        // SAFETY: eight halves and eight values are left.
         sums[0] = unsafe {
             let h = _mm_loadu_si128(w.as_ptr().add(2 * n).cast());
             _mm256_fmadd_ps(_mm256_cvtph_ps(h), _mm256_loadu_ps(x.as_ptr().add(n)), sums[0])
@@ -257,7 +258,7 @@ fn f32_row(w: &[u8], x: &[f32]) -> f32 {
     tail.fold(hsum(four(sums)), |s, (w, x)| f32::from_le_bytes([w[0], w[1], w[2], w[3]]).mul_add(*x, s))
 }
 
-/// Rows multiplied with two vectors of columns in registers: 12 sums of 16 registers.
+/// Rows multiplied with two vectors of columns in registers: 12 of 16 registers hold sums.
 const GEMM_ROWS: usize = 6;
 
 /// `c = a · b`, or added to it; shapes were checked by [`Gemm::check`].

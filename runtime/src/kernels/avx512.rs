@@ -1,5 +1,4 @@
-//! AVX-512 with VNNI: sixteen numbers at a time where it pays, in the products of a batch; 256 bits
-//! for the rest.
+//! AVX-512 with VNNI: sixteen values at a time in the products of a batch, where it pays; 256 bits for the rest.
 
 use super::Gemm;
 use super::avx2::Avx2;
@@ -49,7 +48,7 @@ impl Avx512 {
     }
 }
 
-/// Hands a method on to AVX2.
+/// Forwards methods to AVX2.
 macro_rules! narrow {
     ($($name:ident ( $($arg:ident : $ty:ty),* ) $(-> $ret:ty)?;)*) => {
         impl Avx512 {
@@ -76,7 +75,7 @@ narrow! {
     gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]);
 }
 
-/// Rows multiplied with one or two vectors of columns in registers: 24 sums of 32 registers.
+/// Rows multiplied with one or two vectors of columns in registers: 24 of 32 registers hold sums.
 const GEMM_ROWS: usize = 12;
 
 /// `c = a · b`, or added to it; shapes were checked by [`Gemm::check`].
@@ -153,7 +152,7 @@ fn gemm_micro<const R: usize, const V: usize>(g: &Gemm<'_>, r: usize, j: usize, 
     }
 }
 
-/// Tokens multiplied with a panel in registers: 12 integer and 12 float sums of 32 registers.
+/// Tokens multiplied with a panel in registers: 12 integer and 12 float sums in 32 registers.
 const PANEL_TOKENS: usize = 12;
 
 /// `out [n, 16] = x · panelᵀ`, as [`panel::product`].
@@ -187,7 +186,7 @@ fn tokens<const RUN: usize>(p: &Panel, x: Rows<'_>, t: usize, many: usize, out: 
     }
 }
 
-/// Sixteen rows times `T` tokens; sums are taken run by run, whatever `T` is.
+/// Sixteen rows times `T` tokens; sums are added run by run, whatever `T` is.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn int8_micro<const RUN: usize, const T: usize>(p: &Panel, x: Rows<'_>, t: usize, out: &mut [f32]) {
@@ -223,7 +222,7 @@ fn int8_micro<const RUN: usize, const T: usize>(p: &Panel, x: Rows<'_>, t: usize
         }
     }
     for (i, s) in sums.into_iter().enumerate() {
-        // SAFETY: the sixteen numbers of token `t + i`.
+        // SAFETY: the sixteen values of token `t + i`.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr().add((t + i) * ROWS), s) };
     }
 }

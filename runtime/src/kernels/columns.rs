@@ -1,8 +1,8 @@
-//! A row-major matrix that several threads fill, each its own columns.
+//! A row-major matrix that several threads fill, each writing its own columns.
 
 use std::marker::PhantomData;
 
-/// `[n, stride]`, written column range by column range.
+/// A matrix `[n, stride]`, written by ranges of columns.
 pub(super) struct Columns<'a> {
     ptr: *mut f32,
     len: usize,
@@ -21,8 +21,7 @@ impl<'a> Columns<'a> {
         Self { ptr: data.as_mut_ptr(), len: data.len(), stride, owner: PhantomData }
     }
 
-    /// Stores the first `width` numbers of each row of `block [n, pitch]` at columns
-    /// `first..first + width`.
+    /// Stores the first `width` values of each row of `block [n, pitch]` at columns `first..first + width`.
     ///
     /// # Safety
     /// * No other thread may access these columns while this runs.
@@ -31,7 +30,7 @@ impl<'a> Columns<'a> {
         for (t, row) in block.chunks_exact(pitch).enumerate() {
             // SAFETY: in bounds by the assertion; exclusive by this function's contract.
             let out = unsafe { std::slice::from_raw_parts_mut(self.ptr.add(t * self.stride + first), width) };
-            // Widths known in advance are vector moves instead of a call.
+            // With widths known at compile time, these are vector moves instead of a call.
             match (out.as_chunks_mut::<16>().0, row[..width].as_chunks::<16>().0) {
                 ([out], [row]) if width == 16 => *out = *row,
                 ([out, out2], [row, row2]) if width == 32 => (*out, *out2) = (*row, *row2),
@@ -40,7 +39,8 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// The other way: columns `first..first + width` of each row become the first of `block [n, pitch]`.
+    /// The reverse of [`Columns::write`]: copies columns `first..first + width` of each row to the start of
+    /// each row of `block [n, pitch]`.
     ///
     /// # Safety
     /// * No other thread may write these columns while this runs.

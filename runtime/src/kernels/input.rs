@@ -1,20 +1,20 @@
-//! Activations as 8-bit integers: what quantized weights are multiplied with.
+//! Activations as 8-bit integers, for products with quantized weights.
 //!
-//! A run of 32 numbers becomes `scale · q`, q in -127..=127 and `scale = max|x| / 127`: the rounding
-//! that llama.cpp calls Q8_0, with the scale kept in `f32`. Weights are `scale · code + min`, so a
-//! product also needs the sums of the numbers, which are kept beside them.
+//! A run of 32 values becomes `scale · q`, with q in -127..=127 and `scale = max|x| / 127`: the rounding that
+//! llama.cpp calls Q8_0, with the scale kept in `f32`. Weights are `scale · code + min`, so a product also
+//! needs the sums of the activations, which are stored beside them.
 
 use crate::aligned::Aligned;
 use crate::threads::Threads;
 use zerocopy::IntoBytes;
 
-/// Numbers that share a scale.
+/// Number of values that share a scale.
 const RUN: usize = 32;
 
 /// Rows of activations `[n, k]`, `k` a multiple of 32.
 ///
-/// One row after another in one buffer of `f32` words, each row its codes (four in a word), its
-/// scales, and its sums by 32 and by 16, so that rows can be filled side by side.
+/// All rows lie in one buffer of `f32` words. Each row holds its codes (four in a word), its scales, and its
+/// sums by 32 and by 16, so that rows can be filled in parallel.
 #[derive(Debug, Default)]
 pub(super) struct Input {
     k: usize,
@@ -24,7 +24,7 @@ pub(super) struct Input {
 /// Some rows of an [`Input`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rows<'a> {
-    /// Numbers in a row.
+    /// Values in a row.
     pub(super) k: usize,
     words: &'a [f32],
 }
@@ -32,13 +32,13 @@ pub(super) struct Rows<'a> {
 /// The parts of one row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row<'a> {
-    /// `[k]`, two's complement.
+    /// Codes `[k]`, two's complement.
     pub(super) codes: &'a [u8],
-    /// `[k / 32]`.
+    /// Scales `[k / 32]`.
     pub(super) scales: &'a [f32],
-    /// `scale · Σ q` of each 32.
+    /// `scale · Σ q` of each 32 values.
     pub(super) sums32: &'a [f32],
-    /// The same of each 16.
+    /// `scale · Σ q` of each 16 values.
     pub(super) sums16: &'a [f32],
 }
 
@@ -50,13 +50,13 @@ pub(super) struct RowMut<'a> {
     pub(super) sums16: &'a mut [f32],
 }
 
-/// Words of a row: `k` bytes, and a number, two sums and another for each 32.
+/// Words of a row: `k` bytes of codes, and for each 32 values a scale and three sums.
 const fn stride(k: usize) -> usize {
     k / 4 + k / 32 * 4
 }
 
 impl Input {
-    /// Fills it with `x [n, k]`; `quantize` rounds a row.
+    /// Fills it with the rows of `x [n, k]`; `quantize` rounds one row.
     pub(super) fn fill(
         &mut self,
         threads: &Threads,
@@ -84,14 +84,14 @@ impl Input {
         }
     }
 
-    /// All rows of the last `n` filled.
+    /// The `n` rows of the last [`Input::fill`].
     pub(super) fn rows(&self, n: usize) -> Rows<'_> {
         Rows { k: self.k, words: &self.words[..n * stride(self.k)] }
     }
 }
 
 impl<'a> Rows<'a> {
-    /// How many.
+    /// Number of rows.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub(super) fn n(self) -> usize {
         self.words.len() / stride(self.k)
@@ -106,7 +106,7 @@ impl<'a> Rows<'a> {
     /// Row `t`.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such row.
     #[inline(always)]
     pub(super) fn row(self, t: usize) -> Row<'a> {
         let (k, words) = (self.k, &self.words[t * stride(self.k)..(t + 1) * stride(self.k)]);
@@ -131,8 +131,8 @@ impl<'a> Row<'a> {
 pub(super) fn quantize(x: &[f32], row: RowMut<'_>) {
     let runs = x.chunks_exact(RUN).zip(row.codes.chunks_exact_mut(RUN)).zip(row.scales);
     for (((x, codes), scale), (s32, s16)) in runs.zip(row.sums32.iter_mut().zip(row.sums16.chunks_exact_mut(2))) {
-        // Sixteen running values let the compiler use vectors; `x · 0` is NaN where x is not finite,
-        // and must not be rounded away.
+        // Sixteen running maxima let the compiler use vectors; `x · 0` is NaN where x is not finite, and must
+        // not be rounded away.
         let (mut most, mut poison) = ([0.0f32; 16], [0.0f32; 16]);
         for half in x.chunks_exact(16) {
             for j in 0..16 {

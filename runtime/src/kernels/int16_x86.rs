@@ -1,6 +1,6 @@
-//! Products of 16-bit integers on x86-64: half-precision weights, rounded, with a batch.
+//! Products of 16-bit integers on x86-64: rounded half-precision weights with a batch.
 //!
-//! `dpwssd` multiplies two pairs in each 32-bit lane and adds them up: twice the products of a
+//! `dpwssd` multiplies two pairs in each 32-bit lane and adds them up: twice as many products as a fused
 //! multiply-add of floats. AVX-VNNI has it at 256 bits, AVX-512 VNNI at 512.
 
 use super::TILE;
@@ -10,15 +10,15 @@ use conpet_formats::quant::QuantType;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Runs of a panel that all tokens meet before the next: these stay in the first-level cache.
+/// Runs of a panel that are multiplied with all tokens before the next ones, so that they stay in the L1 cache.
 const RUNS: usize = 8;
 
-/// Rounds a run, as [`super::wide::round`].
+/// Rounds a run, like [`super::wide::round`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn round(x: &[f32; RUN], limit: f32, codes: &mut [i16; RUN]) -> f32 {
     let mut v = [_mm256_setzero_ps(); 4];
     for (j, v) in v.iter_mut().enumerate() {
-        // SAFETY: eight of 32 numbers.
+        // SAFETY: eight of 32 values.
         *v = unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * j)) };
     }
     let (q, scale) = rounded(v, limit);
@@ -29,7 +29,7 @@ pub(super) fn round(x: &[f32; RUN], limit: f32, codes: &mut [i16; RUN]) -> f32 {
     scale
 }
 
-/// 32 numbers as 32 codes, in order, and their scale.
+/// Rounds 32 values to 32 codes, in order; returns the codes and their scale.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn rounded(v: [__m256; 4], limit: f32) -> ([__m256i; 2], f32) {
@@ -48,7 +48,7 @@ fn rounded(v: [__m256; 4], limit: f32) -> ([__m256i; 2], f32) {
     ([pack(q[0], q[1]), pack(q[2], q[3])], max / limit + hsum(poison))
 }
 
-/// Unpacks rows, as [`WidePanel::unpack`].
+/// Unpacks rows, like [`WidePanel::unpack`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn unpack(p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
     p.reserve(k);
@@ -62,7 +62,7 @@ pub(super) fn unpack(p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize
                 if r < rows {
                     let mut v = [_mm256_setzero_ps(); 4];
                     for (j, v) in v.iter_mut().enumerate() {
-                        // SAFETY: numbers `8 j..` of run `run` of row `r < rows`, two bytes each.
+                        // SAFETY: values `8 j..` of run `run` of row `r < rows`, two bytes each.
                         let h = unsafe { _mm_loadu_si128(bytes.as_ptr().add(2 * (r * k + run * RUN + 8 * j)).cast()) };
                         *v = if ty == QuantType::F16 {
                             _mm256_cvtph_ps(h)
@@ -85,8 +85,8 @@ pub(super) fn unpack(p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize
     }
 }
 
-/// `out [n, 32] = x · panelᵀ`, as [`WidePanel::product`]: two vectors of rows at a time, so that a pair
-/// of a token, once broadcast, is used twice.
+/// `out [n, 32] = x · panelᵀ`, as [`WidePanel::product`]: two vectors of rows at a time, so that each broadcast
+/// pair of a token's values is used twice.
 macro_rules! product {
     ($product:ident, $tokens:ident, $micro:ident, $features:literal, lanes: $lanes:literal, at once: $many:literal,
      $zero:ident, $zero_int:ident, $load:ident, $load_int:ident, $store:ident, $all:ident, $all_int:ident,
@@ -127,7 +127,7 @@ macro_rules! product {
             }
         }
 
-        /// Rows from `first` on times `T` tokens; sums are taken run by run, whatever `T` is.
+        /// Rows from `first` on times `T` tokens; sums are added run by run, whatever `T` is.
         #[inline]
         #[target_feature(enable = $features)]
         fn $micro<const T: usize>(
@@ -146,7 +146,7 @@ macro_rules! product {
             let mut sums = [[$zero(); 2]; T];
             if runs.start > 0 {
                 for (i, s) in sums.iter_mut().enumerate() {
-                    // SAFETY: numbers of token `t + i`, in bounds by the assertions above.
+                    // SAFETY: values of token `t + i`, in bounds by the assertions above.
                     unsafe {
                         let out = out.as_ptr().add((t + i) * TILE + first);
                         *s = [$load(out), $load(out.add($lanes))];
@@ -177,7 +177,7 @@ macro_rules! product {
                 }
             }
             for (i, s) in sums.into_iter().enumerate() {
-                // SAFETY: numbers of token `t + i`, in bounds by the assertions above.
+                // SAFETY: values of token `t + i`, in bounds by the assertions above.
                 unsafe {
                     let out = out.as_mut_ptr().add((t + i) * TILE + first);
                     $store(out, s[0]);

@@ -1,9 +1,9 @@
 //! Integer products on x86-64, 256 bits at a time: the same code for three instruction sets.
 //!
-//! They differ in one operation, four byte products added into a 32-bit lane. AVX-VNNI and
-//! AVX-512 VNNI have it; AVX2 makes it of `maddubs` (pairs of products, 16 bits) and `madd`, adding
-//! as many pairs in 16 bits as cannot overflow: 8 of 4-bit codes, 4 of 5-bit codes, 2 of 6-bit codes.
-//! Eight-bit codes would overflow at once, and are taken as signed there: `|w| · (x · sign w)`.
+//! They differ in one operation, four byte products added into a 32-bit lane. AVX-VNNI and AVX-512 VNNI have
+//! it; AVX2 builds it from `maddubs` (pairs of products, 16 bits) and `madd`, adding as many pairs in 16 bits
+//! as cannot overflow: 8 of 4-bit codes, 4 of 5-bit codes, 2 of 6-bit codes. Eight-bit codes could overflow in
+//! a single pair, so they are treated as signed: `|w| · (x · sign w)`.
 
 mod vectors;
 
@@ -17,10 +17,10 @@ use vectors::Vectors;
 /// Tokens multiplied together in registers.
 const TOKENS: usize = 4;
 
-/// How far ahead of the sums weights are asked for.
+/// How many bytes ahead weights are prefetched.
 const AHEAD: usize = 4096;
 
-/// Four columns of eight rows (32 bytes) lie this far apart.
+/// Bytes from one step (four columns) of a panel to the next.
 const STEP: usize = 4 * ROWS;
 
 /// `[8 rows, 8 dwords]` to `[8 dwords, 8 rows]`.
@@ -75,7 +75,7 @@ pub(super) fn quantize(x: &[f32], row: RowMut<'_>) {
         let mut v = [_mm256_setzero_ps(); 4];
         let (mut most, mut poison) = (_mm256_setzero_ps(), _mm256_setzero_ps());
         for (j, v) in v.iter_mut().enumerate() {
-            // SAFETY: eight of 32 numbers.
+            // SAFETY: eight of 32 values.
             *v = unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * j)) };
             most = _mm256_max_ps(_mm256_and_ps(*v, magnitude), most);
             // NaN where the number is not finite, which must not be rounded away.
@@ -208,7 +208,7 @@ unsafe fn store_columns(rows: [__m256i; 8], out: *mut u8) {
     }
 }
 
-/// The processor's own conversion. Only for functions that have F16C: it is inlined into them.
+/// The processor's own conversion. Only functions with F16C may use it; it is inlined into them.
 struct F16c;
 
 impl Half for F16c {
@@ -228,14 +228,14 @@ impl Half for F16c {
     }
 }
 
-/// Code in the sign's place, if it is one of eight bits.
+/// An eight-bit code (0 to 255) as a signed byte, `w - 128`.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn signed(w: __m256i) -> __m256i {
     _mm256_xor_si256(w, _mm256_set1_epi8(-128))
 }
 
-/// `Σ |w| · (x · sign w)`, eight lanes.
+/// `Σ |w| · (x · sign w)` in eight lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn signed_dot(w: __m256i, x: __m256i) -> __m256i {
@@ -243,18 +243,18 @@ fn signed_dot(w: __m256i, x: __m256i) -> __m256i {
     _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
 }
 
-/// AVX2's form of the one operation.
+/// AVX2's form of the operation.
 #[derive(Clone, Copy)]
 pub(super) struct Pairs;
-/// AVX-VNNI's.
+/// AVX-VNNI's form of it.
 #[derive(Clone, Copy)]
 pub(super) struct Vnni256;
-/// AVX-512 VNNI's, on 256 bits.
+/// AVX-512 VNNI's form of it, on 256 bits.
 #[derive(Clone, Copy)]
 pub(super) struct Vnni512;
 
-/// Asks for what lies [`AHEAD`] bytes after `rows`: the processor's own prefetching ends at the
-/// borders of pages, and the weights of a base are many of those.
+/// Prefetches what lies [`AHEAD`] bytes after `rows`: the hardware prefetcher stops at page boundaries, and a
+/// base's weights span many pages.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn ahead<B>(rows: &[B]) {
@@ -309,7 +309,7 @@ macro_rules! batch {
                 }
             }
 
-            /// Eight rows times `T` tokens; sums are taken run by run, whatever `T` is.
+            /// Eight rows times `T` tokens; sums are added run by run, whatever `T` is.
             #[inline]
             #[target_feature(enable = $features)]
             fn micro<const RUN: usize, const GROUP: usize, const T: usize>(
@@ -345,7 +345,7 @@ macro_rules! batch {
                     }
                 }
                 for (i, s) in sums.into_iter().enumerate() {
-                    // SAFETY: eight of the sixteen numbers of token `t + i`.
+                    // SAFETY: eight of the sixteen values of token `t + i`.
                     unsafe { _mm256_storeu_ps(out.as_mut_ptr().add((t + i) * ROWS + 8 * half), s) };
                 }
             }
@@ -355,8 +355,7 @@ macro_rules! batch {
     };
 }
 
-/// Scales of group `g` of 256 numbers, times those of the numbers they meet; adds what the minima
-/// contribute.
+/// Scales of group `g` of 256 weights, multiplied by those of the activations; adds the contribution of the minima.
 ///
 /// # Safety
 /// * It is inlined into a function with AVX2, FMA and F16C.
@@ -370,7 +369,7 @@ unsafe fn group_scales<B: Vectors, const SIGNED: bool>(
     let (xs, sums32, sums16) =
         (&x.scales[8 * g..8 * g + 8], &x.sums32[8 * g..8 * g + 8], &x.sums16[16 * g..16 * g + 16]);
     let mut out = [0.0; 16];
-    // SAFETY: eight numbers at a time of the slices above and of `out`.
+    // SAFETY: eight values at a time of the slices above and of `out`.
     unsafe {
         let (scale, min) = B::scales256(blocks);
         let xs = _mm256_loadu_ps(xs.as_ptr());
@@ -395,7 +394,7 @@ unsafe fn group_scales<B: Vectors, const SIGNED: bool>(
 macro_rules! single {
     ($set:ident, $features:literal, signed: $signed:literal, $dot:item) => {
         impl $set {
-            /// `y[r] = row r · x` for one token, the rows taken apart in registers.
+            /// `y[r] = row r · x` for one token; rows are decoded in registers.
             #[target_feature(enable = $features)]
             pub(super) fn gemv(ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
                 with_block!(ty, B => {
@@ -413,7 +412,7 @@ macro_rules! single {
                 }, float => unreachable!("{} is not made of blocks", ty.name()));
             }
 
-            /// Several rows at once, to have more than one sum under way.
+            /// Several rows at once, so that independent sums overlap.
             #[inline]
             #[target_feature(enable = $features)]
             fn rows<B: Vectors, const R: usize>(rows: [&[B]; R], x: Row<'_>) -> [f32; R] {
@@ -429,11 +428,11 @@ macro_rules! single {
                         // SAFETY: this function has AVX2, FMA and F16C.
                         scales[r] = unsafe { group_scales::<B, $signed>(group[r], x, g, &mut minima[r]) };
                     }
-                    // From memory a number is broadcast by the load; out of a register it would take
-                    // the one port that shuffles.
+                    // From memory, a value is broadcast by the load itself; from a register it would take the
+                    // only shuffle port.
                     let scales = std::hint::black_box(&scales);
                     for j in 0..8 {
-                        // SAFETY: 32 of the group's 256 numbers.
+                        // SAFETY: 32 of the group's 256 values.
                         let xv = unsafe { _mm256_loadu_si256(codes.as_ptr().add(32 * j).cast()) };
                         for r in 0..R {
                             // SAFETY: this function has AVX2 and F16C; `j` counts the 32s of 256.
@@ -448,7 +447,7 @@ macro_rules! single {
                         }
                     }
                 }
-                // Blocks of 32 that do not fill 256.
+                // The remaining blocks of 32, fewer than 256 values.
                 let mut out = [0.0; R];
                 for r in 0..R {
                     let mut rest = 0.0;
@@ -456,7 +455,7 @@ macro_rules! single {
                         let (mut scale, mut min) = ([0.0; 16], [0.0; 16]);
                         let block = &rows[r][b];
                         block.scales::<F16c>(&mut scale, &mut min);
-                        // SAFETY: as above; 32 of the row's numbers.
+                        // SAFETY: as above; 32 of the row's values.
                         let (w, xv) = unsafe {
                             (block.codes32(0), _mm256_loadu_si256(x.codes[32 * b..32 * b + 32].as_ptr().cast()))
                         };
@@ -524,7 +523,7 @@ batch! { Pairs, "avx2,fma,f16c", signed: true,
 }
 
 single! { Pairs, "avx2,fma,f16c", signed: true,
-    /// Four-fold products of 32 codes below 128 with 32 numbers.
+    /// Four-fold products of 32 codes below 128 with 32 activations.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn dot(w: __m256i, x: __m256i) -> __m256i {
@@ -555,7 +554,7 @@ batch! { Vnni256, "avx2,fma,f16c,avxvnni", signed: false,
 }
 
 single! { Vnni256, "avx2,fma,f16c,avxvnni", signed: false,
-    /// Four-fold products of 32 codes with 32 numbers.
+    /// Four-fold products of 32 codes with 32 activations.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     fn dot(w: __m256i, x: __m256i) -> __m256i {
@@ -564,7 +563,7 @@ single! { Vnni256, "avx2,fma,f16c,avxvnni", signed: false,
 }
 
 single! { Vnni512, "avx2,fma,f16c,avx512vnni,avx512vl", signed: false,
-    /// Four-fold products of 32 codes with 32 numbers.
+    /// Four-fold products of 32 codes with 32 activations.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512vnni,avx512vl")]
     fn dot(w: __m256i, x: __m256i) -> __m256i {

@@ -1,5 +1,5 @@
-//! What a LoRA adds to products (Hu et al. 2022), `y += s · B(Ax)`, computed where `y` is: `Ax` once for
-//! all linears that share an input, `B` row by row as the product's rows are written.
+//! What a LoRA adds to products (Hu et al. 2022): `y += s · B(Ax)`. `Ax` is computed once for all linears that
+//! share an input, and `B` is applied to each block of rows as the product computes it.
 
 use super::columns::Columns;
 use super::{Gemm, Kernels, MatrixRef, SCRATCH, TILE, dispatch};
@@ -9,16 +9,16 @@ use std::ops::Range;
 /// The second half of a LoRA site, to be added to a product.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LowRank<'a> {
-    /// `Ax` of several sites side by side, `[n, pitch]`; this one's from column `at` on.
+    /// `Ax` of several sites side by side, `[n, pitch]`; this site's columns begin at `at`.
     pub(crate) low: &'a [f32],
     pub(crate) pitch: usize,
     pub(crate) at: usize,
-    /// `B [out, rank]`, of floats.
+    /// `B [out, rank]`, in a float type.
     pub(crate) b: MatrixRef<'a>,
     pub(crate) scale: f32,
 }
 
-/// Columns of [`Kernels::project`]'s result for factors of these ranks.
+/// Number of columns of [`Kernels::project`]'s result for factors of these ranks.
 pub(crate) fn width(ranks: impl Iterator<Item = usize>) -> usize {
     ranks.sum::<usize>().next_multiple_of(Gemm::LANES)
 }
@@ -52,7 +52,7 @@ impl Kernels {
                 at += a.rows;
             }
             self.transpose(&s.tile, k, at, k, &mut s.turned, width);
-            // Few rows and many tokens: the tokens are what is shared out.
+            // Few rows and many tokens, so the tokens are divided among the threads.
             let turned = &s.turned;
             threads.split_mut(low, width, |first, low| {
                 let (a, rows) = (&x[first * k..], low.len() / width);
@@ -63,7 +63,7 @@ impl Kernels {
 }
 
 impl Kernels {
-    /// `y [n, out] += s · B(Ax)`, for tokens whose product was taken together with others'.
+    /// `y [n, out] += s · B(Ax)`, for tokens whose product was computed together with other tokens'.
     pub(crate) fn add_low_rank(self, threads: &Threads, add: LowRank<'_>, y: &mut [f32], n: usize) {
         assert_eq!(y.len(), n * add.b.rows);
         let out = Columns::new(y, add.b.rows);
@@ -86,7 +86,7 @@ impl Kernels {
 }
 
 impl LowRank<'_> {
-    /// Adds rows `range` of `s · B(Ax)` to `products [n, pitch]`, whose columns they are.
+    /// Adds rows `range` of `s · B(Ax)` to `products [n, pitch]`, whose columns are those rows.
     pub(super) fn add(
         &self,
         kernels: Kernels,

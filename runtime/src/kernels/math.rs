@@ -2,7 +2,7 @@
 
 use conpet_formats::model_spec::Activation;
 
-/// `exp(x)`, relative error below 2e-7 on [-87, 88]; beyond, the nearest representable end; NaN stays NaN.
+/// `exp(x)`, relative error below 2e-7 on [-87, 88]; beyond, the value at the nearer end; NaN stays NaN.
 ///
 /// Range reduction by powers of two and a degree-6 polynomial (Cephes `expf`).
 #[inline(always)]

@@ -8,7 +8,7 @@ use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{self, QuantType};
 use half::f16;
 
-/// The set that every processor has.
+/// The kernels that run on every processor.
 #[derive(Debug, Clone, Copy)]
 pub struct Naive;
 
@@ -26,7 +26,7 @@ impl Naive {
         }
     }
 
-    /// Rounds activations.
+    /// Rounds a row of activations to 8 bits.
     pub(super) fn quantize(self, x: &[f32], row: RowMut<'_>) {
         input::quantize(x, row);
     }
@@ -41,7 +41,7 @@ impl Naive {
         panel::product(p, x, out);
     }
 
-    /// Rounds 32 numbers to 16 bits.
+    /// Rounds 32 values to 16 bits.
     pub(super) fn round_wide(self, x: &[f32; wide::RUN], limit: f32, codes: &mut [i16; wide::RUN]) -> f32 {
         wide::round(x, limit, codes)
     }
@@ -56,7 +56,7 @@ impl Naive {
         p.product(x, out);
     }
 
-    /// `y[r] = row r · x`, `x` rounded.
+    /// `y[r] = row r · x`, with `x` rounded to 8 bits.
     pub(super) fn gemv_int8(self, ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
         let (mut w, row, x) = (vec![0.0; x.k], bytes.len() / y.len(), x.row(0));
         for (y, bytes) in y.iter_mut().zip(bytes.chunks_exact(row)) {
@@ -91,7 +91,7 @@ impl Naive {
         out.iter_mut().zip(x).for_each(|(o, h)| *o = quant::f16(h.to_le_bytes()));
     }
 
-    /// `x = exp(x - m)`, `m` the largest of `x` and `max`; `m` and the sum.
+    /// `x = exp(x - m)`, `m` the largest of `x` and `max`; returns `m` and the sum of `x`.
     pub(super) fn softmax_step(self, x: &mut [f32], max: f32) -> (f32, f32) {
         let max = x.iter().copied().fold(max, f32::max);
         x.iter_mut().for_each(|v| *v = (*v - max).exp());

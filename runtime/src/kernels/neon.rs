@@ -1,5 +1,5 @@
-//! NEON: four numbers at a time, on every 64-bit ARM; integer products with what the processor has
-//! beyond that ([`dot`]).
+//! NEON: four values at a time, on every 64-bit ARM; integer products use the extensions that the processor has
+//! ([`dot`]).
 
 mod dot;
 
@@ -15,13 +15,13 @@ use conpet_formats::with_block;
 use half::f16;
 use std::arch::aarch64::*;
 
-/// Proof that the processor has NEON, and what of its products of bytes.
+/// Proof that the processor has NEON, and which of its byte products.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Neon {
     bytes: Bytes,
 }
 
-/// How bytes are multiplied.
+/// The instructions that multiply bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bytes {
     /// Pairs of products in 16 bits.
@@ -200,8 +200,8 @@ fn gemm_micro<const R: usize>(g: &Gemm<'_>, r: usize, j: usize, c: &mut [f32], l
     }
 }
 
-/// One run of eight rows, as [`panel::product`]: byte products are added in 16 bits as often as
-/// cannot overflow (`GROUP` steps of four columns), then in 32.
+/// One run of eight rows, as [`panel::product`]: byte products are added in 16 bits as long as they cannot
+/// overflow (`GROUP` steps of four columns), then in 32.
 ///
 /// # Safety
 /// * `w` points to `RUN / 4` steps of a panel, `x` to `RUN` codes.
@@ -236,7 +236,7 @@ fn product<const RUN: usize, const GROUP: usize>(p: &Panel, x: Rows<'_>, out: &m
     const ROWS: usize = panel::ROWS;
     let runs = x.k / RUN;
     assert!(p.codes.len() >= x.k * ROWS && p.scales.len() >= runs * ROWS && p.mins.len() >= runs * ROWS);
-    // Eight-bit codes are taken as signed, which makes their minimum zero.
+    // Eight-bit codes are treated as signed, which makes their minimum zero.
     let signed = GROUP == 2;
     let flip = vdupq_n_u8(if signed { 0x80 } else { 0 });
     for (t, out) in out.chunks_exact_mut(ROWS).enumerate() {
@@ -261,14 +261,14 @@ fn product<const RUN: usize, const GROUP: usize>(p: &Panel, x: Rows<'_>, out: &m
             }
         }
         for (out, s) in out.chunks_exact_mut(4).zip(sums) {
-            // SAFETY: four numbers.
+            // SAFETY: four values.
             unsafe { vst1q_f32(out.as_mut_ptr(), s) };
         }
     }
 }
 
-/// Sixteen products of bytes, added by fours in some order: two of them fit 16 bits, save
-/// `2 · 128 · 128`, which activations down to -127 never make.
+/// Sixteen products of bytes, added by fours in some order. The sum of two fits 16 bits except for
+/// `2 · 128 · 128`, which cannot occur because activations are at least -127.
 #[inline]
 #[target_feature(enable = "neon")]
 fn widened(acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
@@ -276,7 +276,7 @@ fn widened(acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     vpadalq_s16(acc, vmlal_s8(pairs, vget_high_s8(a), vget_high_s8(b)))
 }
 
-/// `row · x` for one token, the row taken apart block by block.
+/// `row · x` for one token; the row is decoded block by block.
 #[inline]
 #[target_feature(enable = "neon")]
 fn row<B: Block>(row: &[B], x: Row<'_>, dot: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t) -> f32 {
@@ -290,7 +290,7 @@ fn row<B: Block>(row: &[B], x: Row<'_>, dot: impl Fn(int32x4_t, int8x16_t, int8x
         block.scales::<quant::Portable>(&mut scale, &mut min);
         for j in (0..len).step_by(16) {
             let at = b * len + j;
-            // SAFETY: 16 of the 256 codes and of the row's numbers, asserted above.
+            // SAFETY: 16 of the 256 codes and of the row's values, asserted above.
             let (w, xv) = unsafe { (vld1q_u8(codes.as_ptr().add(j)), vld1q_u8(x.codes.as_ptr().add(at))) };
             let (w, xv) = (vreinterpretq_s8_u8(veorq_u8(w, flip)), vreinterpretq_s8_u8(xv));
             let dot = dot(vdupq_n_s32(0), w, xv);

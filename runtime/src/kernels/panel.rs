@@ -1,11 +1,10 @@
-//! Panels: sixteen rows of quantized weights taken apart and interleaved, once per batch.
+//! Panels: sixteen rows of quantized weights, decoded and interleaved once per batch.
 //!
-//! Whatever the type, a panel holds byte codes in steps of four columns, `[k / 4, 16 rows, 4]`, and
-//! a scale and a minimum for each run of each row, `[k / run, 16]`. So one vector register holds
-//! the same four columns of several rows, one integer instruction multiplies them with four
-//! numbers of a token, and no sum ever has to be taken across a register. A panel lives in a
-//! thread's scratch and stays in the first- or second-level cache; the weights themselves stay
-//! quantized in the map.
+//! Whatever the type, a panel holds byte codes in steps of four columns, `[k / 4, 16 rows, 4]`, and a scale and
+//! a minimum for each run of each row, `[k / run, 16]`. So one vector register holds the same four columns of
+//! several rows, one integer instruction multiplies them with four values of a token, and no sum has to be
+//! reduced across a register. A panel lives in a thread's work space and stays in the L1 or L2 cache; the
+//! weights themselves stay quantized in the map.
 
 use super::input::Rows;
 use crate::aligned::Aligned;
@@ -18,19 +17,19 @@ pub(super) const ROWS: usize = 16;
 /// Sixteen rows, unpacked.
 #[derive(Debug, Default)]
 pub(super) struct Panel {
-    /// `[k / 4, 16, 4]`.
+    /// Codes `[k / 4, 16, 4]`.
     pub(super) codes: Aligned<u8>,
     /// `[k / run, 16]`.
     pub(super) scales: Aligned<f32>,
     /// `[k / run, 16]`.
     pub(super) mins: Aligned<f32>,
-    /// Numbers that share a scale: 16 or 32.
+    /// Number of weights that share a scale: 16 or 32.
     pub(super) run: usize,
-    /// Bits of the largest code. Eight-bit codes have `min = -128 · scale`.
+    /// Bits of the largest code: codes lie in `0..1 << bits`. Eight-bit codes have `min = -128 · scale`.
     pub(super) bits: u32,
 }
 
-/// A block's numbers, before they are interleaved: `[16 rows, 256]`.
+/// Codes of up to 256 columns before they are interleaved: `[16 rows, 256]`.
 pub(super) type Codes = [[u8; 256]; ROWS];
 
 impl Panel {
@@ -83,7 +82,7 @@ impl Panel {
     }
 }
 
-/// `[16, len]` to `[len / 4, 16, 4]`, plainly.
+/// Interleaves `[16, len]` codes to `[len / 4, 16, 4]`, in plain loops.
 pub(super) fn interleave(codes: &Codes, len: usize, out: &mut [u8]) {
     for (step, out) in out.chunks_exact_mut(4 * ROWS).enumerate().take(len / 4) {
         for (row, out) in codes.iter().zip(out.chunks_exact_mut(4)) {

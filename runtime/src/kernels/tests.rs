@@ -6,7 +6,7 @@ fn wave(n: usize, phase: f32) -> Vec<f32> {
     (0..n).map(|i| ((i as f32 + phase) * 0.37).sin() + ((i * 7) % 5) as f32 * 0.1 - 0.2).collect()
 }
 
-/// Bytes of `rows` rows of `cols` numbers; types we do not write get arbitrary but finite blocks.
+/// Bytes of `rows` rows of `cols` values; types that this project cannot write get arbitrary but finite blocks.
 fn weights(ty: QuantType, rows: usize, cols: usize) -> Vec<u8> {
     let x = wave(rows * cols, 0.5);
     quantize(ty, &x).unwrap_or_else(|_| {
@@ -29,8 +29,8 @@ fn weights(ty: QuantType, rows: usize, cols: usize) -> Vec<u8> {
     })
 }
 
-/// Largest difference between two sets of sums of `k` products of numbers of size about 1: the
-/// order of addition may differ, so the bound grows with the root of `k`.
+/// Checks that two sets of sums of `k` products agree. The order of addition may differ, so the bound grows
+/// with the root of `k`.
 fn close(a: &[f32], b: &[f32], k: usize, what: &str) {
     let size = b.iter().fold(1.0f32, |m, v| m.max(v.abs()));
     for (i, (x, y)) in a.iter().zip(b).enumerate() {
@@ -41,7 +41,7 @@ fn close(a: &[f32], b: &[f32], k: usize, what: &str) {
 #[test]
 fn every_form_is_found_by_its_name() {
     let names: Vec<_> = Kernels::all().iter().map(|k| k.name()).collect();
-    // For .ci/neon.sh, which asks whether a form was tested at all.
+    // Read by .ci/neon.sh, which checks that each form was tested at all.
     let _ = writeln!(std::io::stdout(), "kernels here: {}", names.join(" "));
     assert!(names.iter().all(|n| Kernels::by_name(n).is_some_and(|k| k.name() == *n)));
     assert_eq!(names[0], "naive");
@@ -49,8 +49,8 @@ fn every_form_is_found_by_its_name() {
 
 #[test]
 fn products_equal_the_naive_ones_for_every_type_and_shape() {
-    // In f32, and with activations rounded: then fast and naive sets round alike, and differ only
-    // in the order in which they add the runs.
+    // Both in f32 and with rounded activations; fast and naive sets round alike, and differ only in the order
+    // in which they add the runs.
     for exact in [true, false] {
         products_equal_the_naive_ones(exact);
     }
@@ -63,7 +63,7 @@ fn products_equal_the_naive_ones(exact: bool) {
         let b = ty.block_len();
         let widths: Vec<usize> = match b {
             1 => vec![1, 7, 8, 9, 16, 31, 32, 40, 64, 100],
-            // Some that fill 256 numbers, and some that do not.
+            // Some that fill 256 values, and some that do not.
             32 => vec![32, 64, 96, 160, 256, 288, 512, 736],
             _ => vec![b, 2 * b, 3 * b, 5 * b],
         };

@@ -1,9 +1,9 @@
-//! Half-precision weights of a batch, and the activations that meet them, as 16-bit integers.
+//! Half-precision weights and a batch's activations as 16-bit integers.
 //!
-//! Floats multiply at what a processor can; pairs of 16-bit integers, where it has an instruction for
-//! them, twice as fast. So 32 weights become `scale · q`, q in -8191..=8191 and `scale = max|w| /
-//! 8191`, and 32 activations the same with 4095: sixteen pairs of their products add up to less than
-//! 2^31, and no number is off by more than 1/16,382 and 1/8,190 of the largest of its run.
+//! A processor with an instruction for pairs of 16-bit integers multiplies them twice as fast as floats. So 32
+//! weights become `scale · q`, q in -8191..=8191 and `scale = max|w| / 8191`, and 32 activations the same with
+//! 4095: sixteen pairs of their products add up to less than 2^31, and rounding changes no weight by more than
+//! 1/16,382, and no activation by more than 1/8,190, of the largest in its run.
 
 use super::TILE;
 use crate::aligned::Aligned;
@@ -11,23 +11,24 @@ use crate::threads::Threads;
 use conpet_formats::quant::{self, QuantType};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Numbers that share a scale.
+/// Number of values that share a scale.
 pub(super) const RUN: usize = 32;
 
-/// The largest weight, and the largest activation.
+/// The largest code of a weight.
 pub(super) const WEIGHT: f32 = 8191.0;
+/// The largest code of an activation.
 pub(super) const ACTIVATION: f32 = 4095.0;
 
 /// Up to [`TILE`] rows of weights, interleaved so that a vector holds the same two columns of several rows.
 #[derive(Debug, Default)]
 pub(super) struct WidePanel {
-    /// `[k / 2, 32 rows, 2]`.
+    /// Codes `[k / 2, 32 rows, 2]`.
     pub(super) codes: Aligned<i16>,
-    /// `[k / 32, 32]`.
+    /// Scales `[k / 32, 32 rows]`.
     pub(super) scales: Aligned<f32>,
 }
 
-/// Rows of activations `[n, k]`: each its codes, two in a word, and its scales.
+/// Rows of activations `[n, k]`; each row holds its codes, two in a word, and its scales.
 #[derive(Debug, Default)]
 pub(super) struct WideInput {
     k: usize,
@@ -37,7 +38,7 @@ pub(super) struct WideInput {
 /// Some rows of a [`WideInput`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WideRows<'a> {
-    /// Numbers in a row.
+    /// Values in a row.
     pub(super) k: usize,
     words: &'a [f32],
 }
@@ -47,19 +48,19 @@ const fn stride(k: usize) -> usize {
     k / 2 + k / RUN
 }
 
-/// True for the types that are rounded so.
+/// True for the half-precision types, which are rounded so.
 pub(super) fn is_half(ty: QuantType) -> bool {
     matches!(ty, QuantType::F16 | QuantType::BF16)
 }
 
 impl WidePanel {
-    /// Room for rows of `k` numbers.
+    /// Makes room for rows of `k` values.
     pub(super) fn reserve(&mut self, k: usize) {
         self.codes.reserve(k * TILE);
         self.scales.reserve(k / RUN * TILE);
     }
 
-    /// Unpacks `rows` rows of half-precision numbers, plainly; rows that are missing become zeros.
+    /// Unpacks `rows` rows of half-precision numbers, in plain loops; rows that are missing become zeros.
     pub(super) fn unpack(&mut self, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
         self.reserve(k);
         let (mut x, mut codes) = ([0.0; RUN], [0; RUN]);
@@ -97,7 +98,7 @@ impl WidePanel {
 }
 
 impl WideInput {
-    /// Rounds `x [n, k]`, `k` a multiple of 32; `round` is given 32 numbers and [`ACTIVATION`].
+    /// Rounds `x [n, k]`, `k` a multiple of 32; `round` is called with 32 values and [`ACTIVATION`].
     pub(super) fn fill(
         &mut self,
         threads: &Threads,
@@ -124,7 +125,7 @@ impl WideInput {
 }
 
 impl<'a> WideRows<'a> {
-    /// How many.
+    /// Number of rows.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn n(self) -> usize {
         self.words.len() / stride(self.k)
@@ -139,14 +140,14 @@ impl<'a> WideRows<'a> {
     /// Codes `[k]` and scales `[k / 32]` of row `t`.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such row.
     pub(super) fn row(self, t: usize) -> (&'a [i16], &'a [f32]) {
         let (codes, scales) = self.words[t * stride(self.k)..(t + 1) * stride(self.k)].split_at(self.k / 2);
         (<[i16]>::ref_from_bytes(codes.as_bytes()).unwrap_or_default(), scales)
     }
 }
 
-/// Rounds a run to at most `limit`, ties to even; returns its scale, which is NaN if a number is not finite.
+/// Rounds a run to at most `limit`, ties to even; returns its scale, which is NaN if a value is not finite.
 pub(super) fn round(x: &[f32; RUN], limit: f32, codes: &mut [i16; RUN]) -> f32 {
     let max = x.iter().fold(0.0f32, |m, v| if v.abs() > m { v.abs() } else { m });
     let inv = if max > 0.0 { limit / max } else { 0.0 };

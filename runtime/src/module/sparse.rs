@@ -41,7 +41,8 @@ impl Sparse {
             let (shape, index) = (site.place.shape(p.spec), p.integers(*site, index)?);
             let k = index.len() / 4;
             let all = map[index.clone()].chunks_exact(4).map(position);
-            sparse::check_index(all, shape.0, shape.1).map_err(|e| e.in_section(format!("{site}.{}", sparse::NAMES[0])))?;
+            sparse::check_index(all, shape.0, shape.1)
+                .map_err(|e| e.in_section(format!("{site}.{}", sparse::NAMES[0])))?;
             let values = p.factor(*site, values, &[k])?;
             out.sites.set(*site, Delta { shape, index, values });
             n += k;

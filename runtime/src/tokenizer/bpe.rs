@@ -10,13 +10,14 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hash::{BuildHasher, RandomState};
 
-/// Merge rules.
+/// The merge rules.
 #[derive(Debug)]
 pub(super) struct Bpe {
     pattern: Pattern,
-    /// Open addressing over (left, right): rank + 1 and the merged token; 0 is empty.
+    /// Hash table with open addressing, keyed by (left, right); it holds rank + 1 (0 is empty) and the merged
+    /// token.
     merges: Vec<Merge>,
-    /// As the vocabulary's.
+    /// Keyed at random, for the same reason as the vocabulary's.
     hash: RandomState,
     /// The token of each single byte.
     byte: [Option<u32>; 256],
@@ -81,7 +82,7 @@ impl Bpe {
             joined.extend(left.iter().chain(right));
             let find = |t: &[u8]| vocab.find(t).ok_or_else(|| bad("names a token that does not exist"));
             let (left, right, token) = (find(left)?, find(right)?, find(&joined)?);
-            // Words must not add up to a control token.
+            // Merging must not produce a control token.
             if vocab.kind(token) == TokenKind::Control {
                 continue;
             }
@@ -90,7 +91,7 @@ impl Bpe {
             while other(&bpe.merges[slot]) {
                 slot = (slot + 1) & (bpe.merges.len() - 1);
             }
-            // Of equal pairs the first is the one in force.
+            // Of equal pairs the first counts.
             if bpe.merges[slot].rank == 0 {
                 bpe.merges[slot] = Merge { left, right, rank: i as u32 + 1, token };
             }
@@ -98,7 +99,7 @@ impl Bpe {
         Ok(bpe)
     }
 
-    /// Rules kept.
+    /// Number of rules.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.merges.iter().filter(|m| m.rank != 0).count()
@@ -127,7 +128,7 @@ impl Bpe {
         split(self.pattern, text, |word| self.word(vocab, &text[word.clone()], base + word.start, out));
     }
 
-    /// Merges one word: always the pair of lowest rank, the leftmost of equals.
+    /// Merges one word: always the pair of lowest rank, of equals the leftmost.
     fn word(&self, _vocab: &Vocab, word: &str, base: usize, out: &mut Encoded) {
         // A linked list of parts: (token, start, end, next); a part that was merged away has no token.
         let mut parts: Vec<Part> = word
@@ -153,7 +154,7 @@ impl Bpe {
         };
         (0..n).for_each(|i| offer(&parts, i, &mut queue));
         while let Some(Reverse((_, left, right, left_end, right_end, token))) = queue.pop() {
-            // Stale if either part has grown or gone since.
+            // The entry is stale if either part has since grown or been merged away.
             if parts[left].next != right || parts[left].end != left_end || parts[right].end != right_end {
                 continue;
             }

@@ -7,14 +7,14 @@
 use crate::error::{Code, Error, Result};
 use std::ops::Range;
 
-/// A family's way of splitting.
+/// A family's pattern for splitting text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pattern {
     /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
     Gpt2,
     /// As GPT-2, but each digit stands alone.
     SmolLm,
-    /// Case-insensitive contractions, one other character may lead letters, digits by threes.
+    /// Contractions in any case, one other character may precede letters, digits in groups of three.
     Llama3,
     /// As Llama 3, but each digit stands alone.
     Qwen2,
@@ -27,7 +27,7 @@ impl Pattern {
             "smollm" => Ok(Self::SmolLm),
             "llama-bpe" | "llama3" | "llama-v3" => Ok(Self::Llama3),
             "qwen2" => Ok(Self::Qwen2),
-            // llama.cpp splits such files by a pattern of its own that no model was trained with.
+            // llama.cpp splits such files by a default pattern that no model was trained with.
             "default" => {
                 Err(Error::new(Code::Missing, "the file does not say how its text is split (tokenizer.ggml.pre)")
                     .hint("convert the model again with a current llama.cpp"))
@@ -98,8 +98,8 @@ fn contraction(text: &str, fold: bool) -> Option<usize> {
     })
 }
 
-/// White space at the start: all but the last character if something follows, since the last one
-/// leads the next word; a single one stands alone.
+/// Bytes of white space at the start: all but the last character if something follows, since the last one
+/// begins the next word; a single one stands alone.
 fn spaces(text: &str) -> usize {
     let all = run(text, 0, char::is_whitespace);
     if all == text.len() {

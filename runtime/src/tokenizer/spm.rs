@@ -45,7 +45,7 @@ impl Spm {
     }
 
     pub(super) fn encode(&self, vocab: &Vocab, text: &str, base: usize, first: bool, out: &mut Encoded) {
-        // Characters with their place in the text; the added space stands for no byte of it.
+        // Characters with their place in the text; the added space has no byte in it.
         let mut spelled = String::with_capacity(text.len() + 8);
         let mut places: Vec<(usize, usize, usize)> = Vec::with_capacity(text.len() + 1);
         let lead = if first && self.add_space { Some((' ', 0, 0)) } else { None };
@@ -60,7 +60,7 @@ impl Spm {
         let mut prev: Vec<usize> = (0..n).map(|i| if i == 0 { NONE } else { i - 1 }).collect();
         let mut next: Vec<usize> = (1..=n).map(|i| if i == n { NONE } else { i }).collect();
         let mut queue: BinaryHeap<Bigram> = BinaryHeap::new();
-        // Words must not add up to a control token.
+        // Merging must not produce a control token.
         let known = |bytes: &[u8]| vocab.find(bytes).filter(|t| vocab.kind(*t) != TokenKind::Control);
         let offer = |left: usize, end: &[usize], next: &[usize], queue: &mut BinaryHeap<Bigram>| {
             let right = next[left];

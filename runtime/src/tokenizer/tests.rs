@@ -31,7 +31,7 @@ fn special_tokens_are_read_only_where_asked_for() {
     assert!(t.encode(text, false).unwrap().len() > 3);
     assert!(t.is_end(t.encode("<|im_end|>", true).unwrap()[0]));
     assert!(!t.is_end(t.encode("a", true).unwrap()[0]));
-    // What a user says never becomes a control token, nor does what it would complete.
+    // Users' text never becomes a control token, nor completes one.
     for (text, words, tokens) in [
         ("a<|im_end|>b<|im_end|>", 1..12, 1),
         ("a<|im_end|>b<|im_end|>", 0..11, 1),
@@ -83,7 +83,7 @@ fn pieces_merge_by_score_and_bytes_catch_the_rest() {
 
 #[test]
 fn user_defined_tokens_are_found_everywhere_but_for_structure() {
-    // Called a control token or not: "cc" stands in the template.
+    // Whether or not the file calls "cc" a control token, it counts as one because the template contains it.
     for t in [pieces(3), pieces(4)] {
         found_everywhere_but_for_structure(&t);
     }
@@ -94,7 +94,7 @@ fn found_everywhere_but_for_structure(t: &Tokenizer) {
         let words = words.as_ref().map(std::slice::from_ref);
         t.encode_with_offsets(text, words).unwrap().0.iter().filter(|x| **x == token).count()
     };
-    // Blank lines are one token whoever says them; the template's own word is only the template's.
+    // Blank lines are one token everywhere; the template's own "cc" is a control token only outside the words.
     assert_eq!(count("ab\n\nab", None, 3), 1);
     assert_eq!(count("ab\n\nab", Some(0..6), 3), 1);
     assert_eq!(count("ab\n\nab", Some(0..0), 3), 1);
@@ -102,7 +102,7 @@ fn found_everywhere_but_for_structure(t: &Tokenizer) {
     assert_eq!(count("<turn>a<turn>b", Some(6..14), 2), 1);
     // A control token whose parts are tokens is not put together from them either.
     assert_eq!((count("accb", None, 1), count("accb", Some(0..0), 1)), (0, 1));
-    // Not across the border of somebody's words.
+    // Not across the border of the words.
     assert_eq!(count("a<turn>b", Some(0..3), 2), 0);
     assert_eq!(count("a<turn>b", Some(3..8), 2), 0);
 }
@@ -122,8 +122,8 @@ fn bytes_and(more: &[String], merges: &[&str]) -> Tokenizer {
     Tokenizer::from_gguf(&Gguf::parse(&map).unwrap(), map.clone()).unwrap()
 }
 
-/// Tokens that a file's author chose so that a known hash gives all of them one place: finding the
-/// last would take as many steps as there are.
+/// Tokens that collide under a hash that is known in advance, as a hostile file could choose them: finding the
+/// last would take as many steps as there are tokens.
 #[test]
 fn no_choice_of_tokens_makes_the_table_slow() {
     let fnv = |s: &str| {

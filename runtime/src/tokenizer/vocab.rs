@@ -15,16 +15,16 @@ pub(super) enum TokenKind {
     Byte,
 }
 
-/// Tokens by id and ids by token.
+/// Maps tokens to ids and back.
 #[derive(Debug)]
 pub(super) struct Vocab {
     map: Mapped,
     /// (offset, length) of each token's bytes in the map.
     tokens: Vec<(u32, u32)>,
     kinds: Vec<u8>,
-    /// Open addressing, ids + 1; 0 is empty. At most half full.
+    /// Hash table with open addressing, at most half full; it holds ids + 1, and 0 is empty.
     index: Vec<u32>,
-    /// Keyed anew in each process, so that no file can choose tokens that all fall into one place.
+    /// Keyed at random in each process, so that no file can choose tokens that all collide.
     hash: RandomState,
 }
 
@@ -64,7 +64,7 @@ impl Vocab {
                 *k = u8::try_from(t).unwrap_or(1);
             }
         }
-        // What the chat template spells is structure, whatever the file calls it.
+        // A token that the chat template spells counts as a control token, whatever the file calls it.
         let template = gguf.str("tokenizer.chat_template")?.unwrap_or_default();
         for (kind, (at, len)) in kinds.iter_mut().zip(&tokens).filter(|(kind, _)| **kind == USER) {
             let spelling = std::str::from_utf8(&map[*at as usize..(at + len) as usize]).unwrap_or_default().trim();
@@ -76,7 +76,7 @@ impl Vocab {
         let mut v = Self { index, map, tokens, kinds, hash: RandomState::new() };
         for id in 0..v.len() as u32 {
             let mut at = v.slot(v.bytes(id));
-            // Of equal tokens the first is found; files in the wild have such.
+            // Of equal tokens (real files have some) the first is found.
             while v.index[at] != 0 && v.bytes(v.index[at] - 1) != v.bytes(id) {
                 at = (at + 1) & (v.index.len() - 1);
             }
@@ -120,7 +120,7 @@ impl Vocab {
         None
     }
 
-    /// Most places of the table taken in a row: what finding a token costs at worst.
+    /// The longest run of occupied slots: the worst-case cost of finding a token.
     #[cfg(test)]
     pub(super) fn longest_run(&self) -> usize {
         self.index.split(|id| *id == 0).map(<[u32]>::len).max().unwrap_or(0)

@@ -1,5 +1,5 @@
-//! Superblocks, commits, section tables, chains. An accepted file keeps the rules of
-//! `docs/bundle-format.md`, as a second, naive reading finds them.
+//! Fuzzes superblocks, commits, section tables and chains. An accepted file must keep the rules of
+//! `docs/bundle-format.md`, as checked by a second, naive reader.
 
 use crate::forge::{PAGE, bundle_bytes, commit_at, get, seal, seal_slot};
 use crate::recipe;
@@ -18,7 +18,7 @@ pub(crate) fn run(data: &[u8]) {
     verify_bytes(file, path, true);
 }
 
-/// The good bundle with edits; of half of them the digests and checksums are made good.
+/// The good bundle with edits; half of the results get correct digests and checksums again.
 pub(crate) fn spoiled(data: &[u8]) -> Vec<u8> {
     let mut u = recipe::recipe(data);
     let mut file = bundle_bytes().to_vec();
@@ -34,7 +34,7 @@ pub(crate) fn spoiled(data: &[u8]) -> Vec<u8> {
         1 => [0, PAGE].into_iter().for_each(|slot| seal_slot(&mut file, slot)),
         2 => seal(&mut file),
         _ => {
-            // Slot B as slot A: edits of one are then no contradiction.
+            // Copy slot A to slot B, so that an edit does not make them contradict each other.
             if file.len() >= 2 * PAGE {
                 file.copy_within(..PAGE, PAGE);
             }
@@ -44,7 +44,7 @@ pub(crate) fn spoiled(data: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The rules, read off the bytes.
+/// Checks the rules on the bytes.
 fn naive(file: &[u8], b: &Bundle) {
     let slots = [0, PAGE].into_iter().filter(|slot| {
         let (at, len) = (get(file, slot + 40, 8) as usize, get(file, slot + 48, 4) as usize);
@@ -61,7 +61,7 @@ fn naive(file: &[u8], b: &Bundle) {
                 file[slot + 64..slot + 96] == h && blake3::Hash::from(h).to_hex().as_str() == b.digest()
             })
     });
-    // Both may name the stage, and only the newer one's end counts.
+    // Both slots may name the stage; only the newer one's end counts.
     let slot = slots.max_by_key(|slot| get(file, slot + 32, 8)).expect("no superblock names this stage");
     let at = get(file, slot + 40, 8);
     assert!(b.end() <= file.len() as u64 && b.end() == get(file, slot + 56, 8));

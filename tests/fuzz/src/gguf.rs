@@ -1,5 +1,5 @@
-//! Bases. In an accepted one every tensor lies inside the file, apart from all others, and every name is
-//! found; what makes no model is refused without a panic.
+//! Fuzzes bases. In an accepted one every tensor lies inside the file without overlapping others, and every
+//! name is found; what is not a model is rejected without a panic.
 
 use crate::forge;
 use crate::recipe;
@@ -63,19 +63,19 @@ fn small() -> Vec<u8> {
     out
 }
 
-/// A good file with edits at the numbers of its header.
+/// A good file with edits at the numeric fields of its header.
 pub(crate) fn spoiled(data: &[u8]) -> Vec<u8> {
     static SEEDS: OnceLock<Vec<(Vec<u8>, Vec<usize>)>> = OnceLock::new();
     let seeds = SEEDS.get_or_init(|| [small(), forge::base().to_vec()].map(|f| (f.clone(), fields(&f))).to_vec());
     let mut u = recipe::recipe(data);
-    // The small one mostly: it is read in a tenth of the time.
+    // Mostly the small one, which is read in a tenth of the time.
     let (file, fields) = &seeds[usize::from(u.ratio(1u8, 4u8).unwrap_or(false))];
     let mut file = file.clone();
     recipe::edits(&mut u, &mut file, fields);
     file
 }
 
-/// Where the numbers of a header lie: lengths, types, first values, sizes, offsets.
+/// Offsets of a header's numeric fields: lengths, types, first values, sizes, offsets.
 pub(crate) fn fields(file: &[u8]) -> Vec<usize> {
     let g = Gguf::parse(file).unwrap();
     let end = |name: &str| name.as_ptr() as usize - file.as_ptr() as usize + name.len();

@@ -1,5 +1,5 @@
-//! What comes from other programs: PEFT folders, llama.cpp's LoRA files, OCI layouts. What is accepted makes
-//! a whole bundle and survives the way out and back; of what is refused nothing is left behind.
+//! Fuzzes files of other programs: PEFT folders, llama.cpp's LoRA files, OCI layouts. Accepted input makes a
+//! whole bundle and survives export and import; rejected input leaves no file behind.
 
 #[allow(dead_code, reason = "made for the tests of exchange; the target uses some of it")]
 #[path = "../../../formats/tests/exchange/folder.rs"]
@@ -49,7 +49,7 @@ const WORDS: [&str; 30] = [
     "\"artifactType\":\"\"",
 ];
 
-/// Good ones of each kind, to be spoiled.
+/// Good files of each kind, to be spoiled.
 struct Seeds {
     spec: ModelSpec,
     base: BaseRef,
@@ -81,7 +81,7 @@ pub(crate) fn run(data: &[u8]) {
     let s = seeds();
     let dir = tempfile::tempdir().unwrap();
     if let Some(file) = recipe::raw(data) {
-        // Whatever it is, as each of the files that are read.
+        // Use the input as each of the files that are read.
         from_peft(dir.path(), &s.peft[0][0], file);
         from_peft(dir.path(), file, &s.peft[0][1]);
         from_lora(file);
@@ -137,7 +137,7 @@ fn from_lora(file: &[u8]) {
     }
 }
 
-/// The parcel fits a bundle, and comes back as it was where its kind has another spelling.
+/// Checks that the parcel fits a bundle, and survives conversion to another format and back.
 fn kept(p: &Parcel) {
     let s = seeds();
     let tensors = Tensors::parse(&p.payload).expect("a payload of our own is strict");
@@ -185,7 +185,7 @@ fn index(manifest: &[u8]) -> String {
     )
 }
 
-/// A layout of these three, each blob under its own digest.
+/// Imports a layout of these three files, each blob stored under its own digest.
 fn from_layout(dir: &Path, index: &[u8], manifest: &[u8], layer: &[u8]) {
     let blobs = dir.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
@@ -204,7 +204,7 @@ fn from_layout(dir: &Path, index: &[u8], manifest: &[u8], layer: &[u8]) {
     }
 }
 
-/// The layout of a good bundle is good: or the others are refused for the wrong reason.
+/// The layout of a good bundle must be accepted, or the others would be rejected for the wrong reason.
 #[test]
 fn the_seeds_are_accepted() {
     let dir = tempfile::tempdir().unwrap();

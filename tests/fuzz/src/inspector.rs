@@ -1,12 +1,13 @@
-//! Every command of `conpet-inspect` that only reads, over a spoiled bundle or base: it ends with a
-//! documented code, its words can do a terminal nothing, its JSON is JSON, and no file changes.
+//! Runs every read-only command of `conpet-inspect` on a spoiled bundle or base: it ends with a documented
+//! code, its output has no control characters that could harm a terminal, its JSON is valid, and no file
+//! changes.
 
 use crate::{forge, recipe, targets};
 use conpet_tools::ExitStatus;
 use std::ffi::OsString;
 use std::path::Path;
 
-/// `@` is the file.
+/// The commands; `@` is the file.
 const COMMANDS: [&str; 17] = [
     "show @",
     "show @ --stage 1",
@@ -27,7 +28,7 @@ const COMMANDS: [&str; 17] = [
     "verify base.gguf -m @",
 ];
 
-/// Most text for people, in bytes; messages come on top.
+/// Most text output, in bytes; messages come on top.
 const CAP: usize = (1 << 20) + 64;
 
 pub(crate) fn run(data: &[u8]) {
@@ -63,7 +64,7 @@ fn check(dir: &Path, words: &str, json: bool) {
             |c: char| c.is_control() && c != '\n' || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         assert!(!text.contains(steers), "{words}: control characters in {text:?}");
     }
-    // The machine is whole, so what is wrong is wrong with the file; and a failure says what and what to do.
+    // The machine works, so a failure must be the file's; and its message says what is wrong and what to do.
     assert_ne!(status, ExitStatus::Io, "{words}: {err}");
     assert!(status != ExitStatus::Usage || err.contains("error: ") && err.contains("hint: "), "{words}: {err}");
     if !json {

@@ -10,7 +10,7 @@ mod recipe;
 mod targets;
 mod tokenizer;
 
-/// Those that need more than the formats.
+/// Targets that need more than the formats crate.
 const MORE: [(&str, fn(&[u8])); 2] = [("inspector", inspector::run), ("tokenizer", tokenizer::run)];
 
 /// Runs the target of this name.

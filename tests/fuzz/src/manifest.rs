@@ -1,4 +1,4 @@
-//! Manifests in a bundle that is otherwise whole. An accepted one is the one spelling of what it says.
+//! Fuzzes manifests in an otherwise good bundle. An accepted manifest must be in canonical form.
 
 use crate::forge::{bundle_bytes, get, manifest, with_manifest};
 use crate::recipe;
@@ -56,7 +56,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// The manifest of the commit at `at` is what the stage, written again, gives.
+/// Checks that writing the stage again gives the same manifest as the commit at `at`.
 pub(crate) fn canonical(file: &[u8], at: usize, b: &Bundle) {
     let begin = at + 144 + get(file, at + 56, 4) as usize * 96;
     let text = &file[begin..begin + get(file, at + 60, 4) as usize];

@@ -1,5 +1,5 @@
-//! safetensors payloads. The stock crate finds in an accepted one the same tensors, and our writer makes
-//! the same bytes of them.
+//! Fuzzes safetensors payloads. For an accepted one, the safetensors crate finds the same tensors, and our
+//! writer makes the same bytes from them.
 
 use crate::forge;
 use crate::recipe;

@@ -1,7 +1,7 @@
-//! Structure-aware inputs: what a fuzzer gives is either a file as it is, or a recipe that spoils a good
-//! one at its fields.
+//! Structure-aware inputs: the fuzzer's bytes are either a file as it is, or a recipe that spoils a good file
+//! at its fields.
 //!
-//! An even first byte: the rest is the file. An odd one: the rest is read by `arbitrary` as edits.
+//! After an even first byte the rest is the file; after an odd one `arbitrary` reads the rest as edits.
 
 use arbitrary::{Result, Unstructured};
 
@@ -10,7 +10,7 @@ pub(crate) fn raw(data: &[u8]) -> Option<&[u8]> {
     data.split_first().filter(|(mode, _)| **mode & 1 == 0).map(|(_, rest)| rest)
 }
 
-/// What a recipe is read from.
+/// The bytes of a recipe, for `arbitrary` to read.
 pub(crate) fn recipe(data: &[u8]) -> Unstructured<'_> {
     Unstructured::new(data.get(1..).unwrap_or_default())
 }
@@ -29,7 +29,7 @@ pub(crate) fn edits(u: &mut Unstructured<'_>, file: &mut Vec<u8>, fields: &[usiz
     }
 }
 
-/// Mostly few: what is wrong in many places is refused for the first.
+/// Mostly few, because a file that is wrong in many places is rejected for the first.
 fn how_many(u: &mut Unstructured<'_>) -> usize {
     *u.choose(&[1, 1, 1, 1, 2, 2, 4, 8]).unwrap_or(&1)
 }
@@ -40,7 +40,7 @@ fn edit(u: &mut Unstructured<'_>, file: &mut Vec<u8>, fields: &[usize]) -> Resul
     }
     let last = file.len() - 1;
     match u.int_in_range(0..=9)? {
-        // Numbers at fields: what readers believe.
+        // Change numeric fields, which readers rely on.
         0..=4 => {
             let at = if fields.is_empty() { u.int_in_range(0..=last)? } else { *u.choose(fields)? };
             let width = *u.choose(&[1usize, 2, 4, 8])?;
@@ -73,7 +73,7 @@ fn edit(u: &mut Unstructured<'_>, file: &mut Vec<u8>, fields: &[usize]) -> Resul
     Ok(())
 }
 
-/// A number worth trying: a border of something, near the old one, or any.
+/// A number worth trying: a boundary value, one near the old value, or any.
 fn number(u: &mut Unstructured<'_>, old: u64, len: u64) -> Result<u64> {
     Ok(match u.int_in_range(0..=5)? {
         0 => old.wrapping_add(1),
@@ -88,7 +88,7 @@ fn number(u: &mut Unstructured<'_>, old: u64, len: u64) -> Result<u64> {
     })
 }
 
-/// One to eight edits of a text: words of `dictionary` put in place of others, pieces doubled or cut out.
+/// One to eight edits of a text: words replaced by words of `dictionary`, pieces doubled or cut out.
 pub(crate) fn text_edits(u: &mut Unstructured<'_>, text: &mut Vec<u8>, dictionary: &[&str]) {
     for _ in 0..how_many(u) {
         if u.is_empty() || text_edit(u, text, dictionary).is_err() {

@@ -1,4 +1,4 @@
-//! A target under plain `cargo test`: recipes drawn from a seed, and whatever a fuzzer has found.
+//! Runs a target under plain `cargo test`: on recipes drawn from a seed, and on inputs that a fuzzer has found.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

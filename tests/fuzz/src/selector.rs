@@ -1,5 +1,5 @@
-//! Selectors' payloads, with a feature and tokens to score. An accepted one gives every input finite
-//! scores and weights that sum to 1, and the order that its own sums in `f64` give.
+//! Fuzzes selectors' payloads, with a feature and tokens to score. An accepted one gives every input finite
+//! scores, weights that sum to 1, and the same order as sums in `f64`.
 
 use super::module;
 use crate::forge::{self, HIDDEN, TASKS};
@@ -24,7 +24,7 @@ pub(crate) fn run(data: &[u8]) {
 }
 
 fn scores(s: &Scorer, data: &[u8]) {
-    // The input decides about the feature too: from -127 to 128.
+    // The feature is made from the input too, with values from -127 to 128.
     let byte = |i: usize| data.get(i % data.len().max(1)).copied().unwrap_or_default();
     let feature: Vec<f32> = (0..s.dim).map(|i| f32::from(byte(i)) - 127.0).collect();
     let tokens: Vec<u32> = data.iter().map(|b| u32::from(*b) % 10).collect();
@@ -62,7 +62,7 @@ fn scores(s: &Scorer, data: &[u8]) {
     assert!(d.task_weight[s.class_task[best]] + 1e-3 >= d.class_log_posterior[best].exp());
 }
 
-/// A good one's weights for features of `dim` numbers.
+/// A good selector's weights for features of length `dim`.
 fn weights(dim: usize) -> TensorsWriter<'static> {
     let mut w = TensorsWriter::new();
     let n = 2 * TASKS;
@@ -72,7 +72,7 @@ fn weights(dim: usize) -> TensorsWriter<'static> {
     w
 }
 
-/// With n-grams and a novelty beside.
+/// A good payload with n-grams and novelty.
 fn full() -> Vec<u8> {
     let mut w = weights(HIDDEN);
     w.add_i32(ngrams::KEYS, &[3, 2], &[-2, 7, -1, 7, 7, 8]).unwrap();
@@ -86,14 +86,14 @@ fn full() -> Vec<u8> {
     w.finish().unwrap()
 }
 
-/// Behind a random layer.
+/// A good payload with a random layer.
 fn random() -> Vec<u8> {
     let mut w = weights(8);
     hidden::Hidden::write_random(&mut w, 7, 8, &[0.5; HIDDEN], &[2.0; HIDDEN]).unwrap();
     w.finish().unwrap()
 }
 
-/// Behind a learned layer.
+/// A good payload with a learned layer.
 fn learned() -> Vec<u8> {
     let mut w = weights(3);
     w.add_f32(hidden::WEIGHT, &[3, HIDDEN], &[0.5; 3 * HIDDEN]).unwrap();

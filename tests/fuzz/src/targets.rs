@@ -1,4 +1,4 @@
-//! What is fuzzed: a function of bytes for each reader, which panics where a promise is broken.
+//! The fuzz targets: for each reader a function of bytes, which panics if a promise is broken.
 //!
 //! `fuzz_targets/` runs them under libFuzzer, and `formats/tests/hostile/fuzz.rs` under plain `cargo test`. Two
 //! more need other crates of the workspace: `inspector` (`tools/tests/fuzz.rs`) and `tokenizer` (`runtime/tests/fuzz.rs`).
@@ -11,7 +11,7 @@ pub(crate) mod module;
 pub(crate) mod selector;
 pub(crate) mod template;
 
-/// All of them, by the name of their corpus.
+/// All targets, by the name of their corpus.
 pub(crate) const ALL: [(&str, fn(&[u8])); 7] = [
     ("bundle", bundle::run),
     ("manifest", manifest::run),

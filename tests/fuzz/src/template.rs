@@ -1,4 +1,4 @@
-//! Templates. An accepted one writes its own text and the input, as replacing does, and never more.
+//! Fuzzes templates. An accepted one writes its own text and the input, as plain replacement does, and no more.
 
 use crate::recipe;
 use conpet_formats::template;
@@ -32,7 +32,7 @@ pub(crate) fn run(data: &[u8]) {
     match (template::check(text), template::render(text, input)) {
         (Ok(()), Ok(out)) => {
             assert!(text.len() <= template::CAP && out.len() <= text.len() + input.len());
-            // Read from both ends: what is before the place, and what is behind it.
+            // Compare from both ends: the text before the input, and the text after it.
             let (before, after) = halves(text);
             let plain = |s: &str| s.replace("{{", "{").replace("}}", "}");
             assert_eq!(out, format!("{}{input}{}", plain(before), plain(after)));
@@ -42,7 +42,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// Cuts at the one `{input}` that is no part of doubled braces.
+/// Cuts at the one `{input}` that is not part of doubled braces.
 fn halves(text: &str) -> (&str, &str) {
     let mut at = 0;
     loop {

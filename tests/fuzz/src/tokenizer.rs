@@ -1,5 +1,6 @@
-//! Tokenizers built from spoiled tables. Every text has tokens, no more than it has bytes (and a leading
-//! space), each of the vocabulary, each with its place; and where the tables were left whole it comes back.
+//! Fuzzes tokenizers built from spoiled tables. A text has at most as many tokens as bytes (and a leading
+//! space), each in the vocabulary and with a valid range; and if the tables were not changed, decoding gives
+//! the text back.
 
 use crate::recipe;
 use arbitrary::{Result, Unstructured};
@@ -46,21 +47,21 @@ pub(crate) fn run(data: &[u8]) {
             .map(|r| text.floor_char_boundary(r.start)..text.floor_char_boundary(r.end));
         for words in [None, Some(&[][..]), Some(&said[..])] {
             let (tokens, offsets) = t.encode_with_offsets(text, words).expect("a text below the cap");
-            // A leading space may be added at the beginning and behind each special token: three bytes of it.
+            // A leading space of three bytes may be added at the beginning and after each special token.
             assert!(tokens.len() <= 4 * text.len() + 3, "{} tokens for {} bytes", tokens.len(), text.len());
             assert!(tokens.iter().all(|id| (*id as usize) < t.n_vocab()));
             assert_eq!(tokens.len(), offsets.len());
             let mut at = 0;
             for r in &offsets {
                 assert!(r.start <= r.end && r.end <= text.len() && r.start >= at, "{r:?} after {at} in {text:?}");
-                // The bytes of one character share its place.
+                // The bytes of one character share its range.
                 at = r.start;
             }
             let decoded = t.decode(&tokens);
             assert_eq!(decoded.len(), tokens.iter().map(|id| t.token_bytes(*id).len()).sum::<usize>());
             if whole && words.is_none() {
                 let back = String::from_utf8(decoded).expect("a text comes back as text");
-                // But for the spaces that SentencePiece puts before each beginning.
+                // Except for the spaces that SentencePiece adds at each beginning.
                 assert_eq!(back.replace(' ', ""), text.replace(' ', ""));
             }
         }
@@ -95,7 +96,7 @@ fn tables(u: &mut Unstructured<'_>) -> (Vec<u8>, bool) {
     }
     let mut file = Vec::new();
     w.finish(&mut file, |_| Ok(&[][..])).expect("tables are written");
-    // Now and then also the bytes themselves.
+    // Sometimes the tokens' bytes too.
     let torn = u.ratio(1u8, 4u8).unwrap_or(false);
     if torn {
         recipe::edits(u, &mut file, &[]);
@@ -138,7 +139,7 @@ fn edit(u: &mut Unstructured<'_>, t: &mut Tables) -> Result<()> {
         2 => t.tokens[i] = t.tokens[u.choose_index(t.tokens.len())?].clone(),
         3 => {
             let n = *u.choose(&[0usize, 2, 100, 30_000])?;
-            // Beyond the cap of a token, but not by repeating what was repeated.
+            // Longer than a token's cap, but not by repeating what was already repeated.
             if t.tokens[i].len() * n <= 1 << 18 {
                 t.tokens[i] = t.tokens[i].repeat(n);
             }
@@ -148,7 +149,7 @@ fn edit(u: &mut Unstructured<'_>, t: &mut Tables) -> Result<()> {
             t.merges.insert(u.choose_index(t.merges.len())?, format!("{a} {b}"));
         }
         5 => {
-            // A merge of tokens that are there.
+            // A merge of existing tokens.
             let (a, b) = (t.tokens[i].clone(), t.tokens[u.choose_index(t.tokens.len())?].clone());
             t.merges.push(format!("{a} {b}"));
             t.tokens.push(a + &b);

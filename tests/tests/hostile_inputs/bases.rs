@@ -1,4 +1,4 @@
-//! Bases: bytes that are no GGUF, GGUF files that break a rule, models that cannot be run.
+//! Bases: bytes that are not GGUF, GGUF files that break a rule, models that cannot be run.
 
 use super::place::{Case, Place, case};
 use conpet_formats::tiny::{self, TinyArch, TinyConfig};
@@ -26,7 +26,7 @@ impl Raw {
         self.0.extend(s);
         self
     }
-    /// A u32 value.
+    /// Adds a key with a u32 value.
     fn key(&mut self, name: &[u8], v: u32) -> &mut Self {
         self.str(name).u32(4).u32(v)
     }
@@ -66,7 +66,7 @@ fn model(out: &mut Vec<Case>, name: &str, says: &[&'static str], f: impl Fn(&mut
     ));
 }
 
-/// The same with a tiny base of the gemma3 family.
+/// As [`model`], with a tiny base of the gemma3 family.
 fn gemma(out: &mut Vec<Case>, name: &str, says: &[&'static str], f: impl Fn(&mut Vec<u8>) + Clone + 'static) {
     let says = [&["x.gguf"], says].concat();
     let spoil = move |p: &Place| {
@@ -77,13 +77,13 @@ fn gemma(out: &mut Vec<Case>, name: &str, says: &[&'static str], f: impl Fn(&mut
     out.push(case(format!("gemma: {name}"), "conpet-train stream @/stream -m @/x.gguf -b @/out.cpb", &says, spoil));
 }
 
-/// The offset just behind the first occurrence of `what`.
+/// The offset just after the first occurrence of `what`.
 fn behind(bytes: &[u8], what: &str) -> usize {
     let at = bytes.windows(what.len()).position(|w| w == what.as_bytes());
     at.unwrap_or_else(|| panic!("{what} is not in the tiny base")) + what.len()
 }
 
-/// Overwrites a u32 that lies `skip` bytes behind a name.
+/// Overwrites a u32 that lies `skip` bytes after a name.
 fn poke(bytes: &mut [u8], name: &str, skip: usize, v: u32) {
     let at = behind(bytes, name) + skip;
     bytes[at..at + 4].copy_from_slice(&v.to_le_bytes());

@@ -9,7 +9,7 @@ fn damaged(f: impl Fn(&mut Vec<u8>) + 'static) -> impl Fn(&Place) + 'static {
     move |p| p.change("b.cpb", "x.cpb", &f)
 }
 
-/// Another base of the very same shape.
+/// Another base of the same shape.
 fn other_base(p: &Place) {
     p.write("other.gguf", &tiny::base(&TinyConfig { seed: 99, ..TinyConfig::default() }).unwrap());
 }

@@ -1,4 +1,4 @@
-//! A folder with good files to spoil, and what is asked of a program that meets a bad one.
+//! A folder with good files to spoil, and the checks on a program that reads a bad one.
 
 use conpet_formats::bundle::{Bundle, Draft};
 use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
@@ -13,8 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How long a program may take to refuse something; a loaded machine needs seconds, a hang is
-/// for ever.
+/// How long a program may take to reject a file; a loaded machine needs seconds, a hang lasts forever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Spoils the folder for a case.
@@ -74,7 +73,7 @@ fn good() -> &'static Good {
     })
 }
 
-/// A stage with one more task, answered by a head on the bare base.
+/// A stage with one more task, which has a head on the bare base.
 fn with_task(d: Draft, name: &str) -> Draft {
     let feature = FeatureSpec::single(4, Pool::Mean, StateNorm::Output);
     let weights = vec![0.5; 2 * TinyConfig::default().hidden];
@@ -121,7 +120,7 @@ impl Place {
         std::fs::remove_file(self.path(name)).unwrap();
     }
 
-    /// A pipe nobody writes to: a program that opens it to read waits for ever.
+    /// A pipe that nobody writes to: a program that opens it for reading waits forever.
     pub(crate) fn pipe(&self, name: &str) {
         let made = Command::new("mkfifo").arg(self.path(name)).status().unwrap();
         assert!(made.success());
@@ -170,7 +169,7 @@ fn check(c: &Case) -> Result<(), String> {
     demand(c.code.is_none_or(|want| code == Some(want)), "another exit code than documented")?;
     let clap = stderr.contains("Usage: ");
     demand(stderr.contains("error: ") || clap, "no line begins with error:")?;
-    // What clap refuses it explains in its own words.
+    // clap has its own words for the arguments that it rejects.
     let remedy = ["hint: ", "try '--help'", "Usage: "].iter().any(|s| stderr.contains(s));
     demand(remedy, "no remedy")?;
     for say in &c.says {

@@ -8,10 +8,10 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-/// How long a program may take; a loaded machine needs seconds, a hang is for ever.
+/// How long a program may take; a loaded machine needs seconds, a hang lasts forever.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a program did.
+/// The result of a program's run.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -66,7 +66,7 @@ impl Place {
         self.path(name)
     }
 
-    /// The base with nothing but blanks as chat template.
+    /// The base with a blank chat template.
     pub(crate) fn base_with_an_empty_template(&self) -> String {
         let mut bytes = std::fs::read(self.base()).unwrap();
         let gguf = conpet_formats::gguf::Gguf::parse(&bytes).unwrap();
@@ -76,7 +76,7 @@ impl Place {
         self.write("empty-template.gguf", &bytes)
     }
 
-    /// A base whose context nobody fills.
+    /// A base with a context too long to fill.
     pub(crate) fn base_with_a_long_context(&self) -> String {
         let config = TinyConfig { context: 1 << 20, ..TinyConfig::default() };
         self.write("long.gguf", &tiny::base(&config).unwrap())
@@ -89,7 +89,7 @@ impl Place {
         c
     }
 
-    /// A training that takes minutes, under way.
+    /// Starts a training that takes minutes.
     pub(crate) fn start_training(&self) -> Running {
         let running = Running::start(self.train("long.cpb", "4000"));
         let begun = Instant::now();
@@ -179,12 +179,12 @@ fn finish(c: Command, input: &[u8]) -> Ran {
 /// Runs a program to its end.
 fn finish_into(mut c: Command, input: &[u8], stdout: Stdio) -> Ran {
     let mut child = c.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
-    // A program that does not read all of it has its reasons.
+    // A program may end without reading all of its input.
     let _ = child.stdin.take().unwrap().write_all(input);
     ended(child)
 }
 
-/// Waits for the end, which must come.
+/// Waits for the program to end, which it must.
 fn ended(mut child: Child) -> Ran {
     let read = |from: Option<Box<dyn Read + Send>>| {
         std::thread::spawn(move || {
@@ -207,7 +207,7 @@ fn ended(mut child: Child) -> Ran {
     Ran { code: child.wait().unwrap().code(), stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 
-/// A program under way.
+/// A running program.
 pub(crate) struct Running {
     child: Child,
     bytes: Option<Receiver<u8>>,
@@ -267,7 +267,7 @@ impl Running {
     }
 }
 
-/// Bytes as they come; who drops the receiver closes the pipe.
+/// Receives bytes as they come; dropping the receiver closes the pipe.
 fn receive(mut from: ChildStdout) -> Receiver<u8> {
     let (send, bytes) = channel();
     std::thread::spawn(move || {

@@ -21,7 +21,7 @@ impl fmt::Display for Circle {
 
 /// The circles among these arrows, at every level of the module tree.
 pub(crate) fn find(arrows: &[Arrow]) -> Vec<Circle> {
-    // By the module in which the two paths divide: which of its parts uses which.
+    // Keyed by the module where the two paths divide: which of its parts uses which.
     let mut levels: BTreeMap<&[String], BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
     for (level, from, to) in arrows.iter().filter_map(between) {
         levels.entry(level).or_default().entry(from).or_default().insert(to);

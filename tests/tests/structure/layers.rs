@@ -13,7 +13,7 @@ pub(crate) fn drawn(text: &str, name: &str) -> Vec<Names> {
     lines.take_while(|l| l.trim() != "```").filter(|l| !l.is_empty()).map(parts).collect()
 }
 
-/// What does not fit the drawing: parts that are missing from it or no longer there, and arrows that point up.
+/// The differences from the drawing: parts that are missing from it or no longer exist, and arrows that point up.
 pub(crate) fn check(drawing: &[Names], parts: &[String], arrows: &[Arrow]) -> Vec<String> {
     let line = |part: &String| drawing.iter().position(|l| l.contains(part));
     let mut out = Vec::new();

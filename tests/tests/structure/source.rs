@@ -1,22 +1,22 @@
-//! What one source file says about others: the modules it declares, what it imports, and the paths it spells out.
+//! The references of one source file to others: the modules it declares, its imports, and the paths it spells out.
 //!
-//! Read from the file's tokens, so comments and strings say nothing, and what macros are given counts. Code that is
-//! only compiled for tests is left out.
+//! They are read from the file's tokens, so comments and strings do not count, but the arguments of macros do.
+//! Code that is only compiled for tests is left out.
 
 use proc_macro2::{TokenStream, TokenTree};
 
 /// A path such as `crate::bundle::Draft`, name by name.
 pub(crate) type Names = Vec<String>;
 
-/// One name brought in by a `use`.
+/// One name imported by a `use`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Import {
-    /// What it is called in this file; `*` where all names of a module are brought in.
+    /// The name in this file; `*` if all names of a module are imported.
     pub(crate) name: String,
     pub(crate) path: Names,
 }
 
-/// What a file says about others.
+/// The references of a file to others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Source {
     /// Modules declared as `mod name;`.
@@ -70,7 +70,7 @@ impl Source {
         }
     }
 
-    /// Takes one tree of a `use`: `a::b`, `a::b as c`, `a::*` or `a::{..}`, behind the names of `before`.
+    /// Reads one tree of a `use`: `a::b`, `a::b as c`, `a::*` or `a::{..}`, after the names of `before`.
     fn import(&mut self, tokens: &[TokenTree], before: &[String]) {
         let (own, end) = path(tokens, 0);
         let mut names = [before, &own].concat();
@@ -114,14 +114,14 @@ fn punct(token: Option<&TokenTree>, c: char) -> bool {
     matches!(token, Some(TokenTree::Punct(p)) if p.as_char() == c)
 }
 
-/// True for what stands behind the `#` of `#[cfg(test)]`, or of a `cfg` that asks for tests among other things.
+/// True for the tokens after the `#` of `#[cfg(test)]`, or of a `cfg` that includes tests among its conditions.
 fn only_for_tests(attribute: Option<&TokenTree>) -> bool {
     let Some(TokenTree::Group(g)) = attribute else { return false };
     let text = g.stream().to_string().replace(' ', "");
     text == "cfg(test)" || text.starts_with("cfg(all(test,")
 }
 
-/// Where the item ends that has an attribute at `at`: behind its first `;` or block.
+/// The end of the item that has an attribute at `at`: after its first `;` or block.
 fn item_end(tokens: &[TokenTree], at: usize) -> usize {
     use proc_macro2::Delimiter::Brace;
     let ends = |t: &TokenTree| punct(Some(t), ';') || matches!(t, TokenTree::Group(g) if g.delimiter() == Brace);

@@ -58,11 +58,11 @@ impl Tree {
         self.0.get(&Names::new()).map(|s| s.children.clone()).unwrap_or_default()
     }
 
-    /// Who uses whom; a file's use of its own parents' items is left out, see the head of this test.
+    /// Which module uses which. A file's use of its own parents' items is left out, see the head of this test.
     pub(crate) fn arrows(&self) -> Vec<Arrow> {
         let mut out = Vec::new();
         for (from, source) in &self.0 {
-            // `Draft::new` says nothing that `use super::Draft` has not said.
+            // `Draft::new` adds nothing to `use super::Draft`.
             let imported = |path: &&Names| {
                 let import = source.imports.iter().find(|i| i.name == path[0]);
                 let target = import.and_then(|i| self.resolve(from, &i.path, HOPS));

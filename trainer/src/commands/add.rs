@@ -3,8 +3,6 @@
 use super::engine;
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use conpet_program::ExitStatus;
-use conpet_program::print::{print, say};
 use crate::progress::Bar;
 use crate::run::Run;
 use crate::run::add::{inherited, refuse_conflicts};
@@ -12,6 +10,8 @@ use crate::settings::Group;
 use crate::stream;
 use conpet_formats::Result;
 use conpet_formats::bundle::Bundle;
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use conpet_runtime::skills::Skills;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -30,7 +30,7 @@ pub struct Args {
     /// The bundle to add to.
     #[arg(short = 'b', long = "bundle")]
     pub bundle: PathBuf,
-    /// The settings; method, trunk and selector follow the bundle.
+    /// The settings; method, trunk and selector are those of the bundle.
     #[command(flatten)]
     pub settings: SettingsArgs,
 }
@@ -38,7 +38,7 @@ pub struct Args {
 /// Learns the task and appends its stage.
 ///
 /// # Errors
-/// Names the file, the place, the value and the remedy.
+/// The command's error, which names the file, the place, the value and the remedy.
 pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let (config, given) = a.settings.over(Config::default())?;
     let bundle = Bundle::open(&a.bundle)?;
@@ -48,14 +48,14 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let config = inherited(config, &bundle, &e.base.spec)?;
     let in_effect: Vec<&str> = config.in_effect().into_iter().filter(|k| !OF_STREAMS.contains(k)).collect();
     given.refuse_without_effect("add", &in_effect, &config)?;
-    // A run on another base must fail before anything is trained.
+    // A bundle of another base must fail before anything is trained.
     Skills::new(bundle, &e.base).map_err(|e| e.in_file(&a.bundle))?;
     let name = task.name.clone();
     let mut bar = Bar::new();
     let outcome = Run::onto(config, &e, task, &a.bundle, stop, |event| bar.show(&event))?.add()?;
     bar.clear();
     let Some(s) = outcome else {
-        say("stopped; the same command goes on from the last checkpoint");
+        say("stopped; the same command continues from the last checkpoint");
         return Ok(ExitStatus::Stopped);
     };
     let (right, rows): (usize, usize) = (s.right.iter().sum(), s.rows.iter().sum());

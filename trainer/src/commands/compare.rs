@@ -1,16 +1,16 @@
 //! `compare`: several methods on one stream, with several seeds and orders of the tasks, on one page.
 //!
-//! Each run is a `conpet-train stream` of its own, in a process of its own: its command can be repeated
-//! alone, and its peak memory is its own. What is finished is not run again; what was begun goes on.
+//! Each run is a `conpet-train stream` in a process of its own, so that its command can be repeated alone and
+//! its peak memory is not mixed with that of others. Finished runs are not repeated; interrupted ones continue.
 
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use conpet_program::ExitStatus;
-use conpet_program::print::{print, say};
 use crate::report::{self, own_command};
 use crate::rng::Stream;
 use crate::stream;
 use conpet_formats::{Code, Error, Result, fs};
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use conpet_runtime::base::Base;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,19 +24,20 @@ pub struct Args {
     /// The base, a GGUF file.
     #[arg(short = 'm', long = "model")]
     pub model: PathBuf,
-    /// Methods, comma-separated; METHOD:SELECTOR sets the selector too, as in dynamic:ridge, and METHOD:SETTING=VALUE any setting, as in lae:lae_experts=online (names as in --print-config).
+    /// Methods, comma-separated; METHOD:SELECTOR also sets the selector, as in dynamic:ridge, and
+    /// METHOD:SETTING=VALUE sets any setting, as in lae:lae_experts=online (names as in --print-config).
     #[arg(long, value_delimiter = ',', required = true, value_name = "METHOD[:SELECTOR][:SETTING=VALUE],..")]
     pub methods: Vec<String>,
     /// Runs of each method and order, with seeds --seed, --seed + 1, ...
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub seeds: u64,
-    /// Orders of the tasks: the stream's own (or --order), then shuffled ones, always the same.
+    /// Orders of the tasks: the stream's own (or --order), then shuffled ones, the same in every run.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub orders: u64,
     /// The first order: the tasks' names, comma-separated.
     #[arg(long, value_name = "NAME,..")]
     pub order: Option<String>,
-    /// Folder for report.json, report.html and the runs; what is there already is not run again.
+    /// Folder for report.json, report.html and the runs; finished runs in it are not repeated.
     #[arg(short = 'o', long = "out")]
     pub out: PathBuf,
     /// Learn only the first N tasks of the stream's own order.
@@ -50,18 +51,18 @@ pub struct Args {
     pub settings: SettingsArgs,
 }
 
-/// One run.
+/// A run to be made.
 #[derive(Debug, Clone, PartialEq)]
 struct Plan {
-    /// Names its files.
+    /// The name that its files begin with.
     name: String,
     config: Config,
     /// Names of the tasks, comma-separated.
     order: String,
 }
 
-/// Runs what is missing and writes the page. A method that cannot learn the stream is left out with a word, and
-/// a run that fails costs the others nothing.
+/// Makes the runs that are missing and writes the page. A method that cannot learn the stream is left out with
+/// a message, and a failed run does not stop the others.
 ///
 /// # Errors
 /// If an argument is wrong, no method can learn the stream, the folder holds another comparison, or a run failed.
@@ -74,7 +75,7 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     }
     let names: Vec<&str> = tasks.iter().map(|t| t.name.as_str()).collect();
     let mut plans = plans(&a, &config, &names)?;
-    // A wrong setting of the last method should not show after hours.
+    // Check all methods first: a wrong setting of the last one should not show only after hours.
     let base = Base::open(&a.model)?;
     plans.iter().try_for_each(|p| p.config.check(&base.spec).map(drop))?;
     drop(base);
@@ -106,11 +107,11 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
             match learn(&a, plan, &runs, stop) {
                 Ok(true) => {}
                 Ok(false) => {
-                    say("stopped; the same command goes on");
+                    say("stopped; the same command continues");
                     return Ok(ExitStatus::Stopped);
                 }
                 Err(e) => {
-                    say(&format!("{}; going on with the others", e.message()));
+                    say(&format!("{}; continuing with the others", e.message()));
                     failed.push(e);
                     continue;
                 }
@@ -128,7 +129,7 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     failed.into_iter().next().map_or(Ok(ExitStatus::Success), Err)
 }
 
-/// Every run, methods innermost: whoever stops halfway has all methods on fewer seeds.
+/// All runs, methods innermost, so that a comparison stopped halfway has every method on fewer seeds.
 fn plans(a: &Args, config: &Config, tasks: &[&str]) -> Result<Vec<Plan>> {
     let mut out: Vec<Plan> = Vec::new();
     for (order, names) in orders(tasks, a.orders as usize)?.iter().enumerate() {
@@ -150,8 +151,8 @@ fn plans(a: &Args, config: &Config, tasks: &[&str]) -> Result<Vec<Plan>> {
     Ok(out)
 }
 
-/// `METHOD[:SELECTOR][:SETTING=VALUE]..`, over the settings of all. A run with settings of its own is named by
-/// them, so that it is not taken for a repetition.
+/// `METHOD[:SELECTOR][:SETTING=VALUE]..`, over the settings of all. A variant's name lists its own settings, so
+/// that it is not taken for a repetition of the plain method.
 fn variant(all: &Config, text: &str) -> Result<Config> {
     let mut parts = text.split(':');
     let method = parts.next().unwrap_or_default();
@@ -170,7 +171,7 @@ fn variant(all: &Config, text: &str) -> Result<Config> {
     Ok(config)
 }
 
-/// The given order, and shuffled ones, no two alike.
+/// The given order and shuffled ones, all different.
 fn orders<'t>(tasks: &[&'t str], n: usize) -> Result<Vec<Vec<&'t str>>> {
     let mut out = vec![tasks.to_vec()];
     let mut draws = (1..).take(1000 + 100 * n);
@@ -188,7 +189,7 @@ fn orders<'t>(tasks: &[&'t str], n: usize) -> Result<Vec<Vec<&'t str>>> {
     Ok(out)
 }
 
-/// Writes a run's settings, or sees that they are those it was begun with.
+/// Writes a run's settings, or checks that they are those it was begun with.
 fn begin(plan: &Plan, runs: &Path) -> Result<()> {
     let file = runs.join(format!("{}.toml", plan.name));
     let order = format!("# order: {}", plan.order);
@@ -205,7 +206,7 @@ fn begin(plan: &Plan, runs: &Path) -> Result<()> {
         .hint("repeat the command it was begun with, or choose another folder with --out"))
 }
 
-/// Learns the stream by one plan, in a process of its own; false if it was stopped.
+/// Learns the stream in a process of its own; false if it was stopped.
 fn learn(a: &Args, plan: &Plan, runs: &Path, stop: &AtomicBool) -> Result<bool> {
     let exe = std::env::current_exe().map_err(|e| Error::io("find this program", e))?;
     let file = |ending: &str| -> PathBuf { runs.join(format!("{}.{ending}", plan.name)) };
@@ -222,18 +223,18 @@ fn learn(a: &Args, plan: &Plan, runs: &Path, stop: &AtomicBool) -> Result<bool> 
     if file("work").exists() {
         command.arg("--resume");
     }
-    // Its table is part of the page; its progress and errors are for people.
+    // Its table is part of the page, so it need not be printed; its progress and errors go to stderr.
     let status = command.stdout(Stdio::null()).status().map_err(|e| Error::io("start a run", e))?;
     match status.code() {
         Some(0) => {
-            // States of the trunk and checkpoints: nothing needs them any more.
+            // Trunk states and checkpoints, which nothing needs any more.
             let _ = std::fs::remove_dir_all(file("work"));
             Ok(true)
         }
         Some(130 | 143) => Ok(false),
         _ if stop.load(Ordering::Relaxed) => Ok(false),
         _ => Err(Error::new(Code::Io, format!("the run {} failed ({status})", plan.name))
-            .hint("its message stands above; the same command goes on after the runs that are done")),
+            .hint("see its message above; the same command continues after the runs that are done")),
     }
 }
 

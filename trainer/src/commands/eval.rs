@@ -4,14 +4,14 @@ use super::engine;
 use crate::data::{Plan, Prepared};
 use crate::evaluate::{Evaluator, TestSet};
 use crate::metrics::metrics;
-use conpet_program::ExitStatus;
-use conpet_program::print::print;
 use crate::report::SCHEMA;
 use crate::services::prepare::{Split, bare};
 use crate::stream::{self, Row, Task};
 use conpet_formats::bundle::Bundle;
 use conpet_formats::quant::QuantType;
 use conpet_formats::{Code, Error, Result};
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::skills::Skills;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub struct Args {
     /// Inputs of no task, as JSON lines [default: out_of_scope/test.jsonl of the stream, if it is there].
     #[arg(long, value_name = "FILE")]
     pub ood: Option<PathBuf>,
-    /// Score this stage rather than the newest.
+    /// Score this stage instead of the newest.
     #[arg(long)]
     pub stage: Option<u64>,
     /// Worker threads; 0 is one for each processor.
@@ -41,10 +41,10 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Prints the figures of a stage.
+/// Scores a stage and prints its metrics.
 ///
 /// # Errors
-/// Names the file, the place, the value and the remedy.
+/// The command's error, which names the file, the place, the value and the remedy.
 pub fn run(a: &Args) -> Result<ExitStatus> {
     let e = engine::open(&a.model, a.threads)?;
     let bundle = match a.stage {

@@ -1,14 +1,14 @@
 //! `probe`: compares features for the selector.
 
 use super::engine;
-use conpet_program::ExitStatus;
-use conpet_program::print::print;
 use crate::probe::{Wanted, probe};
 use crate::progress::Bar;
 use crate::services::Event;
 use crate::settings::range::{not_negative, part, refusal};
 use crate::stream;
 use conpet_formats::{Code, Error, Result};
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use std::path::PathBuf;
 
 /// Arguments of `probe`.
@@ -45,7 +45,7 @@ pub struct Args {
 /// Prints a line for each candidate.
 ///
 /// # Errors
-/// Names the file, the place, the value and the remedy.
+/// The command's error, which names the file, the place, the value and the remedy.
 pub fn run(a: &Args) -> Result<ExitStatus> {
     let e = engine::open(&a.model, a.threads)?;
     if !(8..=e.base.spec.context).contains(&a.max_len) {

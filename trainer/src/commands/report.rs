@@ -1,15 +1,15 @@
-//! `report`: joins reports of several runs on one stream.
+//! `report`: joins the reports of several runs on one stream.
 
-use conpet_program::ExitStatus;
-use conpet_program::print::print;
 use crate::report;
 use conpet_formats::Result;
+use conpet_program::ExitStatus;
+use conpet_program::print::print;
 use std::path::PathBuf;
 
 /// Arguments of `report`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// report.json files.
+    /// The report.json files to join.
     #[arg(required = true)]
     pub reports: Vec<PathBuf>,
     /// Folder for the joined report.json and report.html.
@@ -20,7 +20,7 @@ pub struct Args {
 /// Writes the joined page.
 ///
 /// # Errors
-/// If a file is no report, or the runs are of other tasks.
+/// If a file is not a report, or the runs are on different tasks.
 pub fn run(a: &Args) -> Result<ExitStatus> {
     let joined = report::joined(&a.reports)?;
     report::write_page(&joined, &a.out)?;

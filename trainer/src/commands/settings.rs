@@ -1,10 +1,10 @@
-//! The settings that a command is given, in a file and as flags.
+//! The settings given to a command, in a file and as flags.
 
 use crate::config::{Config, Flags};
-use conpet_program::print::say;
 use crate::settings::Group;
 use crate::settings::range::flag;
 use conpet_formats::{Code, Error, Result};
+use conpet_program::print::say;
 use std::path::PathBuf;
 
 /// Arguments that give settings.
@@ -22,14 +22,14 @@ pub struct SettingsArgs {
 /// Which settings were given.
 #[derive(Debug, Clone)]
 pub(super) struct Given {
-    /// As flags.
+    /// Those given as flags.
     pub(super) flags: Vec<&'static str>,
-    /// In the file.
+    /// Those given in the file.
     pub(super) file: Vec<&'static str>,
 }
 
 impl SettingsArgs {
-    /// The settings over those to start from, and which were given.
+    /// Lays the given settings over those to start from; returns the result and which were given.
     pub(super) fn over(&self, start: Config) -> Result<(Config, Given)> {
         let (mut config, file) = start.over(self.config.as_deref())?;
         config.overlay(&self.flags);
@@ -38,13 +38,13 @@ impl SettingsArgs {
 }
 
 impl Given {
-    /// All of them.
+    /// All settings given, as flags or in the file.
     pub(super) fn all(&self) -> Vec<&'static str> {
         [self.flags.as_slice(), &self.file].concat()
     }
 
-    /// Refuses flags that have no effect on a command. A file may be meant for several commands: which of its
-    /// settings have none here is said, where they are not the defaults.
+    /// Fails if a flag has no effect on the command. A file may be meant for several commands, so its settings
+    /// without effect are only reported, if they differ from the defaults.
     pub(super) fn refuse_without_effect(&self, command: &str, in_effect: &[&str], config: &Config) -> Result<()> {
         if let Some(key) = self.flags.iter().find(|k| !in_effect.contains(k)) {
             let flag = flag(key);

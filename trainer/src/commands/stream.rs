@@ -3,13 +3,13 @@
 use super::engine;
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use conpet_program::ExitStatus;
-use conpet_program::print::{print, say};
 use crate::progress::Bar;
 use crate::report::{self, Origin, Report};
 use crate::run::Run;
 use crate::stream;
 use conpet_formats::{Code, Error, Result};
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -31,13 +31,14 @@ pub struct Args {
     /// Learn the tasks in this order: their names, comma-separated.
     #[arg(long, value_name = "NAME,..")]
     pub order: Option<String>,
-    /// Inputs of no task, as JSON lines: the report says how well they are noticed [default: out_of_scope/test.jsonl of the stream, if it is there].
+    /// Inputs of no task, as JSON lines; the report says how well the selector refuses them
+    /// [default: out_of_scope/test.jsonl of the stream, if it is there].
     #[arg(long, value_name = "FILE")]
     pub ood: Option<PathBuf>,
-    /// Go on with a run that was stopped.
+    /// Continue a run that was stopped.
     #[arg(long)]
     pub resume: bool,
-    /// Settings that belong together: conpet-paper (dynamic ConPET as published). A file and flags override them.
+    /// A named group of settings: conpet-paper (dynamic ConPET as published). A file and flags override it.
     #[arg(long)]
     pub preset: Option<String>,
     /// Print every setting as TOML and stop.
@@ -51,10 +52,10 @@ pub struct Args {
     pub settings: SettingsArgs,
 }
 
-/// Learns the stream into a bundle, and reports.
+/// Learns the stream into a bundle and writes the report.
 ///
 /// # Errors
-/// Names the file, the place, the value and the remedy.
+/// The command's error, which names the file, the place, the value and the remedy.
 pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let preset = a.preset.as_deref().map_or_else(|| Ok(Config::default()), Config::preset)?;
     let (config, _) = a.settings.over(preset)?;
@@ -96,7 +97,7 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
         .stream(a.resume)?;
     bar.clear();
     let Some(method) = outcome else {
-        say(&format!("stopped; go on with the same command and --resume ({})", a.bundle.display()));
+        say(&format!("stopped; continue with the same command and --resume ({})", a.bundle.display()));
         return Ok(ExitStatus::Stopped);
     };
     let dir = a.report.unwrap_or_else(|| a.bundle.with_extension("report"));

@@ -3,21 +3,21 @@
 use super::engine;
 use super::settings::SettingsArgs;
 use crate::config::Config;
-use conpet_program::ExitStatus;
-use conpet_program::print::{print, say};
 use crate::progress::Bar;
 use crate::report::Origin;
 use crate::report::sweep::Sweep;
 use crate::stream;
 use crate::sweep::{DEFAULT_KINDS, Wanted, settings_in_effect, sweep};
 use conpet_formats::{Code, Error, Result};
+use conpet_program::ExitStatus;
+use conpet_program::print::{print, say};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The stream's folder; its tasks must be answered by labels.
+    /// The stream's folder; its tasks must be classification tasks.
     pub stream: PathBuf,
     /// The base, a GGUF file.
     #[arg(short = 'm', long = "model")]
@@ -28,7 +28,7 @@ pub struct Args {
     /// A PET kind, as --pet takes it; may be given several times [default: lora, adapter, prefix, bias, ia3, and sparse by each rule].
     #[arg(long = "kind")]
     pub kinds: Vec<String>,
-    /// Trainable parameters of a module, as --params takes them, comma-separated.
+    /// Numbers of trainable parameters, each as --params takes it, comma-separated.
     #[arg(long, value_delimiter = ',', default_values = ["1e-5", "1e-4", "1e-3", "1e-2"])]
     pub sizes: Vec<String>,
     /// Peak learning rates to choose from on the validation rows, comma-separated.
@@ -40,10 +40,10 @@ pub struct Args {
     /// Folder for sweep.json and sweep.html.
     #[arg(short = 'o', long = "out", default_value = "sweep")]
     pub out: PathBuf,
-    /// Go on with a sweep that was stopped.
+    /// Continue a sweep that was stopped.
     #[arg(long)]
     pub resume: bool,
-    /// The settings; those of methods and selectors, and --pet, --params and --lr, have no effect here and are refused.
+    /// The settings. Those of methods and selectors, and --pet, --params and --lr, are not accepted here.
     #[command(flatten)]
     pub settings: SettingsArgs,
 }
@@ -51,7 +51,7 @@ pub struct Args {
 /// Trains and scores every kind at every size.
 ///
 /// # Errors
-/// Names the file, the place, the value and the remedy.
+/// The command's error, which names the file, the place, the value and the remedy.
 pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let (config, given) = a.settings.over(Config::default())?;
     given.refuse_without_effect("sweep", &settings_in_effect(), &config)?;
@@ -72,7 +72,7 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let done = sweep(&e, &config, &tasks, &wanted, head, (&a.out, a.resume), stop, |event| bar.show(&event))?;
     bar.clear();
     let Some(result) = done else {
-        say(&format!("stopped; go on with the same command and --resume ({})", a.out.display()));
+        say(&format!("stopped; continue with the same command and --resume ({})", a.out.display()));
         return Ok(ExitStatus::Stopped);
     };
     print(result.text().trim_end())?;

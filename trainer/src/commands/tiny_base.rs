@@ -1,7 +1,7 @@
 //! `tiny-base`: writes a tiny random base.
 
-use conpet_program::ExitStatus;
 use conpet_formats::{Error, Result, fs, tiny};
+use conpet_program::ExitStatus;
 use std::path::PathBuf;
 
 /// Arguments of `tiny-base`.

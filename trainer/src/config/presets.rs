@@ -1,4 +1,4 @@
-//! Settings that belong together.
+//! Presets: named groups of settings.
 
 use super::Config;
 use crate::optim::Schedule;
@@ -6,7 +6,7 @@ use crate::settings::automatic::Trunk;
 use crate::settings::range::refusal;
 use conpet_formats::Result;
 
-/// A preset by its name.
+/// A preset: its name and its settings.
 type Preset = (&'static str, fn() -> Config);
 
 /// All presets.
@@ -24,8 +24,8 @@ impl Config {
     }
 }
 
-/// Dynamic ConPET with the hyper-parameters of the published code (Song et al. 2023; those of FewRel
-/// where they differ by data set). docs/methods.md says what is not as published.
+/// Dynamic ConPET with the hyper-parameters of the published code (Song et al. 2023; those of FewRel where they
+/// differ by data set). docs/methods.md lists the differences from it.
 fn conpet_paper() -> Config {
     let mut c = Config::default();
     c.services.module.trunk = Trunk::Layers(0);

@@ -1,4 +1,4 @@
-//! Settings as text: read from TOML over others, written as TOML or JSON, one by one by name.
+//! Settings as text: read from TOML, written as TOML or JSON, or set one by one by name.
 
 use super::Config;
 use crate::settings::Group;
@@ -12,10 +12,10 @@ use std::path::Path;
 const HINT: &str = "conpet-train stream --print-config shows every setting and its default";
 
 impl Config {
-    /// A TOML file over these settings; and the names of those it gives.
+    /// Lays a TOML file over these settings; returns the result and the names of the settings in the file.
     ///
     /// # Errors
-    /// If the file cannot be read, is not TOML, has a key that is no setting, or a value of another kind.
+    /// If the file cannot be read, is not TOML, has a key that is not a setting, or a value of the wrong type.
     pub fn over(mut self, file: Option<&Path>) -> Result<(Self, Vec<&'static str>)> {
         let Some(path) = file else { return Ok((self, Vec::new())) };
         let text = conpet_formats::fs::read_text(path)?;
@@ -24,7 +24,7 @@ impl Config {
         Ok((self, given))
     }
 
-    /// Settings as [`Config::toml`] writes them.
+    /// Reads settings as [`Config::toml`] writes them.
     ///
     /// # Errors
     /// See [`Config::over`].
@@ -38,26 +38,26 @@ impl Config {
     /// All settings, as TOML.
     ///
     /// # Errors
-    /// None that a value of these types can cause.
+    /// Should not occur: all settings can be written as TOML.
     pub fn toml(&self) -> Result<String> {
         toml::to_string(self).map(|t| t.trim_end().to_owned()).map_err(|e| bad(e.to_string()))
     }
 
-    /// One setting, by its name and its value as TOML or as bare words.
+    /// Sets one setting by name; the value is TOML or an unquoted string.
     ///
     /// # Errors
-    /// If there is no such setting, or the value is of another kind.
+    /// If there is no such setting, or the value has the wrong type.
     pub fn set(mut self, name: &str, value: &str) -> Result<Self> {
         let written = format!("x = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("x"));
         let words = toml::Value::String(value.to_owned());
         let mut read = |value| Over(&mut self).deserialize(toml::Table::from_iter([(name.to_owned(), value)]));
-        // A text may look like another kind of value, as the number of parameters does.
+        // A string setting's value may look like a number, as in `params=5000`.
         let first = read(written.unwrap_or_else(|| words.clone()));
         first.or_else(|e| read(words).map_err(|_| e)).map_err(|e| bad(format!("{name}={value}: {}", e.message())))?;
         Ok(self)
     }
 
-    /// One setting's value, as it is written in TOML; `None` if there is no such setting.
+    /// A setting's value as it is written in TOML; `None` if there is no such setting.
     pub fn get(&self, name: &str) -> Option<String> {
         toml::Table::try_from(self).ok()?.remove(name).map(|v| v.to_string())
     }
@@ -67,7 +67,7 @@ fn bad(what: String) -> Error {
     Error::new(Code::Value, what.trim_end().to_owned()).hint(HINT)
 }
 
-/// Reads a map over settings and tells which it gives.
+/// Deserializes a map over existing settings and returns which settings it gives.
 struct Over<'c>(&'c mut Config);
 
 impl<'de> DeserializeSeed<'de> for Over<'_> {
@@ -97,8 +97,7 @@ impl<'de> Visitor<'de> for Over<'_> {
     }
 }
 
-/// The name of a setting. That there is one of that name is checked where the key is read, so that the
-/// message shows its line.
+/// The name of a setting. It is checked while the key is read, so that the error message shows its line.
 struct Key(&'static str);
 
 impl<'de> Deserialize<'de> for Key {
@@ -160,7 +159,7 @@ mod tests {
             let e = over(Config::default(), text).unwrap_err().to_string();
             assert!(e.contains("c.toml") && e.contains("hint: ") && says.iter().all(|s| e.contains(s)), "{e}");
         }
-        // A file over a preset leaves the rest of the preset.
+        // A file changes only what it gives; the rest of the preset stays.
         let (c, _) = over(Config::preset("conpet-paper").unwrap(), "rank = 2\n").unwrap();
         let (lora, adam_eps) = (&c.services.lora, c.services.training.adam_eps);
         assert_eq!((lora.rank, lora.alpha, c.get("selector"), adam_eps), (2, 1.0, Some("\"conpet\"".into()), 1e-4));
@@ -175,7 +174,7 @@ mod tests {
             assert_eq!(Config::parse(&c.toml().unwrap()).unwrap(), c);
         }
         let printed = Config::default().toml().unwrap();
-        // Spelled as ever, whatever they are inside.
+        // Automatic values keep their spelling.
         for line in
             ["trunk = -1", "memory = -1", "params = \"\"", "name = \"\"", "select = \"kmeans\"", "ewc_lambda = 1000.0"]
         {

@@ -6,10 +6,10 @@
 //! b  = rms_norm(m)        gu  = Wgu b
 //! h  = f(gate) · up       z   = Wd h              y = m + (rms_norm) z
 //! ```
-//! What stands in parentheses is there in some families ([`ModelSpec`]). A module's parts act at the points
-//! between (`pet.rs`). The backward reads `qkv`, `o`, `m`, `gu`, what the norms in parentheses have read, and
-//! what the parts kept; `a`, `b` and `h` are computed again, being cheap. What was not kept is all computed
-//! again from `x`.
+//! The steps in parentheses exist only in some families ([`ModelSpec`]). A module's parts act at the points
+//! between the steps (`pet.rs`). The backward pass reads `qkv`, `o`, `m`, `gu`, the inputs of the norms in
+//! parentheses, and what the parts kept; `a`, `b` and `h` are cheap and recomputed. A layer that kept nothing
+//! recomputes everything from `x`.
 
 use crate::nn::attention::{Heads, Learned, Ragged};
 use crate::nn::frozen_weight::FrozenWeight;
@@ -29,13 +29,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug)]
 pub(super) struct Frozen {
     pub(super) attn_norm: RmsNorm,
-    /// q, k and v one above the other, `[q_dim + 2 kv_dim, hidden]`.
+    /// q, k and v stacked, `[q_dim + 2 kv_dim, hidden]`.
     pub(super) qkv: FrozenWeight,
     pub(super) heads: Heads,
     /// `[hidden, q_dim]`.
     pub(super) output: FrozenWeight,
     pub(super) ffn_norm: RmsNorm,
-    /// gate above up, `[2 ffn, hidden]`.
+    /// gate and up stacked, `[2 ffn, hidden]`.
     pub(super) gate_up: FrozenWeight,
     /// `[hidden, ffn]`.
     pub(super) down: FrozenWeight,
@@ -54,7 +54,7 @@ impl Frozen {
     }
 }
 
-/// What all layers of a pass share.
+/// Data that all layers of a pass share.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) gate: Gate,
@@ -64,26 +64,26 @@ pub(super) struct Pass {
     pub(super) threads: usize,
 }
 
-/// What each part of a module keeps of a point.
+/// What each part of a module keeps at a point for the backward pass.
 type Kept = Vec<Vec<f32>>;
 
-/// Kept between forward and backward.
+/// Activations kept between the forward and the backward pass.
 #[derive(Debug)]
 struct Saved {
-    /// As the linears gave it, if it is normalised; else empty.
+    /// q, k and v before normalisation, if they are normalised; else empty.
     raw: Vec<f32>,
-    /// Normalised and rotated.
+    /// q, k and v, normalised and rotated.
     qkv: Vec<f32>,
     o: Vec<f32>,
     m: Vec<f32>,
     gate_up: Vec<f32>,
-    /// What the norms of attention's and the feed-forward layer's output have read, if there are any.
+    /// Inputs of the norms of attention's and the feed-forward layer's outputs, if there are such norms.
     outputs: [Vec<f32>; 2],
-    /// Of the points whose states are not computed again.
+    /// What the parts kept, at the points whose states are not recomputed.
     parts: [Kept; Point::N],
 }
 
-/// Bytes a layer keeps for each token.
+/// Bytes of activations that a layer keeps for each token.
 pub(super) fn kept_per_token(spec: &ModelSpec) -> usize {
     let qkv = spec.q_dim() + 2 * spec.kv_dim();
     let raw = if spec.has(Norm::Q) { qkv } else { 0 };
@@ -91,16 +91,16 @@ pub(super) fn kept_per_token(spec: &ModelSpec) -> usize {
     4 * (qkv + raw + spec.q_dim() + spec.hidden + 2 * spec.ffn + outputs)
 }
 
-/// The operator: `x [n, hidden]` and the layer's factors (if it has any) to `[n, hidden]`.
+/// The operator from `x [n, hidden]` and the layer's vector of parameters (if it has one) to `[n, hidden]`.
 #[derive(Debug)]
 pub(super) struct LayerOp {
-    /// Which layer of the base.
+    /// Index of the layer in the base.
     pub(super) index: usize,
     pub(super) frozen: Arc<Frozen>,
     pub(super) pass: Arc<Pass>,
-    /// What acts here, and where its numbers lie in their vector.
+    /// The parts that act here, and where their parameters lie in the vector.
     pub(super) plan: Option<Plan>,
-    /// Keep what the backward reads.
+    /// Whether activations are kept for the backward pass.
     pub(super) keep: bool,
     saved: Mutex<Option<Saved>>,
 }
@@ -110,7 +110,7 @@ impl LayerOp {
         Self { index, frozen: frozen.clone(), pass: pass.clone(), plan, keep, saved: Mutex::new(None) }
     }
 
-    /// Whether anything learns at or before a point.
+    /// Whether anything is trained at or before a point.
     fn learns_until(&self, point: Point) -> bool {
         self.plan.as_ref().is_some_and(|p| p.learns_until(point))
     }
@@ -121,13 +121,13 @@ impl LayerOp {
         At { vector, layer: self.index, point, dropout: p.dropout.as_ref(), kernels, threads }
     }
 
-    /// What a module does to `y` at a point; `x`, of rows of `width`, is what was read there.
+    /// Applies the module to `y` at a point; `x`, with rows of `width`, is the input of the step before it.
     fn act(&self, v: &[f32], point: Point, (x, width): (&[f32], usize), y: &mut [f32]) -> Kept {
         let plan = self.plan.as_ref();
         plan.map(|p| p.forward(&self.at(v, point), View::new(x, width), y)).unwrap_or_default()
     }
 
-    /// Turns `dy` into the gradient of what stood at the point before [`LayerOp::act`].
+    /// Turns `dy` into the gradient of `y` as it was before [`LayerOp::act`].
     fn act_back(
         &self,
         point: Point,
@@ -141,21 +141,21 @@ impl LayerOp {
         }
     }
 
-    /// A norm, and what acts after it.
+    /// Applies a norm, and the parts that act after it.
     fn norm(&self, v: &[f32], point: Point, norm: &RmsNorm, x: &[f32]) -> (Vec<f32>, Kept) {
         let mut y = norm.forward(x);
         let kept = self.act(v, point, (x, norm.weight.len()), &mut y);
         (y, kept)
     }
 
-    /// The feed-forward's middle, and what acts on it.
+    /// Computes `f(gate) · up`, and applies the parts that act on it.
     fn hidden(&self, v: &[f32], gate_up: &[f32]) -> (Vec<f32>, Kept) {
         let mut h = self.pass.gate.forward(gate_up);
         let kept = self.act(v, Point::Hidden, (&[], 1), &mut h);
         (h, kept)
     }
 
-    /// `W x`, and what acts after it.
+    /// Computes `W x`, and applies the parts that act after it.
     fn site(&self, v: &[f32], g: Group, x: &[f32]) -> (Vec<f32>, Kept) {
         let w = self.frozen.weight(g);
         let mut y = w.forward(View::new(x, w.cols), self.pass.threads);
@@ -163,7 +163,8 @@ impl LayerOp {
         (y, kept)
     }
 
-    /// What a sublayer adds, and what its norm has read if there is one: attention's 0, the feed-forward's 1.
+    /// Applies the output norm of a sublayer (0 attention, 1 feed-forward), if it has one; returns what the
+    /// sublayer adds, and the norm's input (empty without a norm).
     fn post(&self, which: usize, z: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
         match &self.frozen.post_norm {
             Some(norms) => (norms[which].forward(&z), z),
@@ -171,7 +172,7 @@ impl LayerOp {
         }
     }
 
-    /// Turns the gradient of what a sublayer adds into that of what its norm has read.
+    /// Turns the gradient of what a sublayer adds into the gradient of its norm's input.
     fn post_back(&self, which: usize, z: &[f32], dz: Vec<f32>) -> Vec<f32> {
         let Some(norms) = &self.frozen.post_norm else { return dz };
         let mut dx = vec![0.0; z.len()];
@@ -214,7 +215,8 @@ impl LayerOp {
         (y, Saved { raw, qkv, o, m, gate_up, outputs: [attn_out, ffn_out], parts })
     }
 
-    /// The gradient of a group's input (if wanted); adds the parts' to `grad`. `dy` is used up.
+    /// Returns the gradient of a group's input (if wanted) and adds the parts' gradients to `grad`. `dy` is
+    /// overwritten.
     fn site_back(
         &self,
         g: Group,
@@ -236,7 +238,7 @@ impl LayerOp {
         })
     }
 
-    /// Gradients of `x` (if wanted) and of the vector. Stops as far up as nothing below learns.
+    /// Gradients of `x` (if wanted) and of the vector. Stops at the point below which nothing is trained.
     fn back(&self, x: &[f32], v: &[f32], dy: &[f32], wants_input: bool) -> (Option<Vec<f32>>, Vec<f32>) {
         let (p, w) = (&*self.pass, &*self.frozen);
         let width = w.attn_norm.weight.len();
@@ -356,7 +358,7 @@ impl CustomOp2 for LayerOp {
     fn cpu_fwd(&self, x: &CpuStorage, l: &Layout, v: &CpuStorage, vl: &Layout) -> Result<(CpuStorage, Shape)> {
         let (v, want) = (operand(v, vl)?, self.plan.as_ref().map_or(0, |p| p.len));
         if v.len() != want {
-            bail!("layer {} trains {want} numbers, not {}", self.index, v.len());
+            bail!("layer {} trains {want} parameters, not {}", self.index, v.len());
         }
         self.forward(operand(x, l)?, l.shape(), v)
     }

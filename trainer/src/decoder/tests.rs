@@ -23,8 +23,8 @@ fn engine_of(config: &TinyConfig) -> Engine {
     e.with_kernels(exact)
 }
 
-/// A base of every family, and of every form of it. The last layer of the Gemma sees everything, the one
-/// before it a window that is shorter than the sequences here.
+/// A base of each family, in each of its variants. The last layer of the Gemma has full attention, the one
+/// before it a window shorter than the sequences here.
 fn engines() -> [(&'static str, Engine); 3] {
     let llama = TinyConfig::default();
     let gemma = TinyConfig { arch: TinyArch::Gemma3, layers: 6, window: 2, ..TinyConfig::default() };
@@ -33,7 +33,7 @@ fn engines() -> [(&'static str, Engine); 3] {
     all.map(|(name, config)| (name, engine_of(&config)))
 }
 
-/// Every kind and form, and some together.
+/// All PET kinds in all their forms, and some combinations.
 const KINDS: [&str; 14] = [
     "lora:r=3",
     "bias",
@@ -55,7 +55,7 @@ fn parse(text: &str) -> PetSpec {
     PetSpec::parse(text, Lora { rank: 3, alpha: 1.5, scaling: Scaling::AlphaOverRank }, Places::LINEARS).unwrap()
 }
 
-/// The trunk that a kind can have: all but two layers, or none.
+/// The deepest trunk that a kind allows here: all but two layers, or none.
 fn first(spec: &ModelSpec, pet: &PetSpec) -> usize {
     if pet.acts_on_input() { 0 } else { spec.n_layer - 2 }
 }
@@ -94,7 +94,7 @@ fn without_a_module_trainer_and_runtime_compute_the_same() {
         let none = TrainedModule::none(parse("lora"));
         let y = d.forward(&x, &Ragged::new(spec, &[p.tokens.len()]), &none, &Training::default()).unwrap();
         let got = numbers_of(&d.logits(&d.final_norm(&y).unwrap()).unwrap());
-        // The same f32 sums in another order.
+        // The same f32 sums, in a different order.
         assert!(far(&got, &e.logits(&p, &Blend::none())) < 2e-3);
     }
 }
@@ -131,19 +131,15 @@ fn a_gradient_reaches_every_factor_and_nothing_frozen_and_recomputing_changes_no
                 assert!(size(store.get(var).expect(name)) > 0.0, "{family}, {text}: the gradient of {name} is zero");
             }
             assert!(store.get(&head).is_some());
-            // Frozen weights are no inputs of the graph; the states it starts from are data (candle gives what
-            // is joined with learned rows a gradient, which nothing reads).
+            // Frozen weights are not inputs of the graph, and the states it starts from are data. (candle gives
+            // states that are joined with learned rows a gradient, which nothing reads.)
             assert!(pet.part(PetKind::Prompt).is_some() || store.get(&x).is_none());
             for bytes in [0, 7 * layer::kept_per_token(spec)] {
                 let (again, parts) = backward(&Training { activation_bytes: Some(bytes), ..Training::default() });
                 assert_eq!(value, again);
                 for (name, var) in &a.tensors {
                     let (x, y) = (store.get(var).unwrap(), parts.get(var).unwrap());
-                    assert_eq!(
-                        size(&(x - y).unwrap()),
-                        0.0,
-                        "{family}, {text}: {name}: what is computed again is the same"
-                    );
+                    assert_eq!(size(&(x - y).unwrap()), 0.0, "{family}, {text}: {name}: recomputing gives the same");
                 }
             }
             let dropout = |step| Training {
@@ -194,7 +190,7 @@ fn a_layers_gradient_is_exact_for_every_kind() {
                 for (name, var) in &a.tensors {
                     let (got, values) = (numbers_of(store.get(var).unwrap()), numbers_of(var));
                     let scale = got.iter().fold(0.05f32, |m, v| m.max(v.abs()));
-                    // A few numbers of each: a difference costs two passes.
+                    // Only a few values of each, since a difference costs two passes.
                     for i in (0..values.len()).step_by((values.len() / 3).max(1)) {
                         let at = |delta: f32| {
                             let mut v = values.clone();
@@ -214,8 +210,8 @@ fn a_layers_gradient_is_exact_for_every_kind() {
     }
 }
 
-/// What the Fisher rule sums is the squared gradient of the frozen weight itself: what a sparse delta at
-/// that position changes.
+/// Checks that the Fisher rule sums the squared gradient of the frozen weight itself, which is what a sparse
+/// delta at that position changes.
 #[test]
 fn the_probe_sums_squared_gradients_of_frozen_weights() {
     for (family, e) in engines() {
@@ -253,7 +249,8 @@ fn the_probe_sums_squared_gradients_of_frozen_weights() {
                 let at = |delta: f32| {
                     let mut a = TrainedModule::none(parse("sparse:n=1"));
                     a.indices.insert(format!("{site}.{}", sparse::NAMES[0]), Arc::new(vec![i as i32]));
-                    a.tensors.insert(format!("{site}.{}", sparse::NAMES[1]), Tensor::new(&[delta], &Device::Cpu).unwrap());
+                    a.tensors
+                        .insert(format!("{site}.{}", sparse::NAMES[1]), Tensor::new(&[delta], &Device::Cpu).unwrap());
                     total(&a).to_scalar::<f32>().unwrap()
                 };
                 let want = ((at(1e-2) - at(-1e-2)) / 2e-2).abs();

@@ -1,17 +1,17 @@
-//! Which rows each step of a training run sees.
+//! The rows of each training step.
 
 use crate::rng::Stream;
 use std::ops::Range;
 
-/// Which rows each step sees.
+/// Decides which rows each step trains on.
 pub trait Batches: Sync {
-    /// Steps in all.
+    /// Number of steps.
     fn steps(&self) -> u64;
-    /// Rows of a step; the same for the same step, always.
+    /// Rows of a step; always the same for the same step.
     fn rows(&self, step: u64) -> Vec<usize>;
 }
 
-/// Shuffled passes over all rows, rows of similar length together.
+/// Shuffled passes over all rows, with rows of similar length together.
 #[derive(Debug)]
 pub struct Epochs {
     batches: Vec<Vec<usize>>,
@@ -23,9 +23,9 @@ impl Epochs {
         Self::over((0..lens.len()).collect(), lens, batch, epochs, seed, name)
     }
 
-    /// `epochs` passes over `rows` (one may be listed more than once) in batches of `batch`. Within
-    /// windows of 16 batches rows are sorted by length, so that a batch's rows are alike; the order of
-    /// batches is shuffled again.
+    /// `epochs` passes over `rows` (one may be listed more than once) in batches of `batch`. Within windows of
+    /// 16 batches rows are sorted by length, so that the rows of a batch have similar lengths; then the order
+    /// of the batches is shuffled.
     pub fn over(rows: Vec<usize>, lens: &[usize], batch: usize, epochs: usize, seed: u64, name: &str) -> Self {
         let mut batches = Vec::new();
         for e in 0..epochs {
@@ -55,19 +55,19 @@ impl Batches for Epochs {
     }
 }
 
-/// ConPET's dynamic sampling: a fixed number of steps; half of each batch new rows, half old ones
-/// drawn uniformly over tasks and then over the task's rows ("policy 2" of the published code).
+/// ConPET's dynamic sampling: a fixed number of steps; half of each batch are new rows, half old ones drawn
+/// uniformly over tasks and then over the task's rows ("policy 2" of the published code).
 #[derive(Debug)]
 pub struct Mixture {
-    /// Rows of each old task, and last the new one's, as ranges of the joined rows.
+    /// Rows of each old task and then of the new one, as ranges of the joined rows.
     pub pools: Vec<Range<usize>>,
     /// Rows in a batch.
     pub batch: usize,
-    /// Steps in all: the same for every task.
+    /// Number of steps: the same for every task.
     pub steps: u64,
     /// Seed of the draws.
     pub seed: u64,
-    /// Names the draws.
+    /// Name of the random stream.
     pub name: String,
 }
 

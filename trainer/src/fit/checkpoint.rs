@@ -1,4 +1,4 @@
-//! The checkpoint of a training run: parameters, moments, buffers, losses, and what they belong to.
+//! The checkpoint of a training run: parameters, moments, buffers, losses, and the identity of the job.
 
 use super::job::{Job, failed};
 use super::recipe::Buffers;
@@ -10,7 +10,7 @@ use conpet_formats::{Code, Error, Result};
 use std::path::Path;
 use std::time::Duration;
 
-/// What a run has gathered beside its parameters.
+/// Counts and losses that a run has gathered so far.
 #[derive(Debug, Default)]
 pub(super) struct Account {
     pub(super) rows: u64,
@@ -19,7 +19,7 @@ pub(super) struct Account {
     pub(super) losses: Vec<f32>,
 }
 
-/// What a checkpoint must have been made for.
+/// Identifies the job that a checkpoint belongs to.
 fn identity(job: &Job<'_>) -> String {
     let h = job.hyper;
     let text = format!(
@@ -85,7 +85,7 @@ pub(super) fn load(job: &Job<'_>, path: &Path, optim: &mut AdamW, buffers: &mut 
     Ok(Account { rows, tokens, time, losses: get("losses")?.to_f32() })
 }
 
-/// Writes a payload with its digest before it, whole or not at all.
+/// Writes a digest and the payload atomically.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let digest = conpet_formats::fingerprint::file_digest(bytes);
     conpet_formats::fs::write_atomic(path, |out| {
@@ -95,7 +95,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// The payload of a file that [`write`] made.
+/// The payload of a file written by [`write`].
 pub(crate) fn checked<'f>(file: &'f [u8], path: &Path) -> Result<&'f [u8]> {
     let (digest, bytes) = file.split_at_checked(64).ok_or_else(|| damaged(path))?;
     if conpet_formats::fingerprint::file_digest(bytes).as_bytes() != digest {
@@ -107,5 +107,5 @@ pub(crate) fn checked<'f>(file: &'f [u8], path: &Path) -> Result<&'f [u8]> {
 fn damaged(path: &Path) -> Error {
     Error::new(Code::Digest, "the checkpoint is damaged")
         .in_file(path)
-        .hint("remove it to train this task from its start")
+        .hint("remove it to train this task from the start")
 }

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor, Var};
 use conpet_formats::pet::Site;
 use std::collections::BTreeMap;
 
-/// Where a module acts, and what of it is not trained.
+/// Where a module acts, and the part of it that is not trained.
 #[derive(Debug)]
 pub(super) struct Frame {
     /// Sites of the job.
@@ -18,7 +18,8 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// What is kept of the parameters, by name and in the shapes of the spec: see [`pet::in_force`].
+    /// The module's tensors, made from the parameters, by name and in the shapes of the spec: see
+    /// [`pet::in_force`].
     pub(super) fn module(
         &self,
         job: &Job<'_>,
@@ -29,8 +30,9 @@ impl Frame {
     }
 }
 
-/// The parameters: where each kind starts ([`pet::fresh`]), the head zero, the recipe's own as it says; or
-/// whatever the job starts from, whose values take the first rows and columns of what has grown.
+/// The initial parameters: each kind's own start ([`pet::fresh`]), zero for the head, the recipe's for its own.
+/// Where the job continues from earlier values, these fill the first rows and columns of tensors that have
+/// grown.
 pub(super) fn parameters(job: &Job<'_>, frame: &Frame) -> candle_core::Result<AdamW> {
     let mut optim = AdamW::new(job.hyper.adamw);
     let known = |name: &str| job.start.and_then(|s| s.tensors.get(name));

@@ -1,4 +1,4 @@
-//! What to train, on what, and how a run ends.
+//! A training job: what to train, on what, and how it ends.
 
 use super::batches::Batches;
 use super::recipe::Recipe;
@@ -12,10 +12,10 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-/// What a row is trained towards.
+/// The training target of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// A row of the head.
+    /// A class: a row of the head.
     Class(u32),
     /// Tokens to predict: (position whose state predicts, token).
     Completion(Vec<(usize, u32)>),
@@ -23,19 +23,19 @@ pub enum Target {
 
 /// Rows to train on.
 pub trait Examples: Sync {
-    /// How many.
+    /// Number of rows.
     fn len(&self) -> usize;
     /// True if there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Tokens of a row.
+    /// Number of tokens of a row.
     fn tokens(&self, i: usize) -> usize;
     /// Appends a row's states after the trunk, `[tokens, hidden]`.
     fn states(&self, i: usize, out: &mut Vec<f32>);
-    /// What it is trained towards.
+    /// The target of a row.
     fn target(&self, i: usize) -> Target;
-    /// For each part of the head's feature, the row's tokens it averages.
+    /// For each part of the head's feature, the row's tokens that it pools.
     fn ranges(&self, i: usize) -> Vec<Range<usize>>;
 }
 
@@ -48,49 +48,49 @@ pub struct Hyper {
     pub head_lr: f32,
     /// AdamW.
     pub adamw: AdamWConfig,
-    /// Steps of linear warm-up, as a part of all steps.
+    /// Linear warm-up, as a fraction of all steps.
     pub warmup: f32,
-    /// After the warm-up.
+    /// Learning rate schedule after the warm-up.
     pub schedule: Schedule,
-    /// Largest global gradient norm; 0 is off.
+    /// Largest global gradient norm; 0 turns clipping off.
     pub clip: f32,
     /// Dropout of the LoRA's inputs.
     pub dropout: f32,
-    /// Bytes of activations kept for the backward pass; the rest is computed again.
+    /// Bytes of activations kept for the backward pass; the rest is recomputed.
     pub activation_bytes: usize,
 }
 
-/// What to train.
+/// A training job.
 #[derive(Clone)]
 pub struct Job<'a> {
-    /// The frozen branch.
+    /// The frozen branch layers.
     pub decoder: &'a Decoder,
-    /// Threads that compute.
+    /// The threads to compute on.
     pub pool: &'a rayon::ThreadPool,
     /// The rows.
     pub examples: &'a dyn Examples,
-    /// Their order.
+    /// Which rows each step trains on.
     pub batches: &'a dyn Batches,
-    /// What the module is.
+    /// The module's spec.
     pub pet: &'a PetSpec,
-    /// Sites, full names; empty trains the head alone.
+    /// Full names of the sites; empty trains the head alone.
     pub sites: &'a [String],
-    /// What the head reads and its number of classes (0 for a recipe that needs only the features);
-    /// `None` trains the language model.
+    /// The head's feature and number of classes (0 for a recipe that needs only the features); `None` trains
+    /// the language model.
     pub head: Option<(&'a FeatureSpec, usize)>,
     /// How the method departs from plain training.
     pub recipe: &'a dyn Recipe,
     /// The optimizer.
     pub hyper: &'a Hyper,
-    /// Seed of every stream.
+    /// Seed of all random streams.
     pub seed: u64,
-    /// Names the streams and messages.
+    /// Name of the job, for its random streams and messages.
     pub name: &'a str,
     /// Module and head to start from.
     pub start: Option<&'a Trained>,
-    /// Where to keep the state of an unfinished run, and every how many steps.
+    /// Where to save the state of an unfinished run, and after how many steps each.
     pub checkpoint: Option<(PathBuf, u64)>,
-    /// Set to stop after the step under way.
+    /// Set to stop after the current step.
     pub stop: &'a AtomicBool,
 }
 
@@ -99,7 +99,7 @@ pub struct Job<'a> {
 pub enum Outcome {
     /// Trained to the end.
     Done(Trained),
-    /// Stopped; the checkpoint, if one was asked for, continues it.
+    /// Stopped; it can be continued from the checkpoint, if one was asked for.
     Stopped,
 }
 
@@ -108,15 +108,15 @@ pub enum Outcome {
 pub struct Progress {
     /// Steps done.
     pub step: u64,
-    /// Steps in all.
+    /// Number of steps.
     pub steps: u64,
     /// Loss of this step.
     pub loss: f32,
-    /// Tokens a second, so far.
+    /// Tokens per second so far.
     pub rate: f64,
 }
 
-/// A failure of the graph, in words.
+/// The error for a failed step.
 pub(super) fn failed(name: &str, step: u64, e: &candle_core::Error) -> Error {
     // Only the first line: candle adds a backtrace.
     let text = e.to_string();

@@ -1,5 +1,5 @@
-//! Looking at rows without training on them: features under a module, and the Fisher information of
-//! its parameters.
+//! Runs rows without training on them: features with a module in force, and the Fisher information of its
+//! parameters.
 
 use super::frame::parameters;
 use super::job::{Hyper, Job, failed};
@@ -13,11 +13,10 @@ use candle_core::{Device, Tensor};
 use conpet_formats::Result;
 use rayon::prelude::*;
 
-/// What the job's head reads of each row, `[rows, dim]`, with the module that the job starts from in
-/// force.
+/// The head's feature of each row, `[rows, dim]`, with the module that the job starts from in force.
 ///
 /// # Errors
-/// If the job has no head, or a row cannot be passed.
+/// If the job has no head, or a row cannot be run.
 pub fn features(job: &Job<'_>, rows: &[usize]) -> Result<Vec<f32>> {
     let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
     let (frame, none) = (frame(job)?, Buffers::new());
@@ -35,12 +34,12 @@ pub fn features(job: &Job<'_>, rows: &[usize]) -> Result<Vec<f32>> {
 /// The diagonal of the Fisher information at the parameters that the job starts from, as a mean over
 /// `rows`: `F_i = E_x E_{y ~ p(y|x)} (∂ log p(y|x) / ∂θ_i)²`.
 ///
-/// The label is drawn from the model's own word on the row, not taken from the data (that would be
-/// the "empirical Fisher", Kunstner et al. 2019, which is no Fisher information); a row answered by
-/// text is taken with its own answer, for want of one as cheap.
+/// The label is drawn from the model's own distribution, not taken from the data (that would be the "empirical
+/// Fisher", which is not the Fisher information: Kunstner et al. 2019). A generation row uses its own answer,
+/// because drawing one would be expensive.
 ///
 /// # Errors
-/// If a row cannot be passed.
+/// If a row cannot be run.
 pub fn fisher(job: &Job<'_>, rows: &[usize]) -> Result<Gradients> {
     let drawn = Drawn { seed: job.seed, name: format!("{}/fisher", job.name) };
     let hyper = Hyper { dropout: 0.0, ..job.hyper.clone() };
@@ -51,7 +50,7 @@ pub fn fisher(job: &Job<'_>, rows: &[usize]) -> Result<Gradients> {
     let parts = Parts::new(job, &frame, &params, &none, 0).map_err(wrong)?;
     let mut sum = Gradients::new();
     for chunk in rows.chunks(64) {
-        // A row alone: the mean of squares is not the square of the mean.
+        // One row at a time: the mean of squares is not the square of the mean.
         let one = |i: &usize| shard(job, std::slice::from_ref(i), 1.0, (0, usize::MAX), &parts);
         let given: Vec<_> = job.pool.install(|| chunk.par_iter().map(one).collect());
         for g in given {

@@ -1,4 +1,4 @@
-//! One batch: forward through the branch, to a loss, and back.
+//! One batch: forward through the branch to a loss, and backward.
 
 use super::frame::Frame;
 use super::job::{Job, Target};
@@ -18,14 +18,14 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What is in force while a batch passes.
+/// The parameters in force for a batch.
 #[derive(Debug)]
 pub(super) struct Parts<'a> {
     pub(super) vars: BTreeMap<String, Var>,
     pub(super) frame: &'a Frame,
     pub(super) buffers: &'a Buffers,
     pub(super) step: u64,
-    /// Listens to gradients of frozen weights.
+    /// Records gradients of frozen weights.
     pub(super) probe: Option<Arc<Probe>>,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// What a batch, or a shard of it, gives.
+/// Results of a batch or of one of its shards.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     pub(super) loss: f32,
@@ -58,16 +58,16 @@ pub(super) struct Given {
     pub(super) notes: Vec<f32>,
 }
 
-/// Tokens of a shard: of fewer, a matrix product spends a quarter of its time on arranging the weights.
+/// Tokens of a shard. With fewer, a matrix product spends a quarter of its time packing the weights.
 const SHARD_TOKENS: usize = 256;
-/// Fewest tokens of a shard where the batch would otherwise not be cut at all.
+/// Fewest tokens of a shard if the batch would otherwise be a single shard.
 const LEAST_TOKENS: usize = 64;
 
 /// Loss and gradients of one batch.
 ///
-/// The batch is cut into shards that are computed side by side, each on one thread if there are no more
-/// threads than shards: threads then meet once a step, not at every product. How it is cut depends on
-/// the batch alone, and sums are taken in order, so the result does not depend on the number of threads.
+/// The batch is cut into shards that are computed in parallel, each on one thread if there are at least as many
+/// shards as threads: threads then synchronise once a step, not at every product. The cut depends only on the
+/// batch, and sums are taken in order, so the result does not depend on the number of threads.
 pub(super) fn gradients(job: &Job<'_>, rows: &[usize], parts: &Parts<'_>) -> Result<Given> {
     let shards = cut(job, rows);
     let all = weight(job, rows);
@@ -94,7 +94,7 @@ pub(super) fn cut<'r>(job: &Job<'_>, rows: &'r [usize]) -> Vec<&'r [usize]> {
     rows.chunks(rows.len().div_ceil(1 << most.ilog2())).collect()
 }
 
-/// How much rows count in a batch's mean: each class once, each answer token once.
+/// The weight of rows in a batch's mean: the number of class labels or answer tokens.
 fn weight(job: &Job<'_>, rows: &[usize]) -> f64 {
     let targets = |i: &usize| match job.examples.target(*i) {
         Target::Class(_) => 1,
@@ -103,7 +103,7 @@ fn weight(job: &Job<'_>, rows: &[usize]) -> f64 {
     rows.iter().map(targets).sum::<usize>() as f64
 }
 
-/// Loss and gradients of the `i`-th of `n` shards, times its part of the batch.
+/// Loss and gradients of the `i`-th of `n` shards, times its share of the batch.
 pub(super) fn shard(
     job: &Job<'_>,
     rows: &[usize],
@@ -144,7 +144,7 @@ pub(super) fn shard(
     Ok(Given { loss: loss.to_scalar()?, grads, notes })
 }
 
-/// The class of a row; 0 for one that is answered by text.
+/// The class of a row; 0 for a generation row.
 fn class(job: &Job<'_>, i: usize) -> u32 {
     match job.examples.target(i) {
         Target::Class(c) => c,
@@ -164,7 +164,7 @@ pub(super) fn forward(job: &Job<'_>, rows: &[usize], parts: &Parts<'_>, how: &Tr
     Ok((d.forward(&hidden, &batch, &parts.module(job)?, how)?, batch))
 }
 
-/// What the head reads of some rows, `[rows, dim]`.
+/// The head's features of some rows, `[rows, dim]`.
 pub(super) fn pooled(
     job: &Job<'_>,
     feature: &FeatureSpec,
@@ -197,7 +197,7 @@ fn completion_loss(job: &Job<'_>, rows: &[usize], batch: &Ragged, y: &Tensor, th
         }
     }
     let n = at.len();
-    // Only the rows that predict something need the norm and the head.
+    // Only positions that predict an answer token need the norm and the head.
     let states = y.index_select(&Tensor::from_vec(at, n, &Device::Cpu)?, 0)?;
     lm_loss(&job.decoder.final_norm(&states)?, job.decoder.output(), targets, threads)
 }

@@ -1,5 +1,5 @@
-//! Where a sparse delta's positions come from: what a job goes on from, or its spec's rule, which may
-//! need gradients of the frozen weights.
+//! The positions of a sparse delta: those of the module that a job continues, or those chosen by its spec's
+//! rule, which may need gradients of the frozen weights.
 
 use super::batches::Batches;
 use super::frame::{Frame, parameters};
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// A job's sites and positions: those of what it starts from, or chosen by the spec's rule.
+/// A job's sites and positions, taken from the module it starts from or chosen by the spec's rule.
 ///
 /// # Errors
 /// If a site is not in the base, or the positions cannot be chosen.
@@ -31,21 +31,21 @@ pub(super) fn frame(job: &Job<'_>) -> Result<Frame> {
     Ok(Frame { sites, indices })
 }
 
-/// Rows that the Fisher information of frozen weights is taken from.
+/// Number of rows that the Fisher information of frozen weights is estimated on.
 const BASE_ROWS: usize = 64;
 
-/// The empirical Fisher information of frozen weights, `Σ (∂loss/∂W)²` over some rows of the job with
-/// their own answers (as Sung et al. 2021 choose their mask), for every weight that `probe` has a sum of.
+/// The empirical Fisher information of frozen weights, `Σ (∂loss/∂W)²` over some rows of the job with their own
+/// answers (as Sung et al. 2021 choose their mask), for every weight that `probe` sums.
 ///
-/// A head that starts at zero sends no gradient into the base, so one is trained alone first, for at
-/// most 50 steps; it is the job's in shape, and plain whatever the job's recipe.
+/// A head that starts at zero sends no gradient into the base, so a head of the job's shape is first trained
+/// alone, for at most 50 steps and without the job's recipe.
 ///
 /// # Errors
-/// If a row cannot be passed.
+/// If a row cannot be run.
 fn fisher_of_base(job: &Job<'_>, sites: &[Site], probe: &Arc<Probe>) -> Result<()> {
     let wrong = |e: candle_core::Error| failed(job.name, 0, &e);
     let few = FirstSteps(job.batches, 50);
-    // Stopped halfway it would choose other positions than a run that goes on.
+    // Never stopped halfway: it would choose other positions than an uninterrupted run.
     let never = AtomicBool::new(false);
     let head = job.head.map(|(feature, n)| (feature, if n > 0 { n } else { classes(job) }));
     let bare = Job { sites: &[], head, recipe: &Plain, start: None, checkpoint: None, stop: &never, ..job.clone() };
@@ -71,7 +71,7 @@ fn fisher_of_base(job: &Job<'_>, sites: &[Site], probe: &Arc<Probe>) -> Result<(
     Ok(())
 }
 
-/// How many classes the job's rows have.
+/// Number of classes among the job's rows.
 fn classes(job: &Job<'_>) -> usize {
     let class = |i| match job.examples.target(i) {
         Target::Class(c) => c as usize + 1,

@@ -1,22 +1,21 @@
-//! What a method changes about plain training: the one seam of the one loop.
+//! A recipe: what a method changes about plain training.
 //!
-//! A recipe may bring parameters of its own, take another loss on a batch's features, add a penalty
-//! on the parameters, hold some of them still, and keep running buffers that are updated after each
-//! step. Each hook does nothing unless a method says otherwise; buffers and parameters are saved in
-//! the checkpoint, so a method that keeps no other state resumes to the same bits.
+//! A recipe may add parameters, replace the loss on a batch's features, add a penalty on the parameters, freeze
+//! some of them, and keep buffers that are updated after each step. By default a hook does nothing. Buffers and
+//! parameters are saved in the checkpoint, so a method that keeps no other state resumes to the same bits.
 
 use crate::optim::{Held, Param};
 use candle_core::{Device, Result, Tensor, Var};
 use std::collections::BTreeMap;
 
-/// Begins the names of the head's parameters.
+/// Prefix of the names of the head's parameters.
 pub const HEAD: &str = "head.";
 /// Name of the head's weight `[classes, dim]` among the parameters.
 pub const HEAD_WEIGHT: &str = "head.weight";
 /// Name of the head's bias `[classes]`.
 pub const HEAD_BIAS: &str = "head.bias";
 
-/// Numbers that are kept beside the parameters: saved with them, but not trained.
+/// Values that are saved with the parameters but not trained, by name.
 pub type Buffers = BTreeMap<String, Vec<f32>>;
 /// Gradients by name of the parameter.
 pub type Gradients = BTreeMap<String, Vec<f32>>;
@@ -24,24 +23,24 @@ pub type Gradients = BTreeMap<String, Vec<f32>>;
 /// A parameter beside the module and the head.
 #[derive(Debug, Clone)]
 pub struct Extra {
-    /// Its name.
+    /// Name of the parameter.
     pub name: String,
-    /// Its shape.
+    /// Shape of the parameter.
     pub shape: Vec<usize>,
-    /// What it starts from.
+    /// Its initial values.
     pub start: Vec<f32>,
-    /// Multiplies the learning rate.
+    /// Factor on the learning rate.
     pub lr: f32,
 }
 
-/// Labelled rows on their way from features to a loss.
+/// Labelled rows of a batch, from which a recipe computes its loss.
 #[derive(Debug)]
 pub struct Labelled<'a> {
-    /// Their indices within the examples.
+    /// Indices of the rows within the examples.
     pub rows: &'a [usize],
-    /// Their classes.
+    /// Classes of the rows.
     pub classes: &'a [u32],
-    /// What the head reads of them, `[rows, dim]`.
+    /// The head's features of the rows, `[rows, dim]`.
     pub features: &'a Tensor,
     /// The parameters in force.
     pub vars: &'a BTreeMap<String, Var>,
@@ -65,7 +64,7 @@ impl Labelled<'_> {
         features.matmul(&self.var(HEAD_WEIGHT)?.t()?)?.broadcast_add(self.var(HEAD_BIAS)?)
     }
 
-    /// Mean cross-entropy of logits over classes `first..`, to which all rows must belong.
+    /// Mean cross-entropy of logits over the classes `first..`, to which all rows must belong.
     pub fn cross_entropy(&self, logits: &Tensor, first: usize) -> Result<Tensor> {
         let n = logits.dim(1)?;
         let Some(classes) = self.classes.iter().map(|c| c.checked_sub(first as u32)).collect::<Option<Vec<u32>>>()
@@ -82,7 +81,7 @@ impl Labelled<'_> {
 pub struct Loss {
     /// Mean over the rows.
     pub mean: Tensor,
-    /// What [`Recipe::after`] wants to know of each row, `[rows, any]`.
+    /// Values for each row that [`Recipe::after`] needs, `[rows, any]`.
     pub notes: Option<Tensor>,
 }
 
@@ -95,20 +94,20 @@ impl From<Tensor> for Loss {
 /// A step that was taken.
 #[derive(Debug)]
 pub struct Done<'a> {
-    /// Its rows.
+    /// The rows of the step.
     pub rows: &'a [usize],
-    /// What the loss noted of them, row by row.
+    /// [`Loss::notes`], row by row.
     pub notes: &'a [f32],
-    /// The parameters after it.
+    /// The parameters after the step.
     pub params: &'a BTreeMap<String, Param>,
 }
 
 /// How a method departs from plain training.
 pub trait Recipe: Sync {
-    /// Names the recipe and its settings: a checkpoint made with another is refused.
+    /// Names the recipe and its settings; a checkpoint made with others cannot be resumed.
     fn name(&self) -> String;
 
-    /// Parameters of its own.
+    /// Parameters that the recipe adds.
     fn parameters(&self) -> Vec<Extra> {
         Vec::new()
     }
@@ -118,12 +117,13 @@ pub trait Recipe: Sync {
         Ok(Buffers::new())
     }
 
-    /// Numbers of a parameter that this step leaves as they are.
+    /// The values of a parameter that this step does not change.
     fn held(&self, _name: &str, _step: u64, _steps: u64) -> Held {
         Held::None
     }
 
-    /// What the layers see in place of a parameter; [`Recipe::gradient`] then takes the gradient back.
+    /// The value that the layers use in place of a parameter; [`Recipe::gradient`] must then transform its
+    /// gradient back.
     fn in_force(&self, name: &str, params: &BTreeMap<String, Param>) -> Result<Var> {
         Ok(params[name].var.clone())
     }
@@ -133,7 +133,7 @@ pub trait Recipe: Sync {
         b.cross_entropy(&b.logits(b.features)?, 0).map(Loss::from)
     }
 
-    /// Changes the batch's gradients into those of the whole objective; returns what it adds to the loss.
+    /// Turns the batch's gradients into those of the whole objective; returns the penalty that it adds to the loss.
     fn gradient(&self, _params: &BTreeMap<String, Param>, _grads: &mut Gradients) -> Result<f32> {
         Ok(0.0)
     }
@@ -144,7 +144,7 @@ pub trait Recipe: Sync {
     }
 }
 
-/// Cross-entropy over all labels so far, nothing else.
+/// Plain training: cross-entropy over all labels so far.
 #[derive(Debug, Clone, Copy)]
 pub struct Plain;
 

@@ -1,4 +1,4 @@
-//! The loop: step after step, with checkpoints, to the end or until stopped.
+//! The training loop, with checkpoints.
 
 use super::checkpoint::{self, Account};
 use super::frame::{Frame, parameters};
@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Trains a job whose frame is known: see [`super::fit`].
 ///
 /// # Errors
-/// As there.
+/// See [`super::fit`].
 pub(super) fn train(job: &Job<'_>, frame: Frame, progress: &mut dyn FnMut(Progress)) -> Result<Outcome> {
     let wrong = |step: u64| move |e: candle_core::Error| failed(job.name, step, &e);
     let mut optim = parameters(job, &frame).map_err(wrong(0))?;

@@ -60,9 +60,9 @@ impl Examples for Toy {
 }
 
 thread_local! {
-    /// Threads of the next run.
+    /// Number of threads of the next run.
     static THREADS: std::cell::Cell<usize> = const { std::cell::Cell::new(2) };
-    /// What the next run trains; a LoRA at three sites if empty.
+    /// The PET spec that the next run trains; a LoRA at three sites if empty.
     static PET: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") };
 }
 
@@ -95,7 +95,7 @@ fn with_job<T>(completion: bool, checkpoint: Option<(PathBuf, u64)>, f: impl FnO
     let decoder = Decoder::new(&e, 2, WeightMode::Dense);
     let feature = FeatureSpec::single(4, Pool::Mean, StateNorm::Output);
     let lens: Vec<usize> = (0..toy.len()).map(|i| toy.tokens(i)).collect();
-    // A random base's output head is far from any answer: completions take longer than classes.
+    // A random base's output head is far from any answer, so completions take longer to learn than classes.
     let batches = Epochs::new(&lens, 8, if completion { 40 } else { 5 }, 7, "toy");
     let lora = Lora { rank: 4, alpha: 8.0, scaling: Scaling::AlphaOverRank };
     let (pet, sites) = match PET.get() {
@@ -141,7 +141,7 @@ fn done(o: Result<Outcome>) -> Trained {
 fn learns_separable_classes_and_repeats_bit_for_bit() {
     let a = done(run(false, None, None));
     assert!(a.loss < 0.3, "loss {} after training, chance is {}", a.loss, 3f32.ln());
-    assert!(a.tensors["blk.3.ffn_down.weight.lora_b"].1.iter().any(|v| *v != 0.0), "B has moved");
+    assert!(a.tensors["blk.3.ffn_down.weight.lora_b"].1.iter().any(|v| *v != 0.0), "B has changed");
     assert_eq!(a, done(run(false, None, None)));
 }
 
@@ -163,13 +163,13 @@ fn shards_add_up_to_the_batch() {
             let (frame, none) = (frame(job).unwrap(), Buffers::new());
             let params = parameters(job, &frame).unwrap().params;
             let parts = Parts::new(job, &frame, &params, &none, 0).unwrap();
-            // A number of rows that shards cannot share evenly.
+            // A number of rows that does not divide evenly into shards.
             let rows: Vec<usize> = (0..22).collect();
             let lens: Vec<usize> = cut(job, &rows).iter().map(|s| s.len()).collect();
             assert!(lens.len() > 1 && lens.iter().sum::<usize>() == 22, "{lens:?}");
             let sum = gradients(job, &rows, &parts).unwrap();
             let whole = shard(job, &rows, 1.0, (0, 1), &parts).unwrap();
-            // The same terms in another order, in f32.
+            // The same terms, added in f32 in a different order.
             assert!((sum.loss - whole.loss).abs() < 1e-5 * whole.loss, "{} for {}", sum.loss, whole.loss);
             let (sum, whole) = (sum.grads, whole.grads);
             for (name, w) in &whole {
@@ -203,7 +203,7 @@ fn a_stopped_run_resumes_to_the_same_bits() {
     assert_eq!(run(false, Some((path, 0)), None).unwrap_err().code(), Code::Digest);
 }
 
-/// Trains a kind on the toy classes; gives what came of it and how far its parameters went from `start`.
+/// Trains a PET kind on the toy classes.
 fn train(pet: &'static str, checkpoint: Option<(PathBuf, u64)>, stop_at: Option<u64>) -> Result<Outcome> {
     PET.with(|p| {
         p.set(pet);
@@ -213,7 +213,7 @@ fn train(pet: &'static str, checkpoint: Option<(PathBuf, u64)>, stop_at: Option<
     })
 }
 
-/// Fails if a kind cannot be learned, leaves something else than its spec says, or does not repeat.
+/// Fails if a kind cannot be learned, leaves other tensors than its spec says, or is not reproducible.
 #[test]
 fn every_kind_learns_and_leaves_the_tensors_of_its_spec() {
     let e = crate::decoder::tests::engine();
@@ -236,13 +236,16 @@ fn every_kind_learns_and_leaves_the_tensors_of_its_spec() {
         let own: Vec<_> = t.tensors.iter().filter(|(n, _)| !n.starts_with(HEAD)).collect();
         let parameters: usize = own.iter().map(|(_, (_, v))| v.len()).sum();
         assert_eq!(parameters, pet.parameters(&e.base.spec, 2), "{text}");
-        assert!(own.iter().all(|(n, _)| n.starts_with("blk.")), "{text}: what is only for training stays there");
+        assert!(
+            own.iter().all(|(n, _)| n.starts_with("blk.")),
+            "{text}: parameters used only in training are not kept"
+        );
         assert_eq!(
             t.indices.values().map(|i| i.len()).sum::<usize>(),
             if text.starts_with("sparse") { 300 } else { 0 }
         );
         for (name, (_, v)) in own {
-            assert!(v.iter().any(|v| *v != 0.0), "{text}: {name} has not moved");
+            assert!(v.iter().any(|v| *v != 0.0), "{text}: {name} has not changed");
         }
     }
 }
@@ -259,8 +262,8 @@ fn what_a_kind_has_besides_its_parameters_survives_a_stop() {
     }
 }
 
-/// Fails if training goes on from anything else than the module it is given: learned pairs (even of a
-/// prefix with an MLP, which is gone) and chosen positions.
+/// Fails if training does not continue from the module it is given: its learned pairs (even of a prefix trained
+/// through an MLP, which is not kept) and its chosen positions.
 #[test]
 fn training_goes_on_from_a_module() {
     for pet in ["prefix:n=2,mid=4+lora:r=2", "sparse:n=50,rule=fisher"] {

@@ -1,4 +1,4 @@
-//! What training made, and what of it a bundle keeps.
+//! The result of training, and the part of it that a bundle stores.
 
 use super::recipe::Buffers;
 use crate::pet::{Indices, is_module};
@@ -6,31 +6,32 @@ use conpet_formats::Result;
 use conpet_formats::tensors::TensorsWriter;
 use std::collections::BTreeMap;
 
-/// What training made: values by tensor name, with shapes.
+/// The result of training.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Trained {
-    /// The module's by full name (`<site>.lora_a`, ...), the head's, and the recipe's own.
+    /// Shapes and values by name: the module's tensors by full name (`<site>.lora_a`, ...), the head's, and the
+    /// recipe's own.
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     /// Positions of a sparse delta.
     pub indices: Indices,
     /// The recipe's buffers.
     pub buffers: Buffers,
-    /// Parameters that were trained.
+    /// Number of parameters that were trained.
     pub trainable: usize,
-    /// Steps taken.
+    /// Number of steps taken.
     pub steps: u64,
-    /// Rows trained on, in all.
+    /// Rows trained on, counted in every step.
     pub rows: u64,
-    /// Tokens trained on, in all.
+    /// Tokens trained on, counted in every step.
     pub tokens: u64,
-    /// Seconds it took (of this process).
+    /// Seconds that training took in this process.
     pub seconds: f64,
-    /// Loss of the last tenth of the steps.
+    /// Mean loss of the last tenth of the steps.
     pub loss: f32,
 }
 
 impl Trained {
-    /// The module's payload, and how many parameters it has.
+    /// The module's payload and its number of parameters.
     ///
     /// # Errors
     /// If a value cannot be stored.
@@ -46,7 +47,7 @@ impl Trained {
         Ok((w.finish()?, parameters))
     }
 
-    /// Those of the sites that the module has something at: a sparse delta may have nothing at some.
+    /// Those of `sites` at which the module has a tensor: a sparse delta may have no position at some.
     pub fn held(&self, sites: &[String]) -> Vec<String> {
         let at = |s: &&String| {
             self.tensors.keys().any(|n| n.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('.')))

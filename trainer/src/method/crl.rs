@@ -1,21 +1,20 @@
 //! CRL, consistent representation learning (Zhao et al. 2022, arXiv 2203.02700), and its static ConPET
 //! form.
 //!
-//! Features `h` are drawn together by class and apart between classes, through a projection
-//! `x = normalise(W_2 relu(W_1 h + b_1) + b_2)` of 64 numbers, against a bank of the rows' last `x`:
+//! Features `h` of the same class are drawn together and those of different classes apart, through a projection
+//! `x = normalise(W_2 relu(W_1 h + b_1) + b_2)` to 64 dimensions, against a bank of the rows' last `x`:
 //! `L_i = -1/|P_i| Σ_{j ∈ P_i} log(exp(x_i·z_j / τ) / Σ_k exp(x_i·z_k / τ))`, P_i the rows of i's class.
 //!
 //! 1. **New rows**: `--epochs` passes, the bank holding the task's rows.
-//! 2. **Memory** (from the second task on): the same loss over remembered rows of all tasks, plus, on rows
-//!    of earlier tasks, `KL(softmax(10 · P P_y) ‖ softmax(10 · C x))`: how a class's prototype before the task
-//!    resembled the others (P, normalised means of features) the row must resemble them now (C, normalised
-//!    means of the bank). `static-crl`: this phase takes a fixed number of batches, half new, half old,
-//!    drawn uniformly over tasks from all old rows.
+//! 2. **Memory** (from the second task on): the same loss over remembered rows of all tasks, plus, on rows of
+//!   earlier tasks, `KL(softmax(10 · P P_y) ‖ softmax(10 · C x))`: a row must be as similar to the class means
+//!   now (C, normalised means of the bank) as its class's prototype was to the others before the task (P,
+//!   normalised means of features). `static-crl`: this phase takes a fixed number of batches, half new, half
+//!   old, drawn uniformly over tasks from all old rows.
 //!
-//! Answers are those of the nearest class mean, `-‖h - μ_c‖² / d`, which is a linear head:
-//! `(2 μ_c · h - ‖μ_c‖²) / d` up to what all classes share. Means are taken anew after each task over the
-//! rows that phase 2 had (and remembered ones of the new task); a class that the static form never drew
-//! keeps its mean.
+//! The answer is the nearest class mean, `-‖h - μ_c‖² / d`, which is a linear head: `(2 μ_c · h - ‖μ_c‖²) / d`
+//! up to a term that all classes share. Means are recomputed after each task over the rows of phase 2 (and
+//! remembered ones of the new task); a class that the static form never drew keeps its mean.
 
 mod contrast;
 
@@ -34,18 +33,18 @@ use conpet_formats::bundle::Draft;
 use contrast::{Consistency, Contrast, OUT, project};
 
 settings! { "crl" Settings Flags {
-    /// crl: temperature of the contrast.
+    /// crl: temperature of the contrastive loss.
     crl_temperature: f64 = 0.1, positive();
-    /// crl: rows of the bank that a step is compared with.
+    /// crl: rows of the bank that each step is compared with.
     crl_bank: usize = 500, at_least_one();
 }}
 
-/// Trains the one module to tell the classes apart, then to keep them as they were to each other.
+/// Trains the shared module to tell the classes apart, then to keep their similarities to each other.
 pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
     let mut s = Shared::begin(services, stage.task)?;
     let mut kept = if s.t > 0 { services.kept(s.t - 1)? } else { Kept::new() };
     let dim = s.feature.dim(services.spec().hidden);
-    // The bundle's head is the means of the stage before; the projection goes on from there.
+    // The bundle's head holds the means of the stage before; the projection continues from that stage.
     let old_means = s.start.as_ref().map_or(Vec::new(), |t| means_of(t, dim));
     if let Some(start) = &mut s.start {
         start.tensors.extend(kept.iter().filter(|(n, _)| n.starts_with("proj.")).map(|(n, v)| (n.clone(), v.clone())));
@@ -96,7 +95,7 @@ pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Resul
     s.finish(services, stage.draft, &trained).map(Some)
 }
 
-/// The contrastive recipe over a bank of `some` rows, as `start` projects them.
+/// The contrastive recipe, with a bank of `some` rows as projected by `start`.
 fn contrast(
     services: &Services<'_>,
     own: &Settings,
@@ -127,7 +126,7 @@ fn contrast(
     })
 }
 
-/// The projection before any training (the uniform start of a linear layer).
+/// The initial projection (uniform, the usual initialisation of a linear layer).
 fn projection(dim: usize, seed: u64) -> Vec<Extra> {
     let bound = 1.0 / (dim as f32).sqrt();
     let draw = |name: &str, shape: &[usize]| {
@@ -164,7 +163,7 @@ fn nearest_mean_head(t: &mut Trained, means: &[f32], dim: usize) {
     t.tensors.insert(HEAD_BIAS.into(), (vec![bias.len()], bias));
 }
 
-/// The means that a head of [`nearest_mean_head`] was made of.
+/// The means behind a head made by [`nearest_mean_head`].
 fn means_of(t: &Trained, dim: usize) -> Vec<f32> {
     t.tensors[HEAD_WEIGHT].1.iter().map(|w| w * dim as f32 / 2.0).collect()
 }

@@ -1,9 +1,9 @@
 //! Dynamic ConPET (Song et al. 2023): a module and a head for each task, and a selector.
 //!
-//! Each module is trained on its own task's rows with full batches: with one routed module and
-//! teacher forcing the published mixture gives old rows no gradient, so this is the same optimum
-//! for half the work. The selector is closed-form by default; `--selector conpet` trains the
-//! published one ([`crate::selectors`] has them all).
+//! Each module is trained on its own task's rows with full batches: because each row trains only its own task's
+//! module, the old rows of the published mixture give no gradient, so this finds the same optimum for half the
+//! work. The selector is closed-form by default; `--selector conpet` trains the published one
+//! ([`crate::selectors`] has them all).
 
 use super::per_task;
 use crate::selectors;
@@ -14,7 +14,7 @@ use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 use conpet_formats::bundle::manifest::TaskKind;
 
-/// One more task.
+/// Learns one more task.
 pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
     let (t, mut draft) = (stage.task, stage.draft);
     let Some(data) = per_task::module(services, &mut draft, t)? else { return Ok(None) };

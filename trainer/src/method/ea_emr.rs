@@ -1,16 +1,16 @@
 //! EA-EMR, embedding alignment (Wang et al. 2019, arXiv 1903.02588), and its static ConPET form.
 //!
-//! As `emr`, but the head reads `a(h) = W_a h + b_a`: after each task the linear map `a` is fitted so that
-//! old examples lie where they lay before the task, `min Σ ‖a(h(x)) - a_before(h_before(x))‖²`, and the
-//! head's old rows still mean what they meant. `a` stays in force while the next task is learned, and in
-//! what serves: a linear map before a linear head is a linear head, `W a(h) + b = (W W_a) h + (W b_a + b)`,
-//! so the bundle needs nothing new (the published code for LLaMA fits `a` and never applies it).
+//! As `emr`, but the head reads `a(h) = W_a h + b_a`: after each task the linear map `a` is fitted so that old
+//! examples keep the features they had before the task, `min Σ ‖a(h(x)) - a_before(h_before(x))‖²`, and the
+//! head's old rows stay valid. `a` stays in force while the next task is learned, and in the bundle: a linear
+//! map before a linear head is again a linear head, `W a(h) + b = (W W_a) h + (W b_a + b)`, so the bundle needs
+//! nothing new (the published code for LLaMA fits `a` but never applies it).
 //!
-//! The fit is least squares solved exactly, with a pull to the map before (`--align-ridge` times the
-//! mean square of the features), in place of 20 epochs of Adam: a few dozen rows do not determine a
-//! matrix of hidden × hidden. Examples: old ones as remembered with their place before the task; of the
-//! new task those it is remembered by, with their own place. `static-ea-emr` takes the rows that its
-//! steps draw.
+//! The fit is exact least squares, regularised towards the previous map (with `--align-ridge` times the mean
+//! square of the features), instead of 20 epochs of Adam, since a few dozen rows do not determine a matrix of
+//! hidden × hidden. Its examples are the remembered old rows, with their features before the task, and the new
+//! task's rows chosen for the memory, with their current features. `static-ea-emr` uses the rows that its steps
+//! draw.
 
 mod align;
 
@@ -29,17 +29,18 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 settings! { "ea-emr" Settings Flags {
-    /// ea-emr: pull of the alignment to the one before, as a part of the features' mean square.
+    /// ea-emr: regularisation of the alignment towards the previous one, as a fraction of the features' mean
+    /// square.
     align_ridge: f64 = 0.1, positive();
 }}
 
-/// Trains the one module on new and old rows, then maps its features back to where they were.
+/// Trains the shared module on new and old rows, then maps its features back to where they were.
 pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
     let mut s = Shared::begin(services, stage.task)?;
     let mut kept = if s.t > 0 { services.kept(s.t - 1)? } else { Kept::new() };
     let dim = s.feature.dim(services.spec().hidden);
     let before = Map::from(&kept, dim);
-    // The bundle's head has the map in it; what is trained is the head behind the map.
+    // The bundle's head includes the map; training continues with the head behind the map.
     for (name, value) in kept.iter().filter(|(n, _)| n.starts_with(HEAD)) {
         s.start.iter_mut().for_each(|t| drop(t.tensors.insert(name.clone(), value.clone())));
     }
@@ -70,14 +71,14 @@ pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Resul
     s.finish(services, stage.draft, &trained).map(Some)
 }
 
-/// Every row that some step sees.
+/// All rows that some step trains on.
 pub(super) fn drawn(batches: &dyn Batches) -> Vec<usize> {
     let all: BTreeSet<usize> = (0..batches.steps()).flat_map(|s| batches.rows(s)).collect();
     all.into_iter().collect()
 }
 
-/// The map under which `some` rows lie where they lay: old ones where they lay before the task, new ones
-/// where the head was trained to meet them.
+/// Fits the map that takes `some` rows to their targets: old rows to their features before the task, new rows
+/// to the features that the head was trained on.
 fn fitted(
     services: &Services<'_>,
     s: &Shared,

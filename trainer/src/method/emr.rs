@@ -1,9 +1,10 @@
 //! EMR, episodic memory replay (Wang et al. 2019, arXiv 1903.02588), and its static ConPET form.
 //!
-//! One module and one head, trained on the new task's rows and on remembered rows of the tasks before,
-//! cross-entropy over all labels so far. `emr`: `--memory` rows of each class (20), passes over all of
-//! them, so the cost grows with the number of tasks. `static-emr`: a fixed number of steps for each task
-//! after the first, half of each batch new, half old, drawn uniformly over tasks from all old rows.
+//! One module and one head are trained on the new task's rows and on remembered rows of the tasks before, with
+//! cross-entropy over all labels so far. `emr` remembers `--memory` rows of each class (20) and passes over all
+//! of them, so the cost grows with the number of tasks. `static-emr` takes a fixed number of steps for each
+//! task after the first; half of each batch are new rows, half old ones drawn uniformly over tasks from all old
+//! rows.
 
 use super::replay::Replay;
 use super::shared::Shared;
@@ -13,7 +14,7 @@ pub use crate::settings::NoSettings as Settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 
-/// Goes on training the one module on new and old rows.
+/// Continues training the shared module on new and old rows.
 pub fn learn(services: &mut Services<'_>, _: &Settings, stage: Stage) -> Result<Option<Draft>> {
     let s = Shared::begin(services, stage.task)?;
     let mut kept = if s.t > 0 { services.kept(s.t - 1)? } else { Kept::new() };

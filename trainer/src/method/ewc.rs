@@ -1,10 +1,10 @@
-//! Elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796): what mattered to earlier
-//! tasks is held by springs.
+//! Elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796): a quadratic penalty holds the
+//! parameters that matter to earlier tasks.
 //!
-//! `L = CE + λ/2 · Σ_s Σ_i F_s,i (θ_i - θ_s,i)²` over all earlier tasks s, with the Fisher diagonal `F_s`
-//! and the parameters `θ_s` at the end of each. This is the separate form, not the online one: but a
-//! sum of such springs is one spring up to a constant, of strength `Σ F_s` around
-//! `Σ F_s θ_s / Σ F_s`, so that is all that is kept, whatever the number of tasks.
+//! `L = CE + λ/2 · Σ_s Σ_i F_s,i (θ_i - θ_s,i)²` over all earlier tasks s, with the Fisher diagonal `F_s` and
+//! the parameters `θ_s` at the end of each. This is the form with separate penalties, not the online one. A sum
+//! of such penalties equals, up to a constant, one penalty of strength `Σ F_s` around `Σ F_s θ_s / Σ F_s`, so
+//! only that is kept, whatever the number of tasks.
 
 use super::shared::Shared;
 use crate::fit::{Gradients, Recipe, Trained};
@@ -19,13 +19,13 @@ use conpet_formats::bundle::Draft;
 use std::collections::BTreeMap;
 
 settings! { "ewc" Settings Flags {
-    /// ewc: strength of the springs on what mattered to earlier tasks.
+    /// ewc: strength of the penalty on changing parameters that matter to earlier tasks.
     ewc_lambda: f64 = 1000.0, not_negative();
-    /// ewc: rows of a task that its Fisher information is estimated on.
+    /// ewc: rows of each task that its Fisher information is estimated on.
     fisher_rows: usize = 256, at_least_one();
 }}
 
-/// Trains the one module on the next task, and measures what mattered to it.
+/// Trains the shared module on the next task, then measures which parameters matter to it.
 pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
     let s = Shared::begin(services, stage.task)?;
     let before = if s.t > 0 { services.kept(s.t - 1)? } else { Kept::new() };
@@ -43,7 +43,7 @@ pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Resul
 const STRENGTH: &str = "strength.";
 const CENTRE: &str = "centre.";
 
-/// `strength.<name>` and `centre.<name>` of each parameter.
+/// The penalty: `strength.<name>` and `centre.<name>` of each parameter.
 struct Ewc {
     lambda: f32,
     springs: Kept,
@@ -55,7 +55,7 @@ impl Ewc {
         get(STRENGTH).zip(get(CENTRE))
     }
 
-    /// The springs so far and those of one more task. New rows of a head had none.
+    /// The penalty so far joined with that of one more task. New rows of a head had none before.
     fn joined(&self, fisher: &Gradients, trained: &Trained) -> Kept {
         let mut out = Kept::new();
         for (name, f) in fisher {
@@ -99,7 +99,7 @@ impl Recipe for Ewc {
 mod tests {
     use super::*;
 
-    /// Two tasks' springs in one pull exactly as the two would.
+    /// The joined penalty of two tasks has exactly the gradient of the two.
     #[test]
     fn one_spring_pulls_as_the_sum_of_separate_ones() {
         let trained = |v: [f32; 3]| Trained {

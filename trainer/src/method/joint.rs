@@ -1,4 +1,4 @@
-//! One module and one head on the rows of all tasks at once: the ceiling.
+//! One module and one head, trained on the rows of all tasks at once: the upper bound for shared modules.
 
 use crate::data::Joined;
 use crate::fit::Outcome;

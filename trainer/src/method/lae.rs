@@ -1,18 +1,18 @@
 //! LAE, learning-accumulation-ensemble (Gao et al. 2023, arXiv 2303.10070), for modules of any kind.
 //!
-//! * **Learning.** The online module learns each task, with the loss over the task's own labels only;
-//!   the head's rows of earlier labels stay. From the second task on the module is frozen for the
-//!   first part of the steps (`--lae-freeze`): the new rows of the head learn first.
-//! * **Adaptation speed calibration.** At each site what a kind adds is multiplied by a learned scalar
-//!   that starts at 1, so that all sites and kinds adapt at a like speed: the product of a LoRA, what an
-//!   adapter puts out, a prefix's keys, its values. It is taken into the tensors it multiplies
-//!   (`Kind::products`) when the stage is written.
-//! * **Accumulation.** The offline module begins as a copy of the online one when the second task
-//!   begins; after every step `offline = d · offline + (1 - d) · online`. Published: d = 0.9999, at about
-//!   1,042 steps a task; with other numbers of steps `d = k^(1/steps)` keeps what that keeps of the
-//!   offline module over a task, k = 0.9 (`--lae-keep`).
-//! * **Ensemble.** Both modules are in the bundle under one head and both are run: a label's probability
-//!   is the larger of the two.
+//! * **Learning.** The online module learns each task with a loss over the task's own labels only; the head's
+//!   rows of earlier labels are frozen. From the second task on, the module is frozen for the first part of the
+//!   steps (`--lae-freeze`), so that the new rows of the head learn first.
+//! * **Adaptation speed calibration.** At each site, what a kind adds (a LoRA's product, an adapter's output, a
+//!   prefix's keys and its values) is multiplied by a learned scalar that starts at 1, so that all sites and
+//!   kinds adapt at a similar speed. The scalar is folded into the tensors it multiplies (`Kind::products`)
+//!   when the stage is written.
+//! * **Accumulation.** The offline module begins as a copy of the online one when the second task begins; after
+//!   every step `offline = d · offline + (1 - d) · online`. Published: d = 0.9999, at about 1,042 steps a task;
+//!   for any number of steps, `d = k^(1/steps)` keeps the same fraction k = 0.9 (`--lae-keep`) of the offline
+//!   module over a task.
+//! * **Ensemble.** Both modules are in the bundle with one head, and both are run: a label's probability is the
+//!   larger of the two.
 
 use super::shared::Shared;
 use crate::fit::{Buffers, Done, Extra, Gradients, HEAD, Labelled, Loss, Recipe, Trained};
@@ -30,9 +30,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 settings! { "lae" Settings Flags {
-    /// lae: part of a task's steps in which the module is frozen and the head's new rows learn (from the second task on).
+    /// lae: fraction of a task's steps in which the module is frozen and the head's new rows learn (from the
+    /// second task on).
     lae_freeze: f64 = 0.6, part();
-    /// lae: what a task's steps leave of the offline module.
+    /// lae: fraction of the offline module that remains after a task's steps.
     lae_keep: f64 = 0.9, part();
     /// lae: which module answers.
     lae_experts: Experts = Experts::Both, any();
@@ -42,17 +43,17 @@ settings! { "lae" Settings Flags {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Experts {
-    /// The surer one.
+    /// Both; the surer one decides.
     Both,
-    /// The one that is trained.
+    /// The online module, which is trained.
     Online,
-    /// The one that follows it.
+    /// The offline module, which follows it.
     Offline,
 }
 
-/// The number of the online module in the bundle.
+/// Index of the online module in the bundle.
 const ONLINE: u32 = 0;
-/// The number of the offline module.
+/// Index of the offline module.
 const OFFLINE: u32 = 1;
 
 /// Trains the online module on the next task and lets the offline one follow.
@@ -96,7 +97,7 @@ pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Resul
     Ok(Some(draft))
 }
 
-/// Refuses a module whose tensors cannot be scaled one by one.
+/// Fails for a module whose tensors cannot be scaled one by one.
 ///
 /// # Errors
 /// Names the module.
@@ -113,9 +114,9 @@ struct Lae {
     scales: Vec<String>,
     /// Labels of earlier tasks.
     before: usize,
-    /// Part of the steps in which the module is frozen.
+    /// Fraction of the steps in which the module is frozen.
     freeze: f64,
-    /// What a step leaves of the offline module.
+    /// Fraction of the offline module that remains after a step.
     decay: f64,
     /// The offline module before the task; empty in the first.
     offline: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
@@ -135,7 +136,7 @@ fn scale_of(tensor: &str) -> Option<String> {
 }
 
 impl Lae {
-    /// The offline module after training, its scales taken in; none in the first task.
+    /// The offline module after training, with its scales folded in; `None` in the first task.
     fn offline(&self, online: &Trained) -> Option<Trained> {
         let of = |(n, v): (&String, &Vec<f32>)| (n.clone(), (online.tensors[n].0.clone(), v.clone()));
         let tensors = online.buffers.iter().map(of).collect();
@@ -144,7 +145,7 @@ impl Lae {
         (!self.offline.is_empty()).then_some(out)
     }
 
-    /// Each tensor becomes its product with its scalar.
+    /// Replaces each tensor by its product with its scalar.
     fn take_in_scales(&self, t: &mut Trained) {
         let scales: Vec<_> = self.scales.iter().filter_map(|s| t.tensors.remove_entry(s)).collect();
         let scales: BTreeMap<String, f32> = scales.into_iter().map(|(n, (_, v))| (n, v[0])).collect();
@@ -174,7 +175,7 @@ impl Recipe for Lae {
         let own = |n: &&String| !self.offline.is_empty() && !n.starts_with(HEAD);
         let start = |n: &String| match self.offline.get(n) {
             Some((_, v)) => Ok((n.clone(), v.clone())),
-            // The scalars begin anew: those of the stage before are in its tensors.
+            // The scalars start again at 1: those of the stage before are folded into its tensors.
             None => numbers(params[n].var.as_tensor()).map(|v| (n.clone(), v)),
         };
         params.keys().filter(own).map(start).collect()
@@ -201,9 +202,9 @@ impl Recipe for Lae {
         b.cross_entropy(&b.logits(b.features)?, self.before).map(Loss::from)
     }
 
-    /// From the gradient `G` of `c V` to those of its parts: `∂L/∂V = c G`, `∂L/∂c = Σ G ⊙ V`.
+    /// Turns the gradient `G` of `c V` into those of `c` and `V`: `∂L/∂V = c G`, `∂L/∂c = Σ G ⊙ V`.
     fn gradient(&self, params: &BTreeMap<String, Param>, grads: &mut Gradients) -> candle_core::Result<f32> {
-        // A sparse delta may have nothing at a site: its scalar stays.
+        // A sparse delta may have no position at a site; its scalar then does not change.
         let mut of_scales: Gradients = self.scales.iter().map(|s| (s.clone(), vec![0.0])).collect();
         for (name, grad) in grads.iter_mut() {
             let Some(scale) = scale_of(name) else { continue };
@@ -268,7 +269,7 @@ mod tests {
         lae.gradient(&o.params, &mut grads).unwrap();
         assert_eq!(grads["blk.2.attn_q.weight.lora_b"], [5.0, -2.0]);
         assert_eq!(grads["scale.blk.2.attn_q.weight.lora"], [20.0 - 12.0]);
-        // One scalar for the two tensors of what an adapter puts out.
+        // One scalar for the two tensors of an adapter's output.
         assert_eq!(grads["blk.2.attn_q.weight.adapter_up_bias"], [1.0, 0.0]);
         assert_eq!(grads["scale.blk.2.attn_q.weight.adapter"], [3.0 + 1.5]);
         let tensor = |n: &str| (n.to_owned(), (vec![2], vec![1.0, 2.0]));
@@ -277,7 +278,7 @@ mod tests {
         t.tensors.insert("scale.blk.2.attn_q.weight.lora".into(), (vec![1], vec![3.0]));
         lae.take_in_scales(&mut t);
         let left: Vec<_> = t.tensors.values().map(|x| x.1.clone()).collect();
-        assert_eq!(left, [[3.0, 6.0], [1.0, 2.0]], "the product, and the head as it was");
+        assert_eq!(left, [[3.0, 6.0], [1.0, 2.0]], "the product, and the unchanged head");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Learning without forgetting (Li & Hoiem 2016, arXiv 1606.09282): on the new task's rows, the old
-//! labels must go on being scored as before.
+//! Learning without forgetting (Li & Hoiem 2016, arXiv 1606.09282): on the new task's rows, the scores of the
+//! old labels must stay as they were.
 //!
 //! `L = CE + λ T² · mean_x CE(softmax(z_old(x) / T), softmax(z(x) / T))` over the labels of earlier tasks,
 //! with `z_old` recorded before the task begins. The factor T² keeps the size of the gradient
@@ -16,13 +16,13 @@ use conpet_formats::bundle::Draft;
 use conpet_formats::head::log_softmax;
 
 settings! { "lwf" Settings Flags {
-    /// lwf: weight of saying about earlier labels what was said before.
+    /// lwf: weight of keeping the scores of earlier labels.
     lwf_lambda: f64 = 1.0, not_negative();
-    /// lwf: temperature of what was said.
+    /// lwf: temperature of the recorded scores.
     lwf_temperature: f64 = 2.0, positive();
 }}
 
-/// Trains the one module on the next task, held by what it said before.
+/// Trains the shared module on the next task, held by its earlier scores.
 pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
     let s = Shared::begin(services, stage.task)?;
     let mut lwf = Lwf { lambda: own.lwf_lambda, temperature: own.lwf_temperature, old: s.before, said: Vec::new() };
@@ -51,7 +51,7 @@ struct Lwf {
     temperature: f64,
     /// Labels of earlier tasks.
     old: usize,
-    /// What was said of them on each row, `[rows, old]`.
+    /// Recorded probabilities of these labels on each row, `[rows, old]`.
     said: Vec<f32>,
 }
 

@@ -1,11 +1,11 @@
-//! O-LoRA (Wang et al. 2023, arXiv 2310.14152): each task learns in a subspace orthogonal to those of
-//! the tasks before.
+//! O-LoRA (Wang et al. 2023, arXiv 2310.14152): each task is learned in a subspace orthogonal to those of the
+//! tasks before.
 //!
-//! A LoRA for each task, the old ones frozen, all in force together: the shared module's rank grows by
-//! that of `--pet` at each stage, `A = [A_1; ..; A_t]`, `B = [B_1 .. B_t]`. The loss adds
-//! `λ · Σ_{s<t} Σ_jk |(A_s A_tᵀ)_jk|` at every site. The head's rows of earlier labels are frozen too, and
-//! the new ones are learned among themselves (the published code, whose labels are texts that the
-//! prompt lists, has no head).
+//! Each task gets a LoRA; the old ones are frozen and all are in force together, so the shared module's rank
+//! grows by the rank of `--pet` at each stage: `A = [A_1; ..; A_t]`, `B = [B_1 .. B_t]`. The loss adds
+//! `λ · Σ_{s<t} Σ_jk |(A_s A_tᵀ)_jk|` at every site. The head's rows of earlier labels are frozen too, and the
+//! loss for the new ones is over the new labels only (the published code has no head: its labels are texts
+//! listed in the prompt).
 
 use super::shared::Shared;
 use crate::fit::{Gradients, Labelled, Loss, Recipe};
@@ -20,7 +20,7 @@ use conpet_formats::{Code, Error, Result};
 use std::collections::BTreeMap;
 
 settings! { "o-lora" Settings Flags {
-    /// o-lora: weight of being orthogonal to the LoRAs of earlier tasks.
+    /// o-lora: weight of the penalty for not being orthogonal to the LoRAs of earlier tasks.
     o_lora_lambda: f64 = 0.5, not_negative();
 }}
 
@@ -34,7 +34,7 @@ pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Resul
     s.finish(services, stage.draft, &trained).map(Some)
 }
 
-/// Refuses a module that is not one LoRA.
+/// Fails for a module that is not one LoRA.
 ///
 /// # Errors
 /// Names the module.
@@ -42,7 +42,7 @@ pub fn fits(pet: &PetSpec) -> Result<()> {
     grown(pet, 1).map(drop)
 }
 
-/// As many of one LoRA side by side, at the same scale; and the rank of one.
+/// The spec of `n` such LoRAs side by side, at the same scale; and the rank of one.
 fn grown(one: &PetSpec, n: usize) -> Result<(PetSpec, usize)> {
     let [part @ Part { pet: Pet::Lora(lora), .. }] = one.parts() else {
         return Err(Error::new(Code::Unsupported, format!("--method o-lora cannot learn --pet {one}"))
@@ -58,7 +58,7 @@ fn grown(one: &PetSpec, n: usize) -> Result<(PetSpec, usize)> {
 
 struct OLora {
     lambda: f32,
-    /// Rank of the frozen LoRAs together.
+    /// Total rank of the frozen LoRAs.
     old: usize,
     /// Labels of earlier tasks.
     before: usize,
@@ -94,7 +94,7 @@ impl Recipe for OLora {
     }
 }
 
-/// `λ Σ |a_s · a_t|` over old rows s (the first `old` numbers of `a`) and new rows t; adds its gradient.
+/// `λ Σ |a_s · a_t|` over old rows s (the first `old` values of `a`) and new rows t; adds its gradient.
 fn orthogonal(a: &[f32], old: usize, width: usize, lambda: f32, grad: &mut [f32]) -> f32 {
     let (before, new) = a.split_at(old);
     let mut sum = 0.0;
@@ -132,11 +132,11 @@ mod tests {
         let cost = |a: &[f32]| orthogonal(a, 3, 3, 0.5, &mut [0.0; 9]);
         let mut grad = [0.0; 9];
         let _ = orthogonal(&a, 3, 3, 0.5, &mut grad);
-        assert_eq!(grad[..3], [0.0; 3], "old rows are pushed nowhere");
+        assert_eq!(grad[..3], [0.0; 3], "old rows get no gradient");
         for i in 3..9 {
             let (mut up, mut down) = (a, a);
             (up[i], down[i]) = (a[i] + 1e-2, a[i] - 1e-2);
-            // Linear between signs, so the difference is exact up to f32.
+            // The penalty is piecewise linear, so the difference is exact up to f32.
             assert!((grad[i] - (cost(&up) - cost(&down)) / 2e-2).abs() < 1e-4);
         }
     }

@@ -1,5 +1,5 @@
-//! A module and a head for each task, and nothing that chooses: the task is named when asking. What
-//! the modules can do if routing were perfect.
+//! A module and a head for each task, without a selector: the caller names the task. Shows what the modules
+//! could do with perfect routing.
 
 use crate::data::Prepared;
 use crate::fit::Outcome;
@@ -10,14 +10,14 @@ use conpet_formats::bundle::Draft;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::selector::SelectorKind;
 
-/// One more task's module and head, on its own rows alone.
+/// Trains one more task's module and head, on its own rows only.
 pub fn learn(services: &mut Services<'_>, _: &Settings, stage: Stage) -> Result<Option<Draft>> {
     let mut draft = stage.draft;
     draft.manifest.selector.kind = SelectorKind::Task;
     Ok(module(services, &mut draft, stage.task)?.map(|_| draft))
 }
 
-/// Trains the module and the head of a task and enters all three; gives the rows it was trained on,
+/// Trains the module and the head of a task and adds all three to the draft; returns the training rows, or
 /// `None` if stopped.
 pub(super) fn module(services: &mut Services<'_>, draft: &mut Draft, t: usize) -> Result<Option<Prepared>> {
     let task = services.tasks()[t].clone();

@@ -1,9 +1,8 @@
-//! Old rows beside new ones: which rows of a task are remembered, and how they are mixed in.
+//! Replay: which rows of a task are remembered, and how they are mixed with new ones.
 //!
-//! Plain methods keep `m` rows of each class and train on the new task's rows and the whole memory (each
-//! of its rows `--memory-repeat` times a pass, as published). Static ConPET draws a fixed number of
-//! batches, half new and half old ([`Mixture`]), from all old rows or, with `--memory`, from as bounded a
-//! memory.
+//! Plain methods keep `m` rows of each class and train on the new task's rows and the whole memory (each of its
+//! rows `--memory-repeat` times per pass, as published). Static ConPET draws a fixed number of batches, half
+//! new and half old ([`Mixture`]), from all old rows or, with `--memory`, from a bounded memory as well.
 
 use super::shared::Shared;
 use crate::data::{Joined, Prepared};
@@ -18,20 +17,20 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Rows of each class kept where neither the settings nor the method say otherwise.
+/// Rows of each class that a method without a fixed budget keeps by default.
 const OWN_MEMORY: usize = 20;
 
 /// The old rows of a stage.
 pub(super) struct Replay {
     old: Vec<(Arc<Prepared>, usize)>,
-    /// Rows of each class to keep; `None` is all.
+    /// Rows of each class to keep; `None` keeps all.
     room: Option<usize>,
-    /// The method has a fixed budget of steps.
+    /// Whether the method has a fixed budget of steps.
     fixed: bool,
 }
 
 impl Replay {
-    /// What is remembered of the tasks before `s.t`; `fixed` says that the method has a fixed budget of steps.
+    /// The remembered rows of the tasks before `s.t`; `fixed` says that the method has a fixed budget of steps.
     pub(super) fn new(services: &mut Services<'_>, s: &Shared, kept: &Kept, fixed: bool) -> Result<Self> {
         let room = match services.settings().replay.memory {
             Memory::Own => (!fixed).then_some(OWN_MEMORY),
@@ -45,7 +44,7 @@ impl Replay {
         Ok(Self { old: old.collect::<Result<_>>()?, room, fixed })
     }
 
-    /// The old rows and last the new ones, with the place of each task.
+    /// The old rows followed by the new ones, and the range of each task.
     pub(super) fn joined<'a>(&'a self, s: &'a Shared) -> (Joined<'a>, Vec<Range<usize>>) {
         let mut rows = Joined::default();
         let mut pools: Vec<_> = self.old.iter().map(|(set, first)| rows.add(set, *first)).collect();
@@ -59,7 +58,7 @@ impl Replay {
         self.fixed && !self.old.is_empty()
     }
 
-    /// The order in which rows are trained on.
+    /// Which rows each step trains on.
     pub(super) fn batches(
         &self,
         services: &Services<'_>,
@@ -77,7 +76,8 @@ impl Replay {
         Box::new(Epochs::over(new.chain(again).collect(), &lens(rows), c.batch, c.epochs, c.seed, name))
     }
 
-    /// Rows of the new task to remember, under the module just trained; all of them where all are kept.
+    /// Rows of the new task to remember, chosen by features under the module just trained; all rows if all are
+    /// kept.
     pub(super) fn chosen(&self, services: &Services<'_>, s: &Shared, trained: &Trained) -> Result<Vec<usize>> {
         let all: Vec<usize> = (0..s.data.prompts.len()).collect();
         let Some(room) = self.room else { return Ok(all) };
@@ -95,7 +95,7 @@ impl Replay {
             let own: Vec<usize> = all.iter().copied().filter(|i| s.data.classes[*i] == *class).collect();
             let points: Vec<&[f32]> = own.iter().filter_map(|i| features.get(i * dim..(i + 1) * dim)).collect();
             let mut rng = Stream::new(services.settings().training.seed, &format!("{}/memory/{class}", s.name), 0);
-            // Rows without a feature (answers by text, choice heads) can only be drawn.
+            // Rows without a feature (generation, choice heads) can only be drawn at random.
             let how = if looks || how == Way::Reservoir { how } else { Way::Random };
             out.extend(choose(how, room, own.len(), &points, &mut rng).into_iter().map(|i| own[i]));
         }
@@ -103,7 +103,7 @@ impl Replay {
         Ok(out)
     }
 
-    /// Remembers the new task's `chosen` rows beside what is remembered of the others.
+    /// Adds the new task's `chosen` rows to the memory.
     pub(super) fn remember(&self, t: usize, chosen: &[usize], kept: &mut Kept) {
         if self.room.is_some() {
             kept.insert(memory_name(t), (vec![chosen.len()], chosen.iter().map(|i| *i as f32).collect()));

@@ -1,4 +1,5 @@
-//! One module and one head for everything, trained on each task in turn with no protection: the floor.
+//! One module and one head for everything, trained on each task in turn without protection against forgetting:
+//! the lower bound.
 
 use super::shared::Shared;
 use crate::fit::Plain;
@@ -7,7 +8,7 @@ pub use crate::settings::NoSettings as Settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 
-/// Goes on training the one module on the next task; its head grows by the new labels.
+/// Continues training the shared module on the next task; its head grows by the new labels.
 pub fn learn(services: &mut Services<'_>, _: &Settings, stage: Stage) -> Result<Option<Draft>> {
     let s = Shared::begin(services, stage.task)?;
     let Some(trained) = s.fit(services, &Plain)? else { return Ok(None) };

@@ -1,5 +1,5 @@
-//! What methods with one shared module have in common: a head that grows by the new task's labels,
-//! and a stage that goes on from the module and the head of the one before.
+//! The common part of methods with one shared module: a head that grows by the new task's labels, and a stage
+//! that continues from the module and the head of the one before.
 
 use crate::data::{Joined, Prepared};
 use crate::fit::{Batches, Outcome, Recipe, Trained};
@@ -12,23 +12,23 @@ use conpet_formats::selector::SelectorKind;
 /// One stage of a shared module.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// The task to learn.
+    /// Index of the task to learn.
     pub(super) t: usize,
-    /// Its name.
+    /// Name of the task.
     pub(super) name: String,
-    /// Labels of the tasks before it: its own follow them in the head.
+    /// Number of labels of the tasks before it; its own follow them in the head.
     pub(super) before: usize,
-    /// Labels so far, its own included.
+    /// Number of labels so far, its own included.
     pub(super) classes: usize,
-    /// Its training rows.
+    /// Training rows of the task.
     pub(super) data: Prepared,
-    /// Module and head of the stage before.
+    /// Module and head of the stage before, if there is one.
     pub(super) start: Option<Trained>,
-    /// What the module is.
+    /// The module's spec and sites.
     pub(super) module: ModulePlan,
-    /// What a linear head reads.
+    /// The feature that a linear head reads.
     pub(super) feature: FeatureSpec,
-    /// There is one to train.
+    /// Whether there is a linear head to train.
     linear: bool,
 }
 
@@ -56,17 +56,17 @@ impl Shared {
         })
     }
 
-    /// What the head reads, and its labels so far; `None` if there is none to train.
+    /// The head's feature and its number of labels so far; `None` if there is no head to train.
     pub(super) fn head(&self) -> Option<(&FeatureSpec, usize)> {
         self.linear.then_some((&self.feature, self.classes))
     }
 
-    /// The task's rows, numbered as the head numbers them.
+    /// The task's rows, with their classes numbered as in the head.
     pub(super) fn rows(&self) -> Joined<'_> {
         Joined::of([(&self.data, self.before)])
     }
 
-    /// Training on `rows` from the stage before.
+    /// A lesson that trains on `rows`, continuing from the stage before.
     pub(super) fn lesson<'l>(&'l self, rows: &'l Joined<'_>, recipe: &'l dyn Recipe) -> Lesson<'l> {
         Lesson {
             module: Some(&self.module),
@@ -92,7 +92,7 @@ impl Shared {
         done(services.fit(&Lesson { batches: Some(batches), ..self.lesson(rows, recipe) })?)
     }
 
-    /// Writes the stage: the module and the head in place of those before, and the task.
+    /// Completes the draft: the module and the head replace those before, and the task is added.
     pub(super) fn finish(&self, services: &mut Services<'_>, mut draft: Draft, trained: &Trained) -> Result<Draft> {
         let (t, digest) = (self.t, services.tasks()[self.t].digest.clone());
         let tasks: Vec<u32> = (0..=t as u32).collect();
@@ -110,7 +110,7 @@ impl Shared {
     }
 }
 
-/// What was trained; `None` if it was stopped.
+/// The result of training; `None` if it was stopped.
 pub(super) fn done(outcome: Outcome) -> Result<Option<Trained>> {
     match outcome {
         Outcome::Done(t) => Ok(Some(t)),

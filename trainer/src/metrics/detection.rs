@@ -1,26 +1,26 @@
-//! How well novelty tells inputs of no task from those of the tasks.
+//! How well novelty separates inputs of no task from the tasks' own.
 
 use serde::{Deserialize, Serialize};
 
-/// Figures of one stage.
+/// Detection metrics of one stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
     /// Rows of no task.
     pub rows: usize,
-    /// Chance that a row of no task is more novel than one of the tasks, ties counted half.
+    /// Probability that a row of no task has a higher novelty than a row of the tasks; ties count half.
     pub auroc: f64,
-    /// Part of the rows of no task that pass where 95 % of the tasks' rows pass.
+    /// Fraction of the rows of no task that are accepted at the limit that accepts 95 % of the tasks' rows.
     pub fpr95: f64,
-    /// Part of the rows of no task on which the selector abstains.
+    /// Fraction of the rows of no task that the selector refuses.
     pub refused: f64,
-    /// Part of the tasks' own rows on which it abstains.
+    /// Fraction of the tasks' own rows that it refuses.
     pub refused_known: f64,
 }
 
-/// Novelty and abstention of each row.
+/// A row's novelty, and whether it is refused.
 pub type Verdict = (f32, bool);
 
-/// Computes the figures; `None` if there are no rows on one side.
+/// Computes the metrics; `None` if either side has no rows.
 pub fn detection(known: &[Verdict], unknown: &[Verdict]) -> Option<Detection> {
     if known.is_empty() || unknown.is_empty() {
         return None;
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn hand_computed_cases() {
         let of = |v: &[f32], limit: f32| -> Vec<Verdict> { v.iter().map(|x| (*x, *x > limit)).collect() };
-        // Of 4 x 2 pairs the unknown row wins 3 and 4, less one tie: 3 + 3.5 of 8.
+        // Of 4 x 2 pairs, the unknown rows win 3 and 3.5 (one tie counts half): 6.5 of 8.
         let d = detection(&of(&[1.0, 2.0, 3.0, 5.0], 4.0), &of(&[4.0, 5.0], 4.0)).unwrap();
         assert_eq!((d.auroc, d.refused, d.refused_known, d.rows), (6.5 / 8.0, 0.5, 0.25, 2));
         // 95 % of twenty rows are nineteen: the limit is the nineteenth, 18.

@@ -1,10 +1,10 @@
-//! F1 of labels.
+//! F1 scores of labels.
 
 /// A class of the stream: (task, label).
 pub type Class = (usize, usize);
 
-/// The F1 of each class that has rows, `2 tp / (2 tp + fp + fn)`: classes in order, with their rows'
-/// truth and answer in `rows`. An answer of another task's label counts against that label.
+/// The F1 of each class that has rows, `2 tp / (2 tp + fp + fn)`: the classes in order. `rows` holds each row's
+/// true class and its answer. An answer of another task's label counts against that label.
 pub fn f1(rows: &[(Class, Option<Class>)]) -> Vec<(Class, f64)> {
     let mut classes: Vec<Class> = rows.iter().map(|r| r.0).collect();
     classes.sort_unstable();

@@ -1,13 +1,13 @@
 //! Scores of generated texts.
 
-/// True if the answer is the wanted text, white space around both aside.
+/// True if the answer equals the reference text, ignoring white space at both ends.
 pub fn exact_match(answer: &str, want: &str) -> bool {
     answer.trim() == want.trim()
 }
 
-/// ROUGE-L (Lin 2004) as the `rouge_score` package computes it without stemming: the F1 of
-/// `P = L / |answer|` and `R = L / |want|`, with `L` the length of the longest common subsequence of
-/// words; words are runs of `a-z0-9` of the lower-cased text. 0 if either has none.
+/// ROUGE-L (Lin 2004) as the `rouge_score` package computes it without stemming: the F1 of `P = L / |answer|`
+/// and `R = L / |want|`, with `L` the length of the longest common subsequence of words; words are runs of
+/// `a-z0-9` of the lower-cased text. 0 if either text has no words.
 pub fn rouge_l(answer: &str, want: &str) -> f64 {
     let (a, b) = (words(answer), words(want));
     let common = longest_common_subsequence(&a, &b) as f64;

@@ -1,10 +1,10 @@
-//! Causal grouped-query attention over a ragged batch, each sequence attending to itself only,
-//! from position 0; rotary embedding included.
+//! Causal grouped-query attention over a ragged batch, with rotary embedding. Each sequence attends only to
+//! itself and starts at position 0.
 //!
-//! Query, key and value heads of a token lie side by side in one row, `[q heads | k heads | v
-//! heads]`. Work is split by sequence and key/value head; the query heads that share a key/value
-//! head are stacked, so each step is one matrix product. The backward computes the probabilities
-//! again: keeping them costs `tokens² · heads` numbers a layer.
+//! Query, key and value heads of a token lie side by side in one row, `[q heads | k heads | v heads]`. Work is
+//! split by sequence and key/value head; the query heads that share a key/value head are stacked, so each step
+//! is one matrix product. The backward pass recomputes the probabilities: keeping them would cost
+//! `tokens² · heads` values per layer.
 //!
 //! Learned keys and values (a prefix) come before each sequence's own; every token sees them, whatever
 //! its window.
@@ -12,8 +12,8 @@
 use super::matmul::{View, matmul};
 use super::rms_norm::RmsNorm;
 use conpet_formats::model_spec::{ModelSpec, Rope};
-use conpet_runtime::rope::rope_table;
 use conpet_runtime::kernels::Kernels;
+use conpet_runtime::rope::rope_table;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -23,14 +23,14 @@ pub struct Ragged {
     rows: Vec<Range<usize>>,
     /// Position of each token in its sequence.
     positions: Vec<usize>,
-    /// For each rotary embedding of the base `[longest, dim]`, and the same with the turn reversed.
+    /// For each rotary embedding of the base, its table `[longest, dim]` and the table of the inverse rotation.
     tables: Vec<[Vec<f32>; 2]>,
-    /// How many tokens at the start of each sequence no window hides from those after them.
+    /// How many tokens at the start of each sequence are visible through any window.
     pinned: usize,
 }
 
 impl Ragged {
-    /// For sequences of these lengths, one after another.
+    /// A batch of sequences of these lengths, one after another.
     pub fn new(spec: &ModelSpec, lens: &[usize]) -> Self {
         let longest = lens.iter().copied().max().unwrap_or(0);
         let tables = spec.ropes.iter().map(|rope| {
@@ -47,8 +47,7 @@ impl Ragged {
         Self { rows: rows.collect(), positions, tables: tables.collect(), pinned: 0 }
     }
 
-    /// The same batch, whose sequences begin with so many learned rows: no window hides these from the
-    /// tokens after them.
+    /// The same batch, with sequences that begin with this many learned rows, which are visible through any window.
     #[must_use]
     pub fn pinned(self, rows: usize) -> Self {
         Self { pinned: rows, ..self }
@@ -59,24 +58,24 @@ impl Ragged {
         &self.rows
     }
 
-    /// Tokens in all.
+    /// Total number of tokens.
     pub fn tokens(&self) -> usize {
         self.positions.len()
     }
 }
 
-/// The heads of a layer.
+/// The attention heads of a layer.
 #[derive(Debug, Clone)]
 pub struct Heads {
     query: usize,
     kv: usize,
     dim: usize,
-    /// Multiplies the product of a query and a key.
+    /// Factor on the product of a query and a key.
     scale: f32,
     /// How many of the newest tokens a token sees.
     window: usize,
     rope: Rope,
-    /// Which of the batch's rotary tables is its own.
+    /// Index of its tables among the batch's rotary tables.
     table: usize,
     /// Norms of each query and of each key head, in families that have them.
     norms: Option<[RmsNorm; 2]>,
@@ -100,7 +99,7 @@ impl Heads {
         }
     }
 
-    /// Numbers of a row `[q | k | v]`.
+    /// Width of a row `[q | k | v]`.
     pub fn width(&self) -> usize {
         (self.query + 2 * self.kv) * self.dim
     }
@@ -139,14 +138,14 @@ impl Heads {
         });
     }
 
-    /// The query heads (0) and then the key heads (1) of a token's row `[width]`.
+    /// The heads of a token's row `[width]` that are rotated: query heads (0), then key heads (1).
     fn turning<'a>(&self, row: &'a mut [f32]) -> impl Iterator<Item = (usize, &'a mut [f32])> + use<'a> {
         let (query, all) = (self.query, self.query + self.kv);
         row.chunks_exact_mut(self.dim).take(all).enumerate().map(move |(i, head)| (usize::from(i >= query), head))
     }
 
-    /// Rotates the query and key heads of `qkv [n, width]` in place; backwards with `inverse`,
-    /// which is also what turns a gradient of the rotated numbers into one of the unrotated.
+    /// Rotates the query and key heads of `qkv [n, width]` in place; with `inverse`, rotates backwards, which
+    /// also turns a gradient of the rotated values into one of the unrotated.
     pub fn rotate(&self, batch: &Ragged, qkv: &mut [f32], inverse: bool) {
         let table = &batch.tables[self.table][usize::from(inverse)];
         let turning = (self.query + self.kv) * self.dim;
@@ -157,7 +156,7 @@ impl Heads {
         });
     }
 
-    /// `qkv [n, width]`, rotated, to `[n, query heads · dim]`.
+    /// Attention output `[n, query heads · dim]` for `qkv [n, width]`, rotated.
     pub fn forward(&self, batch: &Ragged, qkv: &[f32], learned: Option<Learned<'_>>) -> Vec<f32> {
         let parts = self.each(batch, qkv, learned, |j| j.forward());
         let width = self.query * self.dim;
@@ -228,7 +227,7 @@ struct Part<'a> {
     queries: Vec<f32>,
 }
 
-/// Keys or values of a head: the sequence's own where they lie, or with learned ones before them.
+/// Keys or values of a head: the sequence's own in place, or a copy with learned ones before them.
 enum Rows<'a> {
     Own(View<'a>),
     Joined(Vec<f32>, usize),
@@ -270,7 +269,7 @@ impl<'a> Part<'a> {
         Self { heads, tokens, pinned, kv, keys, values: Rows::new(rows, width, value, before(1)), queries }
     }
 
-    /// Keys there are, the learned ones included.
+    /// Number of keys, the learned ones included.
     fn total(&self) -> usize {
         self.keys.view().height()
     }
@@ -279,14 +278,14 @@ impl<'a> Part<'a> {
         View::new(&self.queries, self.heads.dim)
     }
 
-    /// The keys that the layer's window hides from a token of the sequence, `0..total` as they lie.
+    /// The range of keys (within `0..total`) that the layer's window hides from a token of the sequence.
     fn hidden(&self, token: usize) -> Range<usize> {
         let before = self.total() - self.tokens.len();
         let from = if token < self.pinned { 0 } else { self.pinned };
         before + from..before + from.max((token + 1).saturating_sub(self.heads.window))
     }
 
-    /// `softmax(scale · q kᵀ)` over what each token sees, `[group · tokens, total]`.
+    /// `softmax(scale · q kᵀ)` over the keys that each token sees, `[group · tokens, total]`.
     fn probabilities(&self) -> Vec<f32> {
         let (len, total, scale) = (self.tokens.len(), self.total(), self.heads.scale);
         let mut p = matmul(self.queries(), self.keys.view().t(), 1);
@@ -352,7 +351,7 @@ mod tests {
     use conpet_formats::pet::prefix::attend_reference;
     use std::sync::Arc;
 
-    /// Heads without norms, of layers that see everything.
+    /// Heads without norms or window.
     fn plain(spec: &ModelSpec) -> Heads {
         Heads::new(spec, 0, None, Kernels::detect())
     }

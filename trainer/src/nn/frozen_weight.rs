@@ -1,8 +1,8 @@
-//! A weight that never learns: `y = x Wᵀ`, with a bias in some families, gradient `dx = dy W`, and none for `W`, which is no
-//! input of any graph.
+//! A frozen weight: `y = x Wᵀ`, with a bias in some families, and gradient `dx = dy W`. `W` gets no gradient
+//! and is not an input of any graph.
 //!
-//! It is either decoded once to `f32` (fast) or left where it lies in the mapped base and decoded
-//! tile by tile at each use (small: one tile is in memory). Both go through the same product.
+//! It is either decoded once to `f32` (fast) or left quantized in the mapped base and decoded tile by tile at
+//! each use (small: one tile is in memory). Both use the same matrix product.
 
 use super::matmul::{View, matmul, matmul_add};
 use super::{operand, with_numbers};
@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Numbers decoded at a time: 16 MiB of scratch.
+/// Weights decoded at a time: 16 MiB of work space.
 const TILE: usize = 4 << 20;
 
 /// A quantized matrix in a mapped file.
@@ -23,23 +23,23 @@ const TILE: usize = 4 << 20;
 pub struct QuantWeight {
     /// The file.
     pub map: Mapped,
-    /// Its bytes there.
+    /// Range of its bytes in the file.
     pub bytes: Range<usize>,
-    /// How they are coded.
+    /// Type of the weights.
     pub ty: QuantType,
-    /// Outputs.
+    /// Number of outputs.
     pub rows: usize,
 }
 
 /// A frozen matrix `[rows, cols]`; several quantized ones may be stacked in it.
 #[derive(Debug)]
 pub struct FrozenWeight {
-    /// Outputs.
+    /// Number of outputs.
     pub rows: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub cols: usize,
     form: Form,
-    /// Added to what comes out, `[rows]`; empty if there is none.
+    /// Bias `[rows]`, or empty.
     bias: Vec<f32>,
 }
 
@@ -50,21 +50,21 @@ enum Form {
 }
 
 thread_local! {
-    /// Grows to one tile, then stays.
+    /// Holds one decoded tile; grows as needed and is kept.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl FrozenWeight {
-    /// Numbers in memory, `[rows, cols]`.
+    /// A dense matrix `[rows, cols]`.
     ///
     /// # Panics
-    /// If they are not whole rows.
+    /// If the values are not whole rows.
     pub fn dense(cols: usize, numbers: Vec<f32>) -> Self {
         let rows = View::new(&numbers, cols).height();
         Self { rows, cols, form: Form::Dense(numbers), bias: Vec::new() }
     }
 
-    /// Quantized matrices of `cols` columns, one above the other.
+    /// Quantized matrices of `cols` columns, stacked.
     ///
     /// # Panics
     /// If a part's bytes do not fill its rows.
@@ -76,10 +76,10 @@ impl FrozenWeight {
         Self { rows, cols, form: Form::Quant(parts, kernels), bias: Vec::new() }
     }
 
-    /// The same weight with a bias `[rows]` behind it; none if empty.
+    /// The same weight with a bias `[rows]`, or without one if it is empty.
     ///
     /// # Panics
-    /// If it has another length.
+    /// If the bias has another length.
     #[must_use]
     pub fn with_bias(self, bias: Vec<f32>) -> Self {
         assert!(bias.is_empty() || bias.len() == self.rows, "a bias of {} for {} rows", bias.len(), self.rows);
@@ -163,10 +163,10 @@ impl FrozenWeight {
     }
 }
 
-/// The operator `[n, in]` to `[n, out]`.
+/// The operator from `[n, in]` to `[n, out]`.
 #[derive(Debug, Clone)]
 pub struct FrozenLinear {
-    /// `W`.
+    /// The weight `W`.
     pub weight: Arc<FrozenWeight>,
     /// Threads that multiply.
     pub threads: usize,
@@ -251,7 +251,7 @@ mod tests {
         let d = d.into_dense();
         let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-3 * (1.0 + b.abs()));
         let (x, dy) = (wave(2 * cols, 0.0), wave(2 * rows, 1.0));
-        // Sums of 4,096 products of size about 1, cut at other places.
+        // Sums of 4,096 products of size about 1, cut at different places.
         assert!(near(&q.forward(View::new(&x, cols), 2), &d.forward(View::new(&x, cols), 2)));
         assert!(near(&q.backward(View::new(&dy, rows), 2), &d.backward(View::new(&dy, rows), 2)));
     }

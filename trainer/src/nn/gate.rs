@@ -6,12 +6,12 @@ use conpet_formats::model_spec::Activation;
 use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
 
-/// A gated layer's function and width.
+/// The function and width of a gated layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Gate {
-    /// `f`.
+    /// The function `f`.
     pub activation: Activation,
-    /// Width of gate, of up, and of what comes out.
+    /// Width of gate, up and output.
     pub width: usize,
     /// Instruction set.
     pub kernels: Kernels,
@@ -45,7 +45,7 @@ impl Gate {
                 |ones, (d, (row, dy))| {
                     let (gate, up) = row.split_at(width);
                     let (d_gate, d_up) = d.split_at_mut(width);
-                    // f by the vector kernel; σ follows from it by a division.
+                    // f comes from the vector kernel; σ follows from it by division.
                     d_up.copy_from_slice(gate);
                     self.kernels.gate_mul(self.activation, d_up, ones);
                     match self.activation {

@@ -1,6 +1,7 @@
 //! Cross-entropy of the frozen output head at chosen positions: mean of `-log softmax(h Wᵀ)[target]`.
 //!
-//! Logits `[rows, vocab]` are made a few rows at a time, forward and again backward, and never kept.
+//! Logits `[rows, vocab]` are computed a few rows at a time, in the forward and again in the backward pass, and
+//! never kept.
 
 use super::frozen_weight::FrozenWeight;
 use super::matmul::View;

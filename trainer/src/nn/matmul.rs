@@ -1,13 +1,14 @@
 //! The matrix product of training: views into slices, multiplied by the `gemm` crate.
 //!
-//! candle's own product goes through the same crate, but copies what is not contiguous, asks the
-//! system for the number of processors on every call, and cannot add to what is there. The one unsafe call of the trainer stands here, behind checked bounds.
+//! candle's own product uses the same crate, but copies operands that are not contiguous, asks the system for
+//! the number of processors on every call, and cannot add to an existing result. The trainer's only unsafe call
+//! is here, behind checked bounds.
 
 #![expect(unsafe_code, reason = "gemm takes pointers; every bound is checked right before")]
 
 use std::ops::Range;
 
-/// `f32` or `f64`.
+/// The element types, `f32` and `f64`.
 pub trait Number: Copy + 'static {
     /// 0 and 1.
     const UNITS: [Self; 2];
@@ -21,7 +22,7 @@ impl Number for f64 {
     const UNITS: [Self; 2] = [0.0, 1.0];
 }
 
-/// A matrix inside a slice, by strides.
+/// A strided view of a matrix in a slice.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a, T = f32> {
     data: &'a [T],
@@ -46,7 +47,7 @@ impl<'a, T: Number> View<'a, T> {
         Self { data, rows: data.len() / cols, cols, row_stride: cols, col_stride: 1 }
     }
 
-    /// The same numbers with rows and columns exchanged.
+    /// The transpose, without a copy.
     pub fn t(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
@@ -61,20 +62,20 @@ impl<'a, T: Number> View<'a, T> {
         Self { data: &self.data[skip..], cols: range.len(), ..self }
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn height(&self) -> usize {
         self.rows
     }
 
-    /// Columns.
+    /// Number of columns.
     pub fn width(&self) -> usize {
         self.cols
     }
 
-    /// Its numbers in order.
+    /// The values of a contiguous row-major view.
     ///
     /// # Panics
-    /// If it is not row-major without gaps.
+    /// If it is not row-major, or has gaps.
     pub fn numbers(&self) -> &'a [T] {
         assert!(self.col_stride == 1 && self.row_stride == self.cols, "the matrix has gaps");
         &self.data[..self.rows * self.cols]
@@ -173,7 +174,7 @@ mod tests {
         let mut out = vec![1.0; 8];
         matmul_add(&mut out, 2, 1..2, a, ones(6), 2.0, 1);
         assert_eq!(out, [1.0, 31.0, 1.0, 103.0, 1.0, 175.0, 1.0, 247.0]);
-        // Nothing times something adds nothing, and touches nothing.
+        // An empty product adds nothing and writes nothing.
         matmul_add::<f32>(&mut [], 2, 1..2, View::new(&[], 6), ones(6), 1.0, 1);
         assert!(std::panic::catch_unwind(|| matmul(a, ones(5), 1)).is_err());
     }

@@ -1,4 +1,4 @@
-//! Token ranges pooled: `[tokens, hidden]` to `[ranges, hidden]`.
+//! Pools ranges of tokens: `[tokens, hidden]` to `[ranges, hidden]`.
 
 use super::{operand, with_numbers};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
@@ -13,7 +13,7 @@ pub fn pool(x: &Tensor, ranges: Vec<(Range<usize>, Reduce)>) -> Result<Tensor> {
     x.apply_op1(Pool(ranges))
 }
 
-/// The row of `range` whose value in `column` is taken.
+/// The row of `range` whose value in `column` is the largest or smallest.
 fn taken(x: &[f32], h: usize, range: &Range<usize>, column: usize, reduce: Reduce) -> Option<usize> {
     range.clone().reduce(|a, b| if reduce.prefers(x[b * h + column], x[a * h + column]) { b } else { a })
 }

@@ -7,12 +7,12 @@ use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// A norm: its weight, as wide as what it normalises, and what is added to the mean square.
+/// A norm over rows of its weight's width.
 #[derive(Debug, Clone)]
 pub struct RmsNorm {
-    /// `[width]`.
+    /// Weight `[width]`.
     pub weight: Arc<Vec<f32>>,
-    /// Added to the mean square.
+    /// Constant added to the mean square.
     pub eps: f32,
     /// Instruction set.
     pub kernels: Kernels,
@@ -28,7 +28,7 @@ impl RmsNorm {
         1.0 / (self.kernels.dot_f32(x, x) / x.len() as f32 + self.eps).sqrt()
     }
 
-    /// `[n, width]` to `[n, width]`.
+    /// Normalises each row of `x [n, width]`.
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
         let mut y = vec![0.0; x.len()];
         let h = self.weight.len();
@@ -67,7 +67,7 @@ impl RmsNorm {
         dy.iter_mut().zip(x).for_each(|(d, x)| *d = s * *d - c * x);
     }
 
-    /// What multiplies `g = w∘dy` and the input in a row's gradient.
+    /// The factors of `g = w∘dy` and of the input in a row's gradient.
     fn row_slopes(&self, x: &[f32], g: &[f32]) -> (f32, f32) {
         let s = self.inverse_rms(x);
         (s, s * s * s * self.kernels.dot_f32(g, x) / x.len() as f32)

@@ -35,7 +35,7 @@ impl Trainable for Spec {
 struct Adapter {
     spec: Spec,
     hidden: usize,
-    /// Where `D`, `b`, `U`, `c` lie in the vector.
+    /// The ranges of `D`, `b`, `U`, `c` in the vector.
     pieces: Vec<(Point, [Range<usize>; 4])>,
 }
 
@@ -61,7 +61,7 @@ impl Act for Adapter {
         self.at(point).is_some()
     }
 
-    /// Keeps what it read, unless the layer has that anyway.
+    /// Keeps its input, unless the layer keeps it anyway.
     fn forward(&self, at: &At<'_>, x: View<'_>, y: &mut [f32]) -> Vec<f32> {
         let Some(piece) = self.at(at.point) else { return Vec::new() };
         let (h, n) = (self.hidden, self.spec.width);

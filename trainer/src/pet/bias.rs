@@ -18,7 +18,7 @@ impl Trainable for Spec {
     }
 }
 
-/// The biases of a layer: each one's place in it, and in the vector.
+/// The biases of a layer: each one's spot in the layer, and its range in the vector.
 #[derive(Debug)]
 struct Bias(Vec<(Spot, Range<usize>)>);
 

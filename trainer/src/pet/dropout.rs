@@ -1,12 +1,12 @@
-//! Dropout of what LoRA reads, as PEFT does it; no other kind has any.
+//! Dropout of a LoRA's inputs, as in PEFT; no other kind has any.
 
 use super::group::Group;
 use crate::rng::Stream;
 
-/// Masks of a step, drawn again in the backward pass rather than kept.
+/// The dropout masks of a step, which the backward pass draws again instead of keeping them.
 #[derive(Debug, Clone)]
 pub struct Dropout {
-    /// Probability that a number is dropped.
+    /// Probability that a value is dropped.
     pub p: f32,
     /// The stream's seed.
     pub seed: u64,
@@ -17,7 +17,7 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// For the `n` numbers that a group reads: zero where dropped, `1 / (1 - p)` elsewhere.
+    /// The mask for the `n` values that a group reads: zero where dropped, `1 / (1 - p)` elsewhere.
     pub(super) fn mask(&self, layer: usize, group: Group, n: usize) -> Vec<f32> {
         let mut s = Stream::new(self.seed, &format!("{}/dropout/{layer}.{}", self.name, group as usize), self.step);
         let keep = 1.0 / (1.0 - self.p);

@@ -1,19 +1,19 @@
-//! Groups: linears of a layer that read one input, and are one product in training.
+//! Groups of linears that read the same input and are computed as one product in training.
 
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::pet::Place;
 use std::ops::Range;
 
-/// Linears of a layer that read one input.
+/// A group of linears of a layer that read the same input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
     /// Query, key and value.
     Qkv,
     /// The attention's output.
     Output,
-    /// The two of the feed-forward's entry.
+    /// The feed-forward layer's gate and up.
     GateUp,
-    /// The feed-forward's exit.
+    /// The feed-forward layer's down.
     Down,
 }
 
@@ -40,7 +40,7 @@ impl Group {
         })
     }
 
-    /// Columns of its output.
+    /// Number of columns of its output.
     pub fn width(self, spec: &ModelSpec) -> usize {
         self.linears().map(|i| spec.linears()[i].1).sum()
     }

@@ -18,7 +18,7 @@ impl Trainable for Spec {
     }
 }
 
-/// The scales of a layer: each one's place in it, and in the vector.
+/// The scales of a layer: each one's spot in the layer, and its range in the vector.
 #[derive(Debug)]
 struct Ia3(Vec<(Spot, Range<usize>)>);
 
@@ -33,8 +33,7 @@ impl Act for Ia3 {
         self.at(point).next().is_some()
     }
 
-    /// Keeps the scaled columns as they were, piece by piece: dividing them out again would fail at
-    /// `l = -1`.
+    /// Keeps the columns as they were before scaling, piece by piece: dividing by the scale would fail at `l = -1`.
     fn forward(&self, at: &At<'_>, _x: View<'_>, y: &mut [f32]) -> Vec<f32> {
         let mut kept = Vec::new();
         for (spot, l) in self.at(at.point) {

@@ -1,4 +1,4 @@
-//! What training asks of a PET kind, beside what the formats know of it.
+//! What training needs from a PET kind, beyond what `conpet-formats` defines.
 
 use super::plan::{Layout, Plan};
 use super::probe::Probe;
@@ -11,7 +11,7 @@ use conpet_runtime::base::Base;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The list of kinds: each is its spec, which its file makes trainable.
+/// The list of kinds: each kind's spec, for which its file implements [`Trainable`].
 pub(super) fn of(pet: &Pet) -> &dyn Trainable {
     match pet {
         Pet::Lora(x) => x,
@@ -26,33 +26,33 @@ pub(super) fn of(pet: &Pet) -> &dyn Trainable {
 
 /// A kind in training.
 pub(super) trait Trainable: Kind {
-    /// Chooses what of it is data rather than trained: a sparse delta's positions.
+    /// Chooses the part of it that is not trained: a sparse delta's positions.
     ///
     /// # Errors
-    /// If what the spec asks for is not to be had.
+    /// If the spec asks for what the base does not have.
     fn choose(&self, _choice: &Choice<'_>) -> Result<Indices> {
         Ok(Indices::new())
     }
 
-    /// What it trains at a site: what follows the site's name, and the shape.
+    /// The tensors it trains at a site: the suffix after the site's name, and the shape.
     fn trained(&self, beginning: &Beginning<'_>, site: Site) -> Vec<(&'static str, Vec<usize>)> {
         self.tensors(&beginning.base.spec, site.place)
     }
 
-    /// Where a tensor starts: at zero, unless that would be no change that can be learned.
+    /// A tensor's initial values: zero, unless zero would block the gradient.
     fn start(&self, _base: &Base, _name: &str, shape: &[usize], _rng: Stream) -> Vec<f32> {
         vec![0.0; shape.iter().product()]
     }
 
-    /// The parameters that it is trained through in place of its own tensors, if it is.
+    /// The parameters that it is trained through instead of its own tensors, if any.
     fn through(&self, _beginning: &Beginning<'_>) -> Option<Vec<Fresh>> {
         None
     }
 
-    /// Replaces the parameters of [`Trainable::through`] by the tensors that they make.
+    /// Replaces the parameters of [`Trainable::through`] by the tensors computed from them.
     ///
     /// # Errors
-    /// If these cannot be computed.
+    /// If the tensors cannot be computed.
     fn make(
         &self,
         _spec: &ModelSpec,
@@ -62,40 +62,40 @@ pub(super) trait Trainable: Kind {
         Ok(())
     }
 
-    /// Takes its tensors of a layer, and enters what they do there into the layer's plan.
+    /// Lays its tensors of a layer into the layer's vector, and adds what they do to the layer's plan.
     fn enter(&self, plan: &mut Plan, layout: &mut Layout<'_>);
 }
 
 /// Positions of a sparse delta, by full tensor name.
 pub type Indices = BTreeMap<String, Arc<Vec<i32>>>;
 
-/// Sums what the Fisher rule needs of some sites, into a probe.
+/// Computes the Fisher information of some sites into a probe.
 pub type Fisher<'a> = &'a dyn Fn(&[Site], &Arc<Probe>) -> Result<()>;
 
-/// What positions are chosen among and by.
+/// What the choice of positions depends on.
 pub(super) struct Choice<'a> {
     pub(super) base: &'a Base,
-    /// The kind's own.
+    /// Sites of the kind.
     pub(super) sites: &'a [Site],
     /// Seed and name of the random stream.
     pub(super) named: (u64, &'a str),
     pub(super) fisher: Fisher<'a>,
 }
 
-/// What a kind's parameters are made for.
+/// What a kind's initial parameters depend on.
 pub(super) struct Beginning<'a> {
     pub(super) base: &'a Base,
-    /// The kind's own.
+    /// Sites of the kind.
     pub(super) sites: &'a [Site],
     pub(super) indices: &'a Indices,
     /// Seed and name of the random streams.
     pub(super) named: (u64, &'a str),
-    /// Whether training goes on from a tensor of this name.
+    /// Whether training continues from an existing tensor of this name.
     pub(super) known: &'a dyn Fn(&str) -> bool,
 }
 
 impl Beginning<'_> {
-    /// The random stream of something.
+    /// The random stream for one purpose.
     pub(super) fn stream(&self, what: &str) -> Stream {
         let (seed, name) = self.named;
         Stream::new(seed, &format!("{name}/init/{what}"), 0)

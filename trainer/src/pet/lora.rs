@@ -1,8 +1,7 @@
 //! LoRA at the linears of a layer (Hu et al. 2021): `y += s · B(A x)`.
 //!
-//! Linears that read the same input (q, k, v; gate, up) form a group: their A factors lie one
-//! below the other and are one product. Order in the layer's vector: for each group all A `[rank, in]`,
-//! then all B `[out, rank]`.
+//! Linears that read the same input (q, k, v; gate, up) form a group: their A factors are stacked and computed
+//! as one product. Order in the layer's vector: for each group all A `[rank, in]`, then all B `[out, rank]`.
 
 use super::act::{Act, At};
 use super::group::Group;
@@ -30,11 +29,11 @@ impl Trainable for Spec {
 /// One linear's factors within a layer's vector.
 #[derive(Debug, Clone)]
 struct Factor {
-    /// Its columns of the group's output.
+    /// Columns of the group's output.
     out: Range<usize>,
-    /// Its columns of the group's `A x`.
+    /// Columns of the group's `A x`.
     low: Range<usize>,
-    /// Where B `[out, rank]` lies.
+    /// Range of B `[out, rank]` in the vector.
     b: Range<usize>,
 }
 
@@ -45,12 +44,12 @@ struct GroupPlan {
     output: usize,
     /// Sum of the ranks.
     rank: usize,
-    /// Where the stacked A begins.
+    /// Start of the stacked A in the vector.
     a: usize,
     factors: Vec<Factor>,
 }
 
-/// Where the factors of a layer lie in its vector.
+/// The factors of a layer, as ranges of its vector.
 #[derive(Debug, Clone)]
 struct Lora {
     groups: [GroupPlan; 4],
@@ -59,7 +58,7 @@ struct Lora {
 }
 
 impl Lora {
-    /// Those there are. Within a group all A are taken first, then all B.
+    /// The factors that exist. Within a group all A are laid out first, then all B.
     fn new(scale: f32, at: &mut Layout<'_>) -> Self {
         let spec = at.spec;
         let groups = Group::ALL.map(|group| {
@@ -92,7 +91,7 @@ impl GroupPlan {
     }
 }
 
-/// What the A factors read instead of `x`, and the mask that made it.
+/// The input of the A factors after dropout, and the mask that made it.
 fn dropped(at: &At<'_>, group: Group, x: View<'_>) -> Option<(Vec<f32>, Vec<f32>)> {
     let d = at.dropout.filter(|d| d.p > 0.0)?;
     let x = x.numbers();

@@ -1,6 +1,6 @@
-//! What acts in a layer while training, and where its parameters lie.
+//! The parts that act in a layer in training, and where their parameters lie.
 //!
-//! A layer's parameters are one flat vector, so that a layer is one operator with one gradient.
+//! A layer's parameters form one flat vector, so that a layer is one operator with one gradient.
 
 use super::act::{Act, At};
 use super::point::{Point, Spot};
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The tensors of a layer, laid into its vector one after another as they are asked for.
+/// The tensors of a layer, appended to its vector in the order in which they are taken.
 #[derive(Debug)]
 pub struct Layout<'a> {
     /// The base.
@@ -25,7 +25,7 @@ pub struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    /// Of a layer; tensors and indices by full name.
+    /// The layout of a layer; tensors and indices are by full name.
     pub fn new(
         spec: &'a ModelSpec,
         layer: usize,
@@ -35,7 +35,7 @@ impl<'a> Layout<'a> {
         Self { spec, layer, tensors, indices, taken: Vec::new(), len: 0 }
     }
 
-    /// Where the next tensor will lie.
+    /// Length of the vector so far.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -44,7 +44,7 @@ impl<'a> Layout<'a> {
         format!("{}.{name}", Site { layer: self.layer, place })
     }
 
-    /// Where a tensor of this layer lies, and its shape; `None` if there is none of that name.
+    /// Appends a tensor of this layer; returns its range and shape, or `None` if there is none of that name.
     pub fn take(&mut self, place: Place, name: &str) -> Option<(Range<usize>, Vec<usize>)> {
         let t = self.tensors.get(&self.name(place, name))?;
         self.taken.push(t.clone());
@@ -57,7 +57,7 @@ impl<'a> Layout<'a> {
         self.indices.get(&self.name(place, name)).cloned()
     }
 
-    /// The places where a kind may act, and where in the layer it does: norms, and then linears.
+    /// The places where a kind may act, norms and then linears, with their spots in the layer.
     pub fn spots(&self, kind: &dyn Kind) -> Vec<(Place, Spot)> {
         let (linears, norms) = Place::ALL[..9].split_at(7);
         let spot = |p: &Place| Some((*p, Spot::of(self.spec, kind.point(*p)?)?));
@@ -65,23 +65,23 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// What acts in a layer, and where its parameters lie.
+/// The parts that act in a layer.
 #[derive(Debug, Default)]
 pub struct Plan {
     parts: Vec<Box<dyn Act>>,
-    /// Learned keys and values `[n, kv_dim]`.
+    /// Ranges of learned keys and values, `[n, kv_dim]` each.
     pub learned: Option<[Range<usize>; 2]>,
     /// Length of the vector.
     pub len: usize,
 }
 
 impl Plan {
-    /// Lets another part act after those there are.
+    /// Adds a part, which acts after those already added.
     pub(super) fn add(&mut self, part: impl Act + 'static) {
         self.parts.push(Box::new(part));
     }
 
-    /// The plan, and the vector of all that was taken; `None` if nothing was.
+    /// The plan and the vector of all tensors that were taken; `None` if none was.
     ///
     /// # Errors
     /// If the tensors cannot be joined.
@@ -99,13 +99,13 @@ impl Plan {
         self.parts.iter().any(|p| p.acts(point))
     }
 
-    /// Whether anything learns at or before a point.
+    /// Whether anything is trained at or before a point.
     pub fn learns_until(&self, point: Point) -> bool {
         let mut until = Point::ALL.into_iter().take(point as usize + 1);
         until.any(|x| self.acts(x)) || self.learned.is_some() && point >= Point::Attention
     }
 
-    /// Every part in turn; what each needs for the backward pass.
+    /// Runs every part in turn; returns what each needs for the backward pass.
     pub fn forward(&self, at: &At<'_>, x: View<'_>, y: &mut [f32]) -> Vec<Vec<f32>> {
         if !self.acts(at.point) {
             return Vec::new();
@@ -117,7 +117,7 @@ impl Plan {
         kept
     }
 
-    /// Every part in reverse; see [`Act::backward`].
+    /// Runs every part in reverse; see [`Act::backward`].
     pub fn backward(
         &self,
         at: &At<'_>,

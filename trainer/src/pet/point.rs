@@ -1,8 +1,8 @@
-//! The points of a layer as they come in training: those of [`pet::Point`], grouped.
+//! The points of a layer in training: those of [`pet::Point`], grouped.
 //!
-//! A group's linears are one product here, so what each of them gives is a range of columns at one
-//! point. What is added beside a sublayer and what changes the sublayer's own result meet at one
-//! point too, where the result is about to be added.
+//! A group's linears are one product here, so the output of each is a range of columns at one point. What runs
+//! beside a sublayer and what changes the sublayer's result also act at one point, just before the result is
+//! added.
 
 use super::group::Group;
 use conpet_formats::model_spec::ModelSpec;
@@ -16,28 +16,28 @@ pub enum Point {
     AttnNorm,
     /// After q, k and v.
     Qkv,
-    /// In attention.
+    /// Inside attention.
     Attention,
-    /// After its output projection.
+    /// After attention's output projection.
     Output,
-    /// What attention is about to add; the input is what q, k and v read.
+    /// The result that attention is about to add; the input is that of q, k and v.
     AttnAdd,
     /// After the norm before the feed-forward layer.
     FfnNorm,
     /// After gate and up.
     GateUp,
-    /// Between the feed-forward's halves.
+    /// Between gate and down of the feed-forward layer.
     Hidden,
     /// After down.
     Down,
-    /// What the feed-forward layer is about to add; the input is what gate and up read.
+    /// The result that the feed-forward layer is about to add; the input is that of gate and up.
     FfnAdd,
-    /// What leaves the layer.
+    /// The output of the layer.
     Layer,
 }
 
 impl Point {
-    /// All of them, in forward order.
+    /// All points, in forward order.
     pub const ALL: [Self; Self::N] = [
         Self::AttnNorm,
         Self::Qkv,
@@ -52,10 +52,10 @@ impl Point {
         Self::Layer,
     ];
 
-    /// How many there are.
+    /// Number of points.
     pub const N: usize = Self::Layer as usize + 1;
 
-    /// Right after these linears.
+    /// The point right after a group of linears.
     pub const fn after(group: Group) -> Self {
         match group {
             Group::Qkv => Self::Qkv,
@@ -65,26 +65,26 @@ impl Point {
         }
     }
 
-    /// The linears it comes right after.
+    /// The group of linears right before it.
     pub fn group(self) -> Option<Group> {
         Group::ALL.into_iter().find(|g| Self::after(*g) == self)
     }
 }
 
-/// A point of [`pet::Point`] as it comes in training.
+/// A point of [`pet::Point`] in training terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spot {
-    /// Where in the layer.
+    /// The point of the layer.
     pub point: Point,
-    /// Which columns of what flows past.
+    /// Columns of the activations at that point.
     pub columns: Range<usize>,
-    /// How many columns flow past.
+    /// Width of the activations at that point.
     pub width: usize,
 }
 
 impl Spot {
-    /// Where a point comes in a layer of this base; `None` for what a linear reads, other than the
-    /// last of the feed-forward layer: it is shared with other linears.
+    /// The spot of a point in a layer of this base. `None` for points that training does not have, such as the
+    /// input of q, k or v, which other linears share.
     pub fn of(spec: &ModelSpec, point: pet::Point) -> Option<Self> {
         let (point, width) = match point {
             pet::Point::Out(Place::AttnNorm) => (Point::AttnNorm, spec.hidden),
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use conpet_formats::pet::PetKind;
 
-    /// Fails if a kind acts where training does not pass.
+    /// Fails if a kind acts at a point that training does not have.
     #[test]
     fn every_point_that_a_kind_acts_at_comes_in_training() {
         let spec = crate::nn::check::spec();

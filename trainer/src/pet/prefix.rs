@@ -20,7 +20,7 @@ impl Trainable for Prefix {
         rng.symmetric(shape.iter().product(), 0.5)
     }
 
-    /// The MLP's parameters, unless training goes on from pairs.
+    /// The MLP's parameters, unless training continues from learned pairs.
     fn through(&self, beginning: &Beginning<'_>) -> Option<Vec<Fresh>> {
         let (sites, spec) = (beginning.sites, &beginning.base.spec);
         let known = sites.iter().all(|s| (beginning.known)(&format!("{s}.{PAIRS}")));
@@ -45,7 +45,7 @@ impl Trainable for Prefix {
         Ok(())
     }
 
-    /// Attention reads them.
+    /// Enters the learned keys and values, which attention reads.
     fn enter(&self, plan: &mut Plan, layout: &mut Layout<'_>) {
         let mut pairs = |place| layout.take(place, PAIRS).map(|x| x.0);
         plan.learned = pairs(Place::K).zip(pairs(Place::V)).map(|(k, v)| [k, v]);

@@ -1,5 +1,4 @@
-//! What the Fisher rule chooses positions by: the empirical Fisher information of frozen weights,
-//! `Σ_rows (∂loss/∂W)²`.
+//! The scores of the Fisher rule: the empirical Fisher information of frozen weights, `Σ_rows (∂loss/∂W)²`.
 
 use crate::nn::matmul::{View, matmul};
 use crate::pet::act::{Act, At};
@@ -14,11 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Sums of squared gradients of whole weights `[out, in]`, over backward passes of one row each.
 #[derive(Debug, Default)]
 pub struct Probe {
-    /// By site.
+    /// The sums, by site.
     pub sums: Mutex<BTreeMap<Site, Vec<f32>>>,
 }
 
-/// What follows a site's name in the name of the parameter that gives a layer a gradient.
+/// Suffix, after a site's name, of the parameter that makes a layer compute gradients.
 pub const PROBE: &str = "probe";
 
 impl Probe {
@@ -29,7 +28,7 @@ impl Probe {
     }
 }
 
-/// Listens at every linear of a layer, and changes nothing.
+/// Records gradients at every linear of a layer, and changes nothing.
 #[derive(Debug)]
 pub(in crate::pet) struct ProbeLayer {
     probe: Arc<Probe>,

@@ -1,4 +1,4 @@
-//! Learned rows before the input, in training: they pass the layers with every sequence.
+//! Learned rows before the input, in training: they run through the layers with every sequence.
 
 use super::kind::Trainable;
 use super::plan::{Layout, Plan};
@@ -24,7 +24,7 @@ impl Trainable for Prompt {
         rows
     }
 
-    /// Nothing: no layer has to know.
+    /// Enters nothing: no layer treats the rows specially.
     fn enter(&self, _plan: &mut Plan, _layout: &mut Layout<'_>) {}
 }
 
@@ -33,13 +33,13 @@ pub(super) fn rows(tensors: &BTreeMap<String, Tensor>) -> Option<&Tensor> {
     tensors.get(&format!("{}.{ROWS}", Site { layer: 0, place: Place::Embedding }))
 }
 
-/// A batch with the rows before each of its sequences.
+/// A batch with learned rows before each of its sequences.
 pub(crate) struct WithRows {
     /// States `[rows and tokens, hidden]`.
     pub(crate) hidden: Tensor,
-    /// The sequences, longer by the rows.
+    /// The sequences, lengthened by the rows.
     pub(crate) batch: Ragged,
-    /// Which of the states are the tokens', U32.
+    /// Indices (U32) of the states that belong to tokens.
     pub(crate) own: Tensor,
 }
 

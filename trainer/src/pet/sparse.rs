@@ -1,7 +1,7 @@
 //! A sparse delta at the linears of a layer (APET, Su et al. 2023): `y += S x`.
 //!
-//! It works on states turned to `[features, tokens]`, where one position is one sum over neighbouring
-//! numbers. Which positions there are is chosen before training (`sparse/choose.rs`).
+//! It works on states transposed to `[features, tokens]`, so that each position is one operation on contiguous
+//! rows. The positions are chosen before training (`sparse/choose.rs`).
 
 mod choose;
 
@@ -46,15 +46,15 @@ struct Sparse(Vec<Piece>);
 #[derive(Debug)]
 struct Piece {
     spot: Spot,
-    /// What the linear reads is so wide.
+    /// Width of the linear's input.
     input: usize,
     index: Arc<Vec<i32>>,
-    /// Where the values lie in the vector.
+    /// Range of the values in the vector.
     values: Range<usize>,
 }
 
 impl Piece {
-    /// (row of the group's output, column) and place in the vector of each position.
+    /// Each position's row of the group's output, its column, and its index in the vector.
     fn positions(&self) -> impl Iterator<Item = (usize, usize, usize)> {
         let (input, first) = (self.input, self.spot.columns.start);
         let place = move |at: &i32| (first + *at as usize / input, *at as usize % input);
@@ -62,7 +62,7 @@ impl Piece {
     }
 }
 
-/// `[n, width]` to `[width, n]`.
+/// Transposes `[n, width]` to `[width, n]`.
 fn turned(x: &[f32], width: usize) -> Vec<f32> {
     let n = x.len() / width;
     let mut out = vec![0.0; x.len()];
@@ -72,7 +72,7 @@ fn turned(x: &[f32], width: usize) -> Vec<f32> {
     out
 }
 
-/// Adds `[width, n]` to `[n, width]`.
+/// Adds the transpose of `[width, n]` to `[n, width]`.
 fn add_turned(x: &[f32], width: usize, out: &mut [f32]) {
     let n = x.len() / width;
     for (t, row) in out.chunks_exact_mut(width).enumerate() {
@@ -85,7 +85,7 @@ impl Sparse {
         self.0.iter().filter(move |p| p.spot.point == point)
     }
 
-    /// Widths of what the linears at a point read and give.
+    /// Widths of the input and the output of the linears at a point.
     fn shape(&self, point: Point) -> Option<(usize, usize)> {
         self.at(point).next().map(|p| (p.input, p.spot.width))
     }

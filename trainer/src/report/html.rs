@@ -19,7 +19,7 @@ svg{max-width:100%;height:auto;display:block}svg text{font:12px system-ui,sans-s
 .line{stroke:var(--c)}.dot,text.name{fill:var(--c)!important}.band{fill:var(--c);opacity:.14}
 .cols{display:flex;flex-wrap:wrap;gap:28px}";
 
-/// How every page begins: its title, its first heading, what it is about, and where it comes from.
+/// The beginning of every page: title, first heading, subject and origin.
 pub(super) fn open([title, heading]: [&str; 2], about: &str, o: &Origin) -> String {
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
@@ -82,7 +82,7 @@ fn plot(s: &mut String, r: &Report, title: &str, of: impl Fn(&Summary) -> &Vec<S
     *s += &lines(&r.summary.iter().map(line).collect::<Vec<_>>(), first);
 }
 
-/// One run of a method, and the list of all.
+/// A method's section: one run in detail, and the list of all runs.
 fn method(s: &mut String, m: &MethodReport, runs: &[&MethodReport]) {
     let _ = write!(s, "<h2>{}</h2>", escape(&m.name));
     if runs.len() > 1 {
@@ -100,7 +100,7 @@ fn method(s: &mut String, m: &MethodReport, runs: &[&MethodReport]) {
                 v.forgetting.map_or_else(|| "–".into(), |f| format!("{:.1}", 100.0 * f))
             );
         }
-        *s += "</table></div></details><p class=dim>Below, the first of them.</p>";
+        *s += "</table></div></details><p class=dim>The first of them in detail:</p>";
     }
     *s += "<div class=cols><div><h3>Main metric on each task (columns) after each stage (rows)</h3>";
     let rows: Vec<String> = match m.stages.len() {

@@ -1,14 +1,14 @@
-//! Reports of several runs as one.
+//! Joins reports of several runs.
 
 use super::origin::without_folders;
 use super::{MethodReport, Origin, Report};
 use conpet_formats::{Code, Error, Result, fs};
 use std::path::PathBuf;
 
-/// Runs on one stream as one report.
+/// Joins reports of runs on one stream into one.
 ///
 /// # Errors
-/// If a file is no report, or the runs are of other tasks.
+/// If a file is not a report, or the runs are on different tasks.
 pub fn joined(paths: &[PathBuf]) -> Result<Report> {
     let mut all: Vec<Report> = Vec::new();
     for path in paths {

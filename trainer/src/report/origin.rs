@@ -1,11 +1,11 @@
-//! Where and with what a report was made: the same lines in every report.
+//! The origin of a report: how, where and with what it was made.
 
 use super::SCHEMA;
 use conpet_runtime::engine::Engine;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What a reader needs to make the report again.
+/// What a reader needs to reproduce the report.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
     /// [`SCHEMA`].
@@ -16,14 +16,14 @@ pub struct Origin {
     pub commit: Option<String>,
     /// The command line.
     pub command: String,
-    /// Where it ran.
+    /// The machine it ran on.
     pub machine: Machine,
     /// Name of the base.
     pub base: String,
 }
 
 impl Origin {
-    /// This process on this machine, with this base.
+    /// The origin for this process, on this machine, with this base.
     pub fn here(e: &Engine) -> Self {
         Self {
             schema: SCHEMA,
@@ -41,7 +41,7 @@ pub(crate) fn own_command() -> String {
     without_folders(&std::env::args().collect::<Vec<_>>().join(" "))
 }
 
-/// A command line with the names of its files only: where they lie is nobody's business.
+/// A command line with file names only, without folders, which would expose private paths.
 pub(crate) fn without_folders(command: &str) -> String {
     let short = |w: &str| match Path::new(w).file_name() {
         Some(name) if w.starts_with('/') || w.starts_with("../") => name.to_string_lossy().into_owned(),
@@ -50,7 +50,7 @@ pub(crate) fn without_folders(command: &str) -> String {
     command.split(' ').map(short).collect::<Vec<_>>().join(" ")
 }
 
-/// A machine.
+/// The machine that a report was made on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// Processor.

@@ -1,32 +1,31 @@
-//! Runs of one method side by side with those of others: each figure's mean and spread over seeds and
-//! orders of the tasks.
+//! Compares methods: the mean and spread of each metric over seeds and orders of the tasks.
 
 use super::MethodReport;
 use crate::metrics::metrics;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// How a figure is written.
+/// How a metric is displayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// From 0 to 1, in %.
+    /// A fraction, shown in %.
     Percent,
     /// A whole number.
     Count,
-    /// Seconds, in minutes.
+    /// Seconds, shown in minutes.
     Minutes,
-    /// Bytes, in MB.
+    /// Bytes, shown in MB.
     Megabytes,
 }
 
-/// One figure of a run.
+/// One metric of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Figure {
     /// Its name in JSON.
     pub key: &'static str,
-    /// Its name for people.
+    /// Its title in tables.
     pub title: &'static str,
-    /// How it is written.
+    /// How it is displayed.
     pub unit: Unit,
     of: fn(&MethodReport) -> Option<f64>,
 }
@@ -35,7 +34,7 @@ const fn figure(key: &'static str, title: &'static str, unit: Unit, of: fn(&Meth
     Figure { key, title, unit, of }
 }
 
-/// All figures, in the order of a table's columns.
+/// All metrics, in the order of a table's columns.
 pub const FIGURES: [Figure; 19] = [
     figure("average", "average", Unit::Percent, |m| Some(m.metrics.average_accuracy)),
     figure("whole", "whole", Unit::Percent, |m| Some(m.metrics.whole_accuracy)),
@@ -62,17 +61,17 @@ pub const FIGURES: [Figure; 19] = [
     figure("bundle", "bundle MB", Unit::Megabytes, |m| Some(m.usage.bundle_bytes as f64)),
 ];
 
-/// A mean, and how far single runs lie from it.
+/// A mean with its standard deviation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Mean.
     pub mean: f64,
-    /// Standard deviation of the sample (n - 1); `None` of a single run.
+    /// Sample standard deviation (n - 1); `None` for a single run.
     pub sd: Option<f64>,
 }
 
 impl Spread {
-    /// Of some values; `None` of none.
+    /// The spread of some values; `None` if there are none.
     pub fn of(values: &[f64]) -> Option<Self> {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
@@ -81,7 +80,7 @@ impl Spread {
         (!values.is_empty()).then_some(Self { mean, sd })
     }
 
-    /// As a table writes it.
+    /// The text for a table.
     pub fn text(&self, unit: Unit) -> String {
         let (scale, places) = match unit {
             Unit::Percent => (100.0, 1),
@@ -91,21 +90,21 @@ impl Spread {
         };
         let mean = format!("{:.places$}", scale * self.mean);
         match self.sd.map(|sd| format!("{:.places$}", scale * sd)) {
-            // What every run has the same needs no spread.
+            // Omit a deviation that would be displayed as zero.
             Some(sd) if sd.bytes().any(|b| (b'1'..=b'9').contains(&b)) => format!("{mean} ± {sd}"),
             _ => mean,
         }
     }
 }
 
-/// A method over all its runs.
+/// A method summarised over all its runs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The method.
     pub name: String,
-    /// Its runs.
+    /// Number of its runs.
     pub runs: usize,
-    /// Figures by the keys of [`FIGURES`].
+    /// Metrics by the keys of [`FIGURES`].
     pub figures: BTreeMap<String, Spread>,
     /// After each scored stage, the mean of the main metric over the tasks so far.
     pub average: Vec<Spread>,
@@ -140,7 +139,7 @@ fn summary(name: &str, runs: &[&MethodReport]) -> Summary {
     }
 }
 
-/// The table of all figures that any of the methods has: titles, then a row for each method.
+/// The table of all metrics that any method has: the titles, and a row for each method.
 pub fn table(all: &[Summary]) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let used: Vec<&Figure> = FIGURES.iter().filter(|f| all.iter().any(|s| s.figures.contains_key(f.key))).collect();
     let row = |s: &Summary| -> Vec<String> {

@@ -85,7 +85,7 @@ fn number(v: f64) -> String {
 /// One line of a plot.
 #[derive(Debug)]
 pub(super) struct Line {
-    /// What it is of.
+    /// Name of the line.
     pub name: String,
     /// Value and spread at each stage, from 0 to 1.
     pub points: Vec<(f64, f64)>,
@@ -98,7 +98,7 @@ pub(super) fn lines(series: &[Line], first: usize) -> String {
     let h = (300.0f64).max(top + bottom + 16.0 * series.len() as f64);
     let n = series.iter().map(|s| s.points.len()).max().unwrap_or(1).max(1);
     let x = |i: usize, len: usize| {
-        // A series of one point stands at the last stage.
+        // A line with a single point is placed at the last stage.
         let i = if len == 1 { n - 1 } else { i };
         left + (w - left - right) * if n > 1 { i as f64 / (n - 1) as f64 } else { 0.5 }
     };
@@ -135,7 +135,7 @@ pub(super) fn lines(series: &[Line], first: usize) -> String {
     let mut labels: Vec<(f64, usize)> =
         series.iter().enumerate().filter_map(|(k, l)| Some((y(l.points.last()?.0), k))).collect();
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
-    // Names keep a distance; where the lowest would fall out of the picture all move up.
+    // Names are spaced apart; if the lowest would leave the picture, all move up.
     let mut places: Vec<f64> = Vec::new();
     for (at, _) in &labels {
         places.push(places.last().map_or(*at, |last| at.max(last + 16.0)));
@@ -208,7 +208,7 @@ pub(super) fn scatter(series: &[(String, Vec<(f64, f64)>)], floor: Option<f64>) 
     }
     for (k, (name, points)) in series.iter().enumerate() {
         let at: Vec<String> = points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
-        // Where colours repeat, lines are dashed.
+        // Lines that repeat a colour are dashed.
         let (colour, dash) = (k % COLOURS, if k >= COLOURS { r#" stroke-dasharray="5 4""# } else { "" });
         let _ = write!(s, r#"<polyline class="line c{colour}"{dash} points="{}"/>"#, at.join(" "));
         for p in points {

@@ -1,4 +1,4 @@
-//! What a sweep leaves behind: `sweep.json`, and one page with accuracy against trained numbers.
+//! The report of a sweep: `sweep.json`, and a page with accuracy against trained parameters.
 
 use super::Origin;
 use super::html::open;
@@ -11,11 +11,11 @@ use std::path::Path;
 /// One kind at one size.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Point {
-    /// The kind, as it was named; `head alone` has no module.
+    /// The PET kind as it was given; `head alone` has no module.
     pub kind: String,
-    /// The sized spec.
+    /// The spec at this size.
     pub pet: String,
-    /// Trained numbers of the module; the head's own come on top, the same for all.
+    /// Number of trained parameters of the module; the head's, the same for all, are not counted.
     pub numbers: usize,
     /// The learning rate that was best on the validation rows.
     pub rate: f64,
@@ -25,7 +25,7 @@ pub struct Point {
     pub accuracy: f64,
     /// Accuracy on the test rows of each seed.
     pub by_seed: Vec<f64>,
-    /// (learning rate, accuracy on the validation rows).
+    /// Learning rates that were tried, each with its accuracy on the validation rows.
     pub tried: Vec<(f64, f64)>,
     /// Seconds of all its training and scoring.
     pub seconds: f64,
@@ -34,30 +34,30 @@ pub struct Point {
 /// A whole sweep.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sweep {
-    /// Where it comes from.
+    /// Where the report comes from.
     #[serde(flatten)]
     pub origin: Origin,
-    /// Numbers in the base.
+    /// Number of parameters of the base.
     pub base_parameters: usize,
-    /// Every setting.
+    /// All settings.
     pub settings: String,
-    /// Tasks trained on, one after the other and each alone.
+    /// Tasks trained on, each on its own.
     pub tasks: Vec<String>,
-    /// Their labels.
+    /// Number of labels of each task.
     pub classes: Vec<usize>,
-    /// Rows to train on, to choose the learning rate on, and to score on.
+    /// Number of rows to train on, to choose the learning rate on, and to score on.
     pub rows: [usize; 3],
-    /// The points, in the order they were trained.
+    /// The points, in the order of training.
     pub points: Vec<Point>,
-    /// What could not be sized, and why.
+    /// Kinds and sizes that were skipped, with the reason.
     pub skipped: Vec<String>,
 }
 
 impl Sweep {
-    /// Takes over the points of a sweep that was stopped.
+    /// Takes over the points of an earlier sweep that was stopped.
     ///
     /// # Errors
-    /// If there is one and `resume` is false, or it is of other settings, tasks or another base.
+    /// If there is one and `resume` is false, or it has other settings, tasks or another base.
     pub fn take_earlier(&mut self, dir: &Path, resume: bool) -> Result<()> {
         let file = dir.join("sweep.json");
         if !file.exists() {
@@ -66,14 +66,14 @@ impl Sweep {
         if !resume {
             return Err(Error::new(Code::Duplicate, "the folder holds a sweep already")
                 .in_file(&file)
-                .hint("go on with --resume, or name another folder with --out"));
+                .hint("continue it with --resume, or name another folder with --out"));
         }
         let old: Self = serde_json::from_slice(&fs::read(&file)?)
             .map_err(|e| Error::new(Code::Value, e.to_string()).in_file(&file))?;
-        // The order of settings means nothing.
+        // The order of settings does not matter.
         let [was, is] = [&old.settings, &self.settings].map(|s| s.parse::<toml::Table>().ok());
         if was != is || (&old.tasks, &old.origin.base) != (&self.tasks, &self.origin.base) {
-            return Err(Error::new(Code::Value, "the sweep there is of other settings, tasks or another base")
+            return Err(Error::new(Code::Value, "the sweep there has other settings, tasks or another base")
                 .in_file(&file)
                 .hint("resume with the same command, or name another folder with --out"));
         }
@@ -107,8 +107,8 @@ impl Sweep {
         self.points.iter().find(|p| p.numbers == 0).map(|p| p.accuracy)
     }
 
-    /// The fewest numbers with which each kind gains half of, and nine tenths of, what the best point of
-    /// all gains over the head alone.
+    /// The fewest trained parameters with which each kind reaches half, and nine tenths, of the best point's
+    /// gain over the head alone.
     fn thresholds(&self) -> Vec<(&str, [Option<usize>; 2])> {
         let best = self.points.iter().map(|p| p.accuracy).fold(0.0, f64::max);
         let floor = self.head_alone().unwrap_or(0.0);
@@ -121,7 +121,7 @@ impl Sweep {
 
     /// A plain-text table, for a terminal.
     pub fn text(&self) -> String {
-        let mut s = String::from("   numbers   of base      rate   valid    test  module\n");
+        let mut s = String::from("parameters   of base      rate   valid    test  module\n");
         let mut points: Vec<&Point> = self.points.iter().collect();
         points.sort_by(|a, b| (&a.kind, a.numbers).cmp(&(&b.kind, b.numbers)));
         for p in points {
@@ -139,25 +139,25 @@ impl Sweep {
     fn page(&self) -> String {
         let [train, valid, test] = self.rows;
         let about = format!(
-            "base {} ({} numbers) · {} · {train} rows to train on, {valid} to choose the learning rate, {test} scored",
+            "base {} ({} parameters) · {} · {train} rows to train on, {valid} to choose the learning rate, {test} scored",
             self.origin.base,
             self.base_parameters,
             self.tasks.join(", "),
         );
-        let mut s = open(["ConPET sweep", "Accuracy against trained numbers"], &about, &self.origin);
+        let mut s = open(["ConPET sweep", "Accuracy against trained parameters"], &about, &self.origin);
         let series: Vec<(String, Vec<(f64, f64)>)> = self
             .kinds()
             .into_iter()
             .map(|(k, points)| (k.to_owned(), points.iter().map(|p| (p.numbers as f64, p.accuracy)).collect()))
             .collect();
-        s += "<h2>Test accuracy, % (trained numbers of the module, logarithmic; dashed: the head alone)</h2>";
+        s += "<h2>Test accuracy, % (trained parameters of the module, logarithmic; dashed: the head alone)</h2>";
         s += &scatter(&series, self.head_alone());
-        s += "<h2>Fewest numbers that reach a part of the best gain over the head alone</h2><div class=wrap><table><tr><th>kind</th><th>half</th><th>nine tenths</th></tr>";
+        s += "<h2>Fewest parameters that reach a part of the best gain over the head alone</h2><div class=wrap><table><tr><th>kind</th><th>half</th><th>nine tenths</th></tr>";
         let cell = |n: Option<usize>| n.map_or_else(|| "not reached".into(), |n| n.to_string());
         for (kind, [half, most]) in self.thresholds() {
             let _ = write!(s, "<tr><td>{}</td><td>{}</td><td>{}</td></tr>", escape(kind), cell(half), cell(most));
         }
-        s += "</table></div><h2>Points</h2><div class=wrap><table><tr><th>module</th><th>numbers</th><th>of the base</th><th>rate</th><th>valid %</th><th>test %</th><th>each seed %</th><th>s</th></tr>";
+        s += "</table></div><h2>Points</h2><div class=wrap><table><tr><th>module</th><th>parameters</th><th>of the base</th><th>rate</th><th>valid %</th><th>test %</th><th>each seed %</th><th>s</th></tr>";
         for p in &self.points {
             let seeds: Vec<String> = p.by_seed.iter().map(|v| format!("{:.1}", 100.0 * v)).collect();
             let name = if p.numbers == 0 { format!("{} ({})", p.kind, p.pet) } else { p.pet.clone() };

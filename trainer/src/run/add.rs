@@ -1,4 +1,4 @@
-//! One more task onto a bundle: its settings go on as the bundle has them.
+//! Learns one more task onto a bundle, with the settings that the bundle has.
 
 use super::{Run, resume};
 use crate::config::Config;
@@ -46,12 +46,12 @@ impl<'a> Run<'a> {
     /// Learns the last task only, onto the bundle. `None` if stopped.
     ///
     /// # Errors
-    /// If the rows are others than those that a stopped run of the same task was begun with.
+    /// If a stopped run of the same task was begun with other rows.
     pub fn add(&mut self) -> Result<Option<StageScores>> {
         let t = self.services.tasks().len() - 1;
         let rows = self.work.join("rows-add.json");
         if !self.services.has_checkpoint() {
-            // Nothing was begun that other rows could spoil.
+            // No checkpoint exists yet, so the rows may change.
             let _ = std::fs::remove_file(&rows);
         }
         resume::same_rows(&rows, &self.services.tasks()[t..])?;
@@ -64,7 +64,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Whether a task of this name can be learned without the rows of those before it.
+/// Checks that a task of this name can be learned without the rows of earlier tasks.
 fn can_grow(bundle: &Bundle, name: &str) -> Result<()> {
     let m = bundle.manifest();
     if m.tasks.iter().any(|t| t.name == name) {
@@ -77,7 +77,7 @@ fn can_grow(bundle: &Bundle, name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Code::Unsupported, format!("a bundle learned by {} with a {} selector", m.method, m.selector.kind.name()))
-        .hint("add needs no older rows, so it works for --method per-task, and dynamic with any --selector but conpet; run the stream again for others"))
+        .hint("add has no rows of earlier tasks, so it works for --method per-task, and for dynamic with any --selector but conpet; run the stream again for others"))
 }
 
 /// The bundle's tasks, without rows.
@@ -97,8 +97,8 @@ fn known(bundle: &Bundle) -> Vec<Task> {
     bundle.manifest().tasks.iter().map(task).collect()
 }
 
-/// Settings with those that all stages of a bundle share as the bundle has them: the method, the trunk, and
-/// what the selector reads and how it decides.
+/// Settings in which those that all stages of a bundle share are taken from the bundle: the method, the trunk,
+/// and what the selector reads and how it decides.
 ///
 /// # Errors
 /// If the bundle's selector cannot be read.
@@ -115,12 +115,12 @@ pub fn inherited(mut config: Config, bundle: &Bundle, spec: &ModelSpec) -> Resul
     Ok(config)
 }
 
-/// Refuses a setting that was given by name and is not as the bundle has it.
+/// Fails if a setting that was given by name differs from the bundle's.
 ///
 /// # Errors
 /// Names the setting, its value, and the bundle's.
 pub fn refuse_conflicts(given: &[&str], config: &Config, bundle: &Bundle, spec: &ModelSpec) -> Result<()> {
-    // In the bundle's own spelling: a trunk of a third is a number of layers, and so on.
+    // Compare in the bundle's spelling, in which for example a trunk of "a third" is a number of layers.
     let mut asked = config.clone();
     asked.services.module.trunk = Trunk::Layers(config.services.module.trunk(spec)?);
     asked.methods.dynamic = config.methods.dynamic.canonical(spec, bundle.manifest().trunk as usize)?;

@@ -1,7 +1,7 @@
-//! Where a run that was stopped goes on: what it was begun with, how far it came, what it cost.
+//! Resuming a stopped run: what it was begun with, how far it came, and what it cost.
 //!
-//! In the work folder: `settings.toml`, `rows.json` (the digest of each task), `usage.json`, and
-//! `scores-N.json` of each stage that was scored.
+//! The work folder holds `settings.toml`, `rows.json` (the digest of each task), `usage.json`, and
+//! `scores-N.json` for each stage that was scored.
 
 use super::Run;
 use crate::config::Config;
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 impl Run<'_> {
-    /// How many stages are already in the bundle.
+    /// Number of stages already in the bundle.
     pub(super) fn resume_point(&mut self, resume: bool) -> Result<usize> {
         let settings = self.work.join("settings.toml");
         let begun = self.out.exists();
@@ -27,9 +27,9 @@ impl Run<'_> {
         } else if begun {
             return Err(Error::new(Code::Duplicate, "the bundle already exists")
                 .in_file(&self.out)
-                .hint("go on with --resume, add a task with conpet-train add, or choose another name"));
+                .hint("continue it with --resume, add a task with conpet-train add, or choose another name"));
         } else {
-            // A checkpoint in the work folder is only good for the settings it was made with.
+            // Checkpoints of an earlier run are only valid for its own settings.
             let old = std::fs::read_dir(&self.work).map_err(|e| Error::io("list", e).in_file(&self.work))?;
             old.flatten().for_each(|e| drop(std::fs::remove_file(e.path())));
         }
@@ -52,7 +52,7 @@ impl Run<'_> {
         Ok(done)
     }
 
-    /// What the processes before this one cost, so that a resumed run's report counts them.
+    /// The cost of earlier processes of this run, so that the report of a resumed run includes them.
     fn earlier_usage(&self) -> Usage {
         let kept = std::fs::read(self.work.join("usage.json")).unwrap_or_default();
         serde_json::from_slice(&kept).unwrap_or_default()
@@ -72,7 +72,7 @@ fn write_json(file: &Path, what: &impl serde::Serialize) -> Result<()> {
     fs::write_atomic(file, |w| w.write_all(&json).map_err(|e| Error::io("write", e)))
 }
 
-/// Refuses settings other than those in `file`, by the name of the first that differs.
+/// Fails if the settings differ from those in `file`; names the first that differs.
 fn same_settings(file: &Path, config: &Config) -> Result<()> {
     let Ok(text) = std::fs::read_to_string(file) else { return Ok(()) };
     let old = Config::parse(&text).map_err(|e| e.in_file(file))?;
@@ -83,8 +83,8 @@ fn same_settings(file: &Path, config: &Config) -> Result<()> {
         .hint("resume with the same command"))
 }
 
-/// Refuses tasks other than those noted in `file` when the run was begun, by the name of the first that differs, and
-/// notes those that are new.
+/// Fails if tasks differ from those recorded in `file` when the run was begun, naming the first that differs;
+/// records new ones.
 pub(super) fn same_rows(file: &Path, tasks: &[Task]) -> Result<()> {
     let mut known: BTreeMap<String, String> = match std::fs::read(file) {
         Ok(bytes) => {
@@ -105,14 +105,14 @@ pub(super) fn same_rows(file: &Path, tasks: &[Task]) -> Result<()> {
     write_json(file, &known)
 }
 
-/// A digest of all that is learned from a task: its rows' files, labels, template and longest answer.
+/// A digest of everything that is learned from a task: its rows' files, labels, template and longest answer.
 fn identity(task: &Task) -> String {
     let parts = format!("{} {:?} {:?} {}", task.digest, task.labels, task.template, task.max_answer);
     file_digest(parts.as_bytes())
 }
 
-/// Scores kept by an earlier process, of the first `seen` tasks: another release scored what was
-/// learned at once on all tasks together.
+/// Scores kept by an earlier process, if they are of the first `seen` tasks: earlier releases scored methods
+/// that learn all tasks at once on all tasks together.
 pub(super) fn kept_scores(file: &Path, seen: usize) -> Option<StageScores> {
     let scores: StageScores = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
     scores.rows.iter().skip(seen).all(|n| *n == 0).then_some(scores)

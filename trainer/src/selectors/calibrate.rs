@@ -13,17 +13,17 @@ use conpet_formats::selector::Decision;
 use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::select::Selector;
 
-/// What [`conpet_formats::novelty`] needs of the classes; empty where they are no Gaussians.
+/// What [`conpet_formats::novelty`] needs to know of the classes; empty if they are not Gaussians.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Form {
-    /// `[classes]`.
+    /// The shifts `[classes]`.
     pub shift: Vec<f32>,
-    /// `[classes (classes + 1) / 2]`.
+    /// The quadratic form `[classes (classes + 1) / 2]`.
     pub form: Vec<f32>,
 }
 
-/// The whole payload, and the temperature: both found with the runtime's own decisions on validation rows, of which
-/// a part `abstain` may count as unlike any task.
+/// Completes the payload and finds the temperature, both from the runtime's own decisions on validation rows,
+/// of which a fraction `abstain` may be refused.
 pub(super) fn calibrate(
     services: &Services<'_>,
     entry: &mut SelectorEntry,
@@ -34,7 +34,7 @@ pub(super) fn calibrate(
 ) -> Result<(Vec<u8>, f32)> {
     let open = |limit: f32| Novelty::new(form.shift.clone(), form.form.clone(), limit);
     let mut trial = payload.clone();
-    // At temperature 1, and refusing nothing.
+    // A trial at temperature 1 that refuses nothing.
     open(f32::from(half::f16::MAX)).write(&mut trial)?;
     entry.temperature = Decimal::from_f64(1.0);
     entry.threshold = Decimal::from_f64(0.0);
@@ -50,8 +50,8 @@ pub(super) fn calibrate(
     Ok((payload.finish()?, best_temperature(&rows, &truth)))
 }
 
-/// The novelty that a part `share` of the rows exceeds. Fewer rows than can show such a part leave
-/// as much room above the largest as lies between it and the middle.
+/// The novelty that a fraction `share` of the rows exceeds. If there are too few rows for such a quantile, the
+/// limit is as far above the largest novelty as that is above the median.
 fn limit(rows: &[Decision], share: f64) -> f32 {
     let mut all: Vec<f32> = rows.iter().map(|d| d.novelty).collect();
     all.sort_by(f32::total_cmp);
@@ -62,7 +62,7 @@ fn limit(rows: &[Decision], share: f64) -> f32 {
     } else {
         all[((n - 1) as f64 * (1.0 - share)).floor() as usize]
     };
-    // What a payload may hold.
+    // The range of F16, which the payload stores.
     limit.clamp(-f32::from(half::f16::MAX), f32::from(half::f16::MAX))
 }
 

@@ -1,9 +1,9 @@
 //! The nearest class mean (Rosenblatt's "minimum distance" rule; continual: Rebuffi et al. 2017).
 //!
-//! `score[c] = -½ ‖T (x - μ_c)‖²` less what all classes share, with `T` the identity (`plain`), each
-//! direction's own deviation over all rows (`scaled`), or `TᵀT = Σ⁻¹` of all rows (`whitened`, shrunk as
-//! [`super::lda`]'s). Unlike lda, which knows the covariance within classes, it asks only what all
-//! rows together look like.
+//! `score[c] = -½ ‖T (x - μ_c)‖²` up to a term that all classes share, with `T` the identity (`plain`), each
+//! direction divided by its deviation over all rows (`scaled`), or `TᵀT = Σ⁻¹` of all rows (`whitened`, shrunk
+//! as in [`super::lda`]). Unlike lda, which uses the covariance within classes, it uses only that of all rows
+//! together.
 
 use super::calibrate::Form;
 use super::fitting::{Fit, Scores, earlier, enter, extended, feature_dim};
@@ -18,19 +18,19 @@ use conpet_formats::bundle::Draft;
 use serde::{Deserialize, Serialize};
 
 settings! { "centroid" Settings Flags {
-    /// centroid: where distances are measured.
+    /// centroid: the space in which distances are measured.
     centroid: Space = Space::Whitened, any();
 }}
 
-/// The spaces distances may be taken in.
+/// The spaces in which distances can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Space {
-    /// Seen through the covariance of all rows.
+    /// Whitened by the covariance of all rows.
     Whitened,
-    /// Each direction by its deviation.
+    /// Each direction divided by its deviation.
     Scaled,
-    /// As the features are.
+    /// The features as they are.
     Plain,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
     Ok(true)
 }
 
-/// The scores in a space.
+/// Solves for the scores in a space.
 ///
 /// # Errors
 /// If the covariance is singular even after shrinking.
@@ -50,7 +50,7 @@ pub fn solve(s: &Stats, space: Space, shrinkage: f64) -> Result<Scores> {
     let total = s.covariance_of_all();
     let covariance = match space {
         Space::Whitened => shrunk(total, s.dim, shrinkage),
-        // Nothing but the diagonal is left.
+        // With full shrinkage only the diagonal is left.
         Space::Scaled => shrunk(total, s.dim, 1.0),
         Space::Plain => (0..s.dim).flat_map(|i| (0..=i).map(move |j| f64::from(u8::from(i == j)))).collect(),
     };
@@ -61,7 +61,7 @@ pub fn solve(s: &Stats, space: Space, shrinkage: f64) -> Result<Scores> {
 mod tests {
     use super::*;
 
-    /// Two classes apart in a quiet direction; the loud one says nothing.
+    /// Two classes that differ in a direction of small variance; the direction of large variance is noise.
     fn stats() -> Stats {
         let mut s = Stats::new(2);
         s.grow(2);

@@ -1,6 +1,6 @@
-//! The published selector (Song et al. 2023, Dynamic ConPET): a LoRA of its own on the base and a T-way
-//! linear head, trained on a task-uniform mixture of new and old rows with a step budget that does
-//! not depend on the number of tasks. It needs the rows of all tasks so far.
+//! The published selector (Song et al. 2023, Dynamic ConPET): a LoRA of its own on the base and a T-way linear
+//! head, trained on a mixture of new and old rows, uniform over tasks, with a step budget that does not depend
+//! on the number of tasks. It needs the rows of all tasks so far.
 
 use super::fitting::Fit;
 use crate::data::Joined;
@@ -15,7 +15,7 @@ use conpet_formats::selector::{self, SelectorKind};
 use conpet_formats::tensors::TensorsWriter;
 use std::ops::Range;
 
-/// Rows labelled with their task.
+/// Rows whose class is their task.
 struct ByTask<'a> {
     rows: Joined<'a>,
     task: Vec<u32>,
@@ -44,7 +44,7 @@ impl Examples for ByTask<'_> {
 pub(super) fn fit(services: &mut Services<'_>, _: &Settings, draft: &mut Draft, new: &Fit<'_>) -> Result<bool> {
     let t = new.task;
     if t == 0 {
-        // One task needs no choice.
+        // With one task there is nothing to choose.
         draft.manifest.selector.kind = SelectorKind::Single;
         return Ok(true);
     }

@@ -1,5 +1,5 @@
-//! What selectors have in common: the settings that several of them read, the statistics or the memory
-//! they go on from, and the entry in the stage.
+//! The common part of selectors: the settings that several of them read, the statistics or the memory that they
+//! continue from, and the entry in the stage.
 
 use super::calibrate::{self, Form};
 use super::stats::Stats;
@@ -14,45 +14,47 @@ use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::{Code, Error, Result};
 
 settings! { "Selector" Settings Flags {
-    /// What chooses the task: lda, ridge, centroid (closed forms); linear, mlp (trained on a small memory of features); conpet (a module and a T-way head of its own, trained with replay); uniform (all modules run); task (named by the caller).
+    /// The selector, which chooses the task: lda, ridge, centroid (closed forms); linear, mlp (trained on a
+    /// small memory of features); conpet (a module and a T-way head of its own, trained with replay); uniform
+    /// (all modules run); task (named by the caller).
     selector: String = SelectorKind::Lda.name().into(), any();
-    /// What the selector reads, in the same form as head-feature.
+    /// The feature that the selector reads, in the same form as head-feature.
     selector_feature: String = "trunk:mean".into(), any();
-    /// Most candidate modules to run where the selector is unsure.
+    /// Most candidate modules to run if the selector is unsure.
     top_k: u32 = 2, at_least_one();
-    /// The selector is unsure below this margin between its two best tasks.
+    /// The selector is unsure if the margin between its two best tasks is below this.
     margin: f64 = 0.5, part();
-    /// Part of a task's validation rows that may count as unlike any task, where the selector abstains.
+    /// Fraction of a task's validation rows that the selector may refuse as unlike any task.
     abstain: f64 = 0.01, part();
-    /// lda, centroid: shrinkage of the covariance, from 0 to 1; ridge: its strength.
+    /// lda, centroid: shrinkage of the covariance, from 0 to 1; ridge: strength of the regularisation.
     shrinkage: f64 = 0.05, part();
     /// linear, mlp: rows of each class whose features are remembered.
     selector_memory: usize = 20, at_least_one();
-    /// linear, mlp: training steps, for each task.
+    /// linear, mlp: training steps for each task.
     selector_steps: u64 = 400, at_least_one();
 }}
 
-/// A fit that is wanted: a kind of selector, after a task was learned.
+/// A request to fit a selector after a task was learned.
 #[derive(Debug, Clone, Copy)]
 pub struct Fit<'a> {
-    /// The kind.
+    /// The kind of selector.
     pub kind: SelectorKind,
     /// The settings that kinds share.
     pub common: &'a Settings,
-    /// The task that was just learned, by its place in the stream.
+    /// Index in the stream of the task that was just learned.
     pub task: usize,
-    /// Its training rows, with the selector's features.
+    /// Training rows of the task, with the selector's features.
     pub train: &'a Prepared,
-    /// Its validation rows, likewise.
+    /// Validation rows of the task, with the selector's features.
     pub valid: &'a Prepared,
 }
 
 /// Linear scores over classes: `score[c] = weight[c] · x + bias[c]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
-    /// `[classes, dim]`.
+    /// Weights `[classes, dim]`.
     pub weight: Vec<f32>,
-    /// `[classes]`.
+    /// Biases `[classes]`.
     pub bias: Vec<f32>,
 }
 
@@ -63,7 +65,7 @@ impl Scores {
         rows.map(|(w, b)| w.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + b).collect()
     }
 
-    /// A payload with these scores; more may be added to it.
+    /// A payload with these scores, to which more tensors may be added.
     pub(super) fn payload(&self) -> Result<TensorsWriter<'static>> {
         let (classes, mut w) = (self.bias.len(), TensorsWriter::new());
         w.add_f32(selector::WEIGHT, &[classes, self.weight.len() / classes.max(1)], &self.weight)?;
@@ -72,11 +74,11 @@ impl Scores {
     }
 }
 
-/// The bundle's sections of the selector so far (payload, and what it carries from task to task);
+/// The bundle's sections of the selector so far (its payload, and the data it carries from task to task);
 /// `None` before the first task.
 ///
 /// # Errors
-/// If the bundle has tasks, but its selector carries nothing to go on from.
+/// If the bundle has tasks, but its selector carries nothing to continue from.
 pub(super) fn earlier<'r>(
     services: &'r Services<'_>,
     draft: &Draft,
@@ -91,7 +93,7 @@ pub(super) fn earlier<'r>(
     }
 }
 
-/// Extends the statistics so far by the new task's features, `[rows, dim]`.
+/// The statistics so far, extended by the new task's features `[rows, dim]`.
 pub(super) fn extended(
     services: &Services<'_>,
     new: &Fit<'_>,
@@ -110,8 +112,8 @@ pub(super) fn extended(
     Ok(stats)
 }
 
-/// Enters a selector that scores classes: `payload` is complete but for the classes' tasks and what
-/// is calibrated, `carried` is what the next task goes on from.
+/// Enters a selector that scores classes into the draft: `payload` lacks only the classes' tasks and the
+/// calibration, `carried` is the data that the next task continues from.
 pub(super) fn enter(
     services: &Services<'_>,
     draft: &mut Draft,
@@ -142,12 +144,12 @@ pub(super) fn enter(
     Ok(())
 }
 
-/// Length of what the selector reads; 0 where it reads nothing of the trunk.
+/// Length of the selector's feature; 0 if it reads none.
 pub(super) fn feature_dim(services: &Services<'_>) -> usize {
     services.selector_feature().map_or(0, |f| f.dim(services.spec().hidden))
 }
 
-/// Mean of each column of rows `x [n, dim]`, and one over its deviation.
+/// Mean of each column of `x [n, dim]`, and the reciprocal of its deviation.
 pub(super) fn standard(x: &[f32], dim: usize) -> (Vec<f32>, Vec<f32>) {
     let n = (x.len() / dim).max(1) as f64;
     let column = |i: usize| x.iter().skip(i).step_by(dim).map(|v| f64::from(*v));
@@ -155,7 +157,7 @@ pub(super) fn standard(x: &[f32], dim: usize) -> (Vec<f32>, Vec<f32>) {
         .map(|i| {
             let mean = column(i).sum::<f64>() / n;
             let variance = column(i).map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
-            // A column that never moves says nothing, however it is scaled.
+            // A constant column carries no information, so its scale is 0.
             (mean as f32, if variance > 1e-12 { (1.0 / variance.sqrt()) as f32 } else { 0.0 })
         })
         .unzip()

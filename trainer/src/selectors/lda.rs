@@ -1,9 +1,9 @@
 //! Linear discriminant analysis: Gaussian classes with one shared covariance (Fisher 1936).
 //!
 //! `score[c] = (μ_c - μ)ᵀ Σ⁻¹ (x - ½ (μ_c + μ))` with the mean `μ` of all rows, equal priors (which is
-//! `μ_cᵀ Σ⁻¹ x - ½ μ_cᵀ Σ⁻¹ μ_c` less what all classes share); `Σ = (1 - γ) S + γ diag(S)` with the
-//! pooled within-class covariance `S` (shrinkage towards "target D" of Schäfer & Strimmer 2005, γ given).
-//! Token n-grams may be counted beside it ([`super::ngrams`]).
+//! `μ_cᵀ Σ⁻¹ x - ½ μ_cᵀ Σ⁻¹ μ_c` up to a term that all classes share); `Σ = (1 - γ) S + γ diag(S)` with the
+//! pooled within-class covariance `S` (shrinkage towards "target D" of Schäfer & Strimmer 2005, γ given). Token
+//! n-grams may be counted beside it ([`super::ngrams`]).
 
 use super::calibrate::Form;
 use super::fitting::{Fit, Scores, earlier, enter, extended, feature_dim};
@@ -30,7 +30,7 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
     let stats = extended(services, new, before.map(|x| x.1), &new.train.features, feature_dim(services))?;
     let (scores, form) = solve(&stats, new.common.shrinkage)?;
     let mut payload = scores.payload()?;
-    // A bundle that began without n-grams goes on without: the rows to count are gone.
+    // A bundle that began without n-grams continues without them, since the earlier rows can no longer be counted.
     let counts = match before {
         Some((payload, _)) => Counts::read(payload).map_err(|e| e.in_section("selector"))?,
         None => (own.ngram_weight > 0.0).then(Counts::default),
@@ -46,7 +46,7 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
     Ok(true)
 }
 
-/// The weight of the n-grams in a payload; 0 where it has none.
+/// The weight of the n-grams in a payload; 0 if it has none.
 ///
 /// # Errors
 /// If the payload cannot be read.
@@ -55,12 +55,12 @@ pub(super) fn stored_weight(payload: &[u8]) -> Result<f64> {
     Ok(scale.and_then(|s| s.first().copied()).map_or(0.0, as_stored))
 }
 
-/// A weight as the payload's f32 means it: the shortest decimal that is that number.
+/// The weight that a stored f32 stands for: the shortest decimal that rounds to it.
 pub(super) fn as_stored(weight: f32) -> f64 {
     weight.to_string().parse().unwrap_or_else(|_| f64::from(weight))
 }
 
-/// The scores, and the form of their novelty.
+/// Solves for the scores and the form of their novelty.
 ///
 /// # Errors
 /// If the covariance is singular even after shrinking.
@@ -71,11 +71,11 @@ pub fn solve(s: &Stats, shrinkage: f64) -> Result<(Scores, Form)> {
     Ok((scores, form))
 }
 
-/// `(1 - γ) S + γ diag(S)`, in place, for a lower triangle by rows.
+/// `(1 - γ) S + γ diag(S)`, for a lower triangle by rows.
 pub(super) fn shrunk(mut cov: Vec<f64>, d: usize, shrinkage: f64) -> Vec<f64> {
     let diagonal = |i: usize| i * (i + 1) / 2 + i;
-    // States have a few directions of huge variance: a target that keeps each direction's own
-    // variance does not drown the others, as a multiple of the identity would.
+    // States have a few directions of huge variance. A target that keeps each direction's own variance does not
+    // drown the others, as a multiple of the identity would.
     let floor = 1e-6 * (0..d).map(|i| cov[diagonal(i)]).sum::<f64>() / d as f64 + 1e-12;
     let keep: Vec<f64> = (0..d).map(|i| cov[diagonal(i)] + floor).collect();
     cov.iter_mut().for_each(|v| *v *= 1.0 - shrinkage);
@@ -83,11 +83,11 @@ pub(super) fn shrunk(mut cov: Vec<f64>, d: usize, shrinkage: f64) -> Vec<f64> {
     cov
 }
 
-/// Scores of Gaussian classes with equal priors and one covariance, given factored; and their
+/// Scores of Gaussian classes with equal priors and one covariance (given as its Cholesky factor); and their
 /// weights `Σ⁻¹ (μ_c - μ)`, `[classes, dim]`, unrounded.
 pub(super) fn class_gaussians(s: &Stats, covariance: &Cholesky) -> (Scores, Vec<f64>) {
-    // Seen from the mean of all rows: what the classes share adds the same to every score, and in
-    // f32 it would drown what they do not.
+    // Relative to the mean of all rows: what the classes share adds the same to every score, and in f32 it
+    // would drown the differences.
     let centre = s.mean();
     let rows: Vec<(Vec<f64>, f32)> = s
         .means()
@@ -123,7 +123,7 @@ fn form(s: &Stats, weights: &[f64]) -> Result<Form> {
         })
         .collect();
     let shift: Vec<f32> = (0..n).map(|i| 0.5 * gram[i * n + i] as f32).collect();
-    // Classes further apart than a payload can say need no finer measure.
+    // Classes too far apart for the payload's range need no such form.
     if shift.iter().any(|h| *h > f32::from(half::f16::MAX)) {
         return Ok(Form::default());
     }
@@ -139,8 +139,8 @@ mod tests {
 
     #[test]
     fn separates_gaussians_along_the_right_direction() {
-        // Two classes differ in x1 only; x0 has large noise that is correlated with x1's. Both are far
-        // from the origin, which must not show in the scores.
+        // Two classes differ in x1 only; x0 has large noise that is correlated with x1's. Both are far from the
+        // origin, which must not affect the scores.
         let mut rng = Stream::new(1, "t", 0);
         let mut s = Stats::new(2);
         s.grow(2);
@@ -169,7 +169,7 @@ mod tests {
         for i in 0..90 {
             let mut x = rng.symmetric(d, 1.0);
             x[i % classes] += 3.0;
-            // Classes of different size weigh differently in what all rows look like.
+            // Classes of different size have different weight in the statistics of all rows.
             s.add(&x, &[if i < 40 { 0 } else { i % classes }]);
         }
         let (scores, form) = solve(&s, 0.2).unwrap();
@@ -196,7 +196,7 @@ mod tests {
             let want = 0.5 * (nearest - distance(&all, &x, &centre));
             let states = scores.of(&x);
             let got = f64::from(novelty.of(&states, &states, 0.0));
-            // f32 scores of some tens.
+            // The scores are f32 values of some tens.
             assert!((got - want).abs() < 1e-3 * (1.0 + want.abs()), "{got} for {want}");
         }
     }

@@ -1,9 +1,8 @@
-//! A bounded memory: features of a few rows of each class, kept in the bundle for selectors that are
-//! trained anew at each task.
+//! A bounded memory: features of a few rows of each class, kept in the bundle for selectors that are retrained
+//! at each task.
 //!
-//! No text is kept, and what is kept of a class never grows: `[rows of a class, dim]` in F16. Rows are
-//! drawn uniformly while they are at hand (all rows of a class come with its task, so this is what
-//! reservoir sampling, Vitter 1985, ends with).
+//! No text is kept, and the number of rows of a class never grows. Rows are drawn uniformly when their task is
+//! learned (all rows of a class come with its task, so the result is that of reservoir sampling, Vitter 1985).
 //!
 //! Payload: [`ROWS`] F16 `[n, dim]`, [`CLASSES`] I32 `[n]`.
 
@@ -11,22 +10,22 @@ use crate::rng::Stream;
 use conpet_formats::tensors::{Tensors, TensorsWriter};
 use conpet_formats::{Code, Error, Result};
 
-/// Name of the features.
+/// Tensor name of the features.
 pub const ROWS: &str = "memory.rows";
-/// Name of their classes.
+/// Tensor name of the classes.
 pub const CLASSES: &str = "memory.classes";
 
 /// Features with their classes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
-    /// `[n, dim]`.
+    /// Features `[n, dim]`.
     pub rows: Vec<f32>,
-    /// `[n]`.
+    /// Classes `[n]`.
     pub classes: Vec<usize>,
 }
 
 impl Memory {
-    /// Adds at most `most` rows of each class of `x [n, dim]`, drawn by the seed.
+    /// Adds at most `most` rows of each class of `x [n, dim]`, drawn at random by the seed.
     pub fn add(&mut self, x: &[f32], classes: &[usize], most: usize, seed: u64) {
         let dim = x.len() / classes.len().max(1);
         let mut known: Vec<usize> = classes.to_vec();
@@ -57,7 +56,7 @@ impl Memory {
         w.finish()
     }
 
-    /// Reads a memory of features of `dim` numbers.
+    /// Reads a memory of features of length `dim`.
     ///
     /// # Errors
     /// If tensors are missing or do not fit.

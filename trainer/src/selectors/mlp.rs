@@ -1,4 +1,4 @@
-//! One hidden layer on features, trained on a bounded memory and the new rows ([`super::softmax`]).
+//! A network with one hidden layer on features, trained on a bounded memory and the new rows ([`super::softmax`]).
 
 use super::fitting::Fit;
 use super::softmax;
@@ -25,7 +25,7 @@ mod tests {
 
     #[test]
     fn a_hidden_layer_learns_what_no_line_can() {
-        // Exclusive or.
+        // The XOR function.
         let corners = [[0.0f32, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]];
         let m = Memory { rows: corners.concat(), classes: vec![0, 1, 1, 0] };
         let net = train(&m, 2, 2, 16, 300, 1).unwrap();

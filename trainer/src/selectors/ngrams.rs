@@ -1,15 +1,15 @@
-//! Counting token n-grams by class, see [`conpet_formats::ngrams`].
+//! Counts of token n-grams by class, see [`conpet_formats::ngrams`].
 
 use conpet_formats::ngrams::{CLASSES, COUNTS, FIRST, Gram, KEYS, SCALE, TOTALS, grams};
 use conpet_formats::tensors::{Tensors, TensorsWriter};
 use conpet_formats::{Code, Error, Result};
 use std::collections::BTreeMap;
 
-/// Added to every count: small, because a gram that a class never had says much about short texts
-/// (0.003 to 0.03 do alike on clinc150's validation rows, 0.1 worse).
+/// Added to every count. It is small, because an n-gram that a class never had says much about short texts
+/// (0.003 to 0.03 do equally well on clinc150's validation rows, 0.1 does worse).
 const SMOOTHING: f32 = 0.01;
 
-/// How often each class has each gram.
+/// How often each n-gram occurs in each class.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counts {
     grams: BTreeMap<Gram, BTreeMap<i32, i32>>,

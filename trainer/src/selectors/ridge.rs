@@ -2,11 +2,11 @@
 //!
 //! `W = (X̃ᵀX̃ + λ n I)⁻¹ X̃ᵀ(Y - Ȳ)` on centred features: `X̃ᵀX̃` and `X̃ᵀY` follow from moment and sums.
 //!
-//! With `--random-features N` the features are first made into `max(0, R x + b)` with `N` random units
-//! (McDonnell et al. 2023, "RanPAC"), which lets a linear solution bend. The bundle keeps the seed, not `R`.
-//! Each direction is standardised before, by the first task's rows: states have a few directions of huge
-//! variance that every random unit would otherwise listen to. It stays so for all later tasks, whose
-//! statistics are of the same random units.
+//! With `--random-features N` the features are first mapped to `max(0, R x + b)` with `N` random units
+//! (McDonnell et al. 2023, "RanPAC"), which makes the linear solution nonlinear in `x`. The bundle keeps the
+//! seed, not `R`. Before that, each direction is standardised by the first task's rows: states have a few
+//! directions of huge variance that would otherwise dominate every random unit. All later tasks use the same
+//! standardisation, because the statistics are of the same random units.
 
 use super::calibrate::Form;
 use super::fitting::{Fit, Scores, earlier, enter, extended, feature_dim, standard};
@@ -23,14 +23,14 @@ use conpet_runtime::select::through;
 use rayon::prelude::*;
 
 settings! { "ridge" Settings Flags {
-    /// ridge: random units that the features are read through; 0 reads them as they are.
+    /// ridge: number of random units that the features are mapped through; 0 uses the features themselves.
     random_features: usize = 0, such(format!("0 to {}", hidden::MOST), |n| *n <= hidden::MOST);
 }}
 
 pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft, new: &Fit<'_>) -> Result<bool> {
     let (dim, size, seed) = (feature_dim(services), own.random_features, services.settings().training.seed);
     let before = earlier(services, draft, new)?;
-    // Shift and scale, where there are random features: of the bundle, or for a new one.
+    // Shift and scale for random features: the bundle's, or new ones for the first task.
     let standard = match before {
         None => (size > 0).then(|| standard(&new.train.features, dim)),
         Some((payload, _)) => {
@@ -44,9 +44,7 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
         (None, Some((shift, scale))) => Some(Hidden::random(seed, size, shift, scale)),
         (None, None) => None,
     };
-    let features = layer
-        .as_ref()
-        .map(|h| through(h, services.engine().cpu(), &new.train.features));
+    let features = layer.as_ref().map(|h| through(h, services.engine().cpu(), &new.train.features));
     let (x, width) = (features.as_deref().unwrap_or(&new.train.features), layer.as_ref().map_or(dim, Hidden::size));
     let stats = extended(services, new, before.map(|x| x.1), x, width)?;
     let mut payload = solve(&stats, new.common.shrinkage)?.payload()?;
@@ -61,7 +59,7 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
     Ok(true)
 }
 
-/// The random units in a payload.
+/// The number of random units in a payload.
 ///
 /// # Errors
 /// If the payload cannot be read.
@@ -69,7 +67,7 @@ pub(super) fn stored_units(payload: &[u8], dim: usize) -> Result<usize> {
     Ok(Hidden::load(payload, dim)?.map_or(0, |h| h.size()))
 }
 
-/// The scores; `lambda` is relative to the mean diagonal of the covariance.
+/// Solves for the scores; `lambda` is relative to the mean diagonal of the covariance.
 ///
 /// # Errors
 /// If the system is singular.
@@ -131,7 +129,10 @@ mod tests {
         };
         let (shift, scale) = standard(&x, 2);
         let layer = Hidden::random(1, 64, &shift, &scale);
-        let cpu = conpet_runtime::cpu::Cpu { kernels: conpet_runtime::kernels::Kernels::naive(), ..conpet_runtime::cpu::Cpu::new(1) };
+        let cpu = conpet_runtime::cpu::Cpu {
+            kernels: conpet_runtime::kernels::Kernels::naive(),
+            ..conpet_runtime::cpu::Cpu::new(1)
+        };
         let wide = through(&layer, &cpu, &x);
         assert!(right(&x) < 60, "{} without", right(&x));
         assert_eq!(right(&wide), 80);

@@ -1,10 +1,10 @@
 //! Training of `linear` and `mlp`: multinomial logistic regression on features, with or without a
 //! hidden layer, over all classes so far.
 //!
-//! A batch draws classes uniformly and then a row of each, so that a class with its few remembered rows
-//! counts as much as a new one with all of its own. The number of steps is set, so that a task costs
-//! the same however many came before. Trained anew each time, on standardised features; the
-//! standardisation is folded into the weights.
+//! A batch draws classes uniformly and then a row of each, so that a class with a few remembered rows counts as
+//! much as a new one with all its rows. The number of steps is fixed, so that a task costs the same however
+//! many came before. It is retrained for each task, on standardised features; the standardisation is folded
+//! into the weights.
 
 use super::calibrate::Form;
 use super::fitting::{Fit, Scores, earlier, enter, feature_dim, standard};
@@ -21,23 +21,23 @@ use conpet_formats::hidden;
 use conpet_formats::{Code, Error, Result};
 use std::collections::BTreeMap;
 
-/// Rows of a batch.
+/// Rows in a batch.
 const BATCH: usize = 128;
-/// Multiplications of a product that one thread does alone.
+/// Most multiplications of a product that runs on a single thread.
 const SMALL: usize = 1 << 22;
-/// Peak learning rate; decays by half a cosine.
+/// Peak learning rate, which decays by half a cosine.
 const LR: f32 = 3e-3;
 
-/// What was trained.
+/// A trained network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Net {
     /// Weight `[size, dim]` and bias `[size]` of the hidden layer, if there is one.
     pub hidden: Option<(Vec<f32>, Vec<f32>)>,
-    /// The scores, on the hidden layer or on the features.
+    /// The scores, which read the hidden layer or else the features.
     pub scores: Scores,
 }
 
-/// Trains a selector of `units` hidden units (0 is linear) on memory and new rows.
+/// Fits a selector with `units` hidden units (0 is linear) on memory and new rows.
 pub(super) fn fit(services: &mut Services<'_>, draft: &mut Draft, new: &Fit<'_>, units: usize) -> Result<bool> {
     let (dim, seed) = (feature_dim(services), services.settings().training.seed);
     let mut memory = match earlier(services, draft, new)? {
@@ -76,7 +76,7 @@ pub fn train(rows: &Memory, dim: usize, classes: usize, units: usize, steps: u64
     let x: Vec<f32> = rows.rows.iter().enumerate().map(|(i, v)| (v - shift[i % dim]) * scale[i % dim]).collect();
     let failed = |e: candle_core::Error| {
         Error::new(Code::NotFinite, format!("training the selector failed: {e}"))
-            .hint("look for rows of extreme features")
+            .hint("look for rows with extreme features")
     };
     let mut optim = parameters(dim, classes, units, seed).map_err(failed)?;
     for step in 0..steps {
@@ -97,7 +97,7 @@ pub fn train(rows: &Memory, dim: usize, classes: usize, units: usize, steps: u64
     let (weight, mut bias) = (get("weight")?, get("bias")?);
     let unseen = (0..classes).filter(|c| of_class[*c].is_empty());
     unseen.for_each(|c| bias[c] = -1e4);
-    // What reads the features takes their standardisation in.
+    // The standardisation is folded into the layer that reads the features.
     let fold = |w: Vec<f32>, mut b: Vec<f32>| {
         let w: Vec<f32> = w.iter().enumerate().map(|(i, v)| v * scale[i % dim]).collect();
         let at = |row: &[f32]| row.iter().zip(&shift).map(|(w, m)| f64::from(*w) * f64::from(*m)).sum::<f64>();
@@ -113,7 +113,7 @@ pub fn train(rows: &Memory, dim: usize, classes: usize, units: usize, steps: u64
     })
 }
 
-/// Scores begin at zero; a hidden layer uniform in ±√(6 / dim) (He et al. 2015).
+/// Initial parameters: zero for the scores, uniform in ±√(6 / dim) for a hidden layer (He et al. 2015).
 fn parameters(dim: usize, classes: usize, units: usize, seed: u64) -> candle_core::Result<AdamW> {
     let mut optim = AdamW::new(AdamWConfig::default());
     let mut add = |name: &str, v: Vec<f32>| -> candle_core::Result<()> {
@@ -186,7 +186,7 @@ mod tests {
         let truth = [0, 3, 1, 1, 2];
         for units in [0, 6] {
             let optim = parameters(dim, classes, units, 1).unwrap();
-            // Away from zero, where everything is the same.
+            // Away from zero, where all classes would be equal.
             for p in optim.params.values() {
                 let v: Vec<f32> = (0..p.m.len()).map(|i| 0.5 * (i as f32 * 0.7 + 0.3).cos()).collect();
                 p.var.set(&Tensor::from_vec(v, p.m.len(), &Device::Cpu).unwrap()).unwrap();

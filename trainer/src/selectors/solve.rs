@@ -1,4 +1,4 @@
-//! Symmetric positive-definite systems, in `f64`.
+//! Solves symmetric positive-definite systems in `f64`.
 
 use conpet_formats::{Code, Error, Result};
 use rayon::prelude::*;
@@ -33,7 +33,7 @@ impl Cholesky {
     /// If the matrix is not positive definite.
     pub fn new(a: Vec<f64>, n: usize) -> Result<Self> {
         let mut l = a;
-        // Left-looking, a block of columns at a time: below the block, rows are independent.
+        // Left-looking, one block of columns at a time: below the block, rows are independent.
         const BLOCK: usize = 64;
         for from in (0..n).step_by(BLOCK) {
             let to = (from + BLOCK).min(n);

@@ -4,7 +4,7 @@ use crate::nn::matmul::{View, matmul};
 use conpet_formats::tensors::{Tensors, TensorsWriter};
 use conpet_formats::{Code, Error, Result};
 
-/// What is known of all features seen so far.
+/// Statistics of all features so far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stats {
     /// Length of a feature.
@@ -18,12 +18,12 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Nothing seen yet.
+    /// Empty statistics.
     pub fn new(dim: usize) -> Self {
         Self { dim, counts: Vec::new(), sums: Vec::new(), moment: vec![0.0; dim * (dim + 1) / 2] }
     }
 
-    /// Classes known.
+    /// Number of classes.
     pub fn classes(&self) -> usize {
         self.counts.len()
     }
@@ -45,7 +45,7 @@ impl Stats {
             self.counts[*c] += 1;
             self.sums[c * d..(c + 1) * d].iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
         }
-        // A block of rows at a time, and of the triangle: `xᵀ x` as matrix products in f64.
+        // In blocks of rows and of the triangle: `xᵀ x` as matrix products in f64.
         const ROWS: usize = 1024;
         const COLUMNS: usize = 256;
         let threads = rayon::current_num_threads();
@@ -111,7 +111,7 @@ impl Stats {
         cov
     }
 
-    /// A payload that [`Stats::from_payload`] reads back (to f32 precision).
+    /// A payload that [`Stats::from_payload`] reads back (with f32 precision).
     pub fn payload(&self) -> Result<Vec<u8>> {
         let n = self.rows().max(1) as f64;
         let mut w = TensorsWriter::new();

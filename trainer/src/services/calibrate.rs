@@ -9,20 +9,20 @@ use conpet_formats::decimal::Decimal;
 use conpet_formats::head::log_softmax;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::{Code, Error, Result};
-use conpet_runtime::blend::Blend;
 use conpet_runtime::answer::Ask;
+use conpet_runtime::blend::Blend;
 use conpet_runtime::head::{Head, join};
 use conpet_runtime::module::Module;
 use conpet_runtime::select::Selector;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Prompts that are asked together.
+/// Prompts that are scored together.
 const BATCH: usize = 16;
 
 impl Services<'_> {
-    /// Fits the newest head's temperature, and how much of the selector's own class posterior to
-    /// join in, on the task's validation rows. Written into the draft.
+    /// Fits the newest head's temperature, and the weight of the selector's class posterior, on the task's
+    /// validation rows, and writes both into the draft.
     ///
     /// # Errors
     /// If the draft's own payloads cannot be used.
@@ -52,8 +52,8 @@ impl Services<'_> {
         Ok(())
     }
 
-    /// What the newest head of a draft says of some rows, `[rows][classes]`, with the newest task's module in
-    /// force: asked of the runtime, with the draft's own bytes.
+    /// Logits `[rows][classes]` of the newest head of a draft, with the newest task's module in force, computed
+    /// by the runtime from the draft's own bytes.
     ///
     /// # Errors
     /// If the draft has no new head, or its payloads cannot be used.
@@ -89,7 +89,7 @@ impl Services<'_> {
     }
 }
 
-/// A payload where the runtime looks for one.
+/// A payload as the runtime takes it: a map and a range.
 fn mapped(payload: &[u8]) -> (Mapped, Range<usize>) {
     (Mapped::from_vec(payload.to_vec()), 0..payload.len())
 }

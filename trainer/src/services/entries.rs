@@ -1,4 +1,4 @@
-//! What a stage writes: payloads and manifest entries of modules, heads and tasks.
+//! Entries of a stage: payloads and manifest entries of modules, heads and tasks.
 
 use super::{ModulePlan, Services};
 use crate::data::label_tokens;
@@ -57,7 +57,8 @@ impl Services<'_> {
         Ok(entry)
     }
 
-    /// Adds a module's payload and entry; returns its number. `data` is the digest of what it was trained on.
+    /// Adds a module's payload and entry; returns its index. `data` is the digest of the rows that it was
+    /// trained on.
     pub fn add_module(&self, draft: &mut Draft, trained: &Trained, plan: &ModulePlan, data: &str) -> Result<u32> {
         let index = draft.manifest.modules.len();
         let entry = self.module_entry(draft, trained, plan, data, index)?;
@@ -79,9 +80,9 @@ impl Services<'_> {
         Ok(index)
     }
 
-    /// Adds (or with `replace`, renews) the head over the labels of `tasks`.
+    /// Adds the head over the labels of `tasks`, or replaces the head `replace`; returns its index.
     ///
-    /// A linear head was trained; a choice is the labels' texts.
+    /// A linear head is taken from `trained`; a choice head stores the labels' tokens.
     pub fn add_head(&self, draft: &mut Draft, trained: &Trained, tasks: Vec<u32>, replace: Option<u32>) -> Result<u32> {
         let kind = self.resolved.head;
         let spec = &self.engine.base.spec;
@@ -135,8 +136,8 @@ impl Services<'_> {
         });
     }
 
-    /// A module of the bundle and the weight and bias beside it (a head's or a selector's section), to go on
-    /// training from: always as stored, so that a resumed run starts from the same parameters.
+    /// A module of the bundle with the weight and bias of its head (or selector section), to continue training
+    /// from. The values are always those stored, so that a resumed run starts from the same parameters.
     pub fn stored(&self, module: u32, head: Option<u32>) -> Option<Trained> {
         let b = self.bundle.as_ref()?;
         let (mut tensors, mut indices) = (BTreeMap::new(), Indices::new());

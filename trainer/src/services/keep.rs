@@ -1,6 +1,6 @@
-//! What a method remembers from stage to stage beside the bundle: Fisher information, memory,
-//! alignment. Files in the work folder, one for each stage, so that a stage that was stopped begins
-//! again from what the one before it left.
+//! State that a method keeps from stage to stage outside the bundle: Fisher information, memory, alignment. It
+//! is a file for each stage in the work folder, so that a stopped stage starts again from what the one before
+//! it kept.
 
 use super::Services;
 use crate::fit::checkpoint::{checked, write};
@@ -9,14 +9,14 @@ use conpet_formats::{Code, Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Numbers by name, with shapes.
+/// Shapes and values by name.
 pub type Kept = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// Always there, so that a stage may have nothing else to remember.
+/// A tensor that is always written, so that a stage may keep nothing else.
 const STAGE: &str = "stage";
 
 impl Services<'_> {
-    /// Remembers `what` for the stage after that of task `t`; forgets what no stage will ask for.
+    /// Keeps `what` for the stage after that of task `t`; deletes files that no stage will need.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -33,16 +33,16 @@ impl Services<'_> {
         Ok(())
     }
 
-    /// What the stage of task `t` remembered.
+    /// What the stage of task `t` kept.
     ///
     /// # Errors
-    /// If it is gone or damaged.
+    /// If the file is missing or damaged.
     pub fn kept(&self, t: usize) -> Result<Kept> {
         let file = self.kept_file(t);
         let bytes = conpet_formats::fs::read(&file).map_err(|_| {
-            Error::new(Code::Missing, "what the method remembered of the stage before is not there")
+            Error::new(Code::Missing, "the state that the method kept from the stage before is missing")
                 .in_file(&file)
-                .hint("keep the work folder beside the bundle, or learn the stream from its start")
+                .hint("keep the work folder beside the bundle, or learn the stream from the start")
         })?;
         let t = Tensors::parse_unscanned(checked(&bytes, &file)?).map_err(|e| e.in_file(&file))?;
         let found = t

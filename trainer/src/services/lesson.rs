@@ -1,4 +1,4 @@
-//! Training: from what a method chooses to a job, with the settings, the decoder and the threads filled in.
+//! Training: turns what a method chooses into a job, with the settings, the decoder and the threads filled in.
 
 use super::{Event, ModulePlan, Services};
 use crate::decoder::WeightMode;
@@ -30,27 +30,27 @@ settings! { "Training" Settings Flags {
     weight_decay: f64 = 0.01, not_negative();
     /// Epsilon of AdamW.
     adam_eps: f64 = 1e-8, positive();
-    /// Part of the steps that warm up.
+    /// Fraction of the steps that are warm-up.
     warmup: f64 = 0.06, part();
-    /// How the learning rate goes after the warm-up.
+    /// Schedule of the learning rate after the warm-up.
     schedule: Schedule = Schedule::Cosine, any();
-    /// Largest gradient norm; 0 is off.
+    /// Largest gradient norm; 0 turns clipping off.
     clip: f64 = 1.0, not_negative();
     /// Seed of every random stream.
     seed: u64 = 1, any();
-    /// Frozen weights while training.
+    /// How frozen weights are held in memory while training.
     weights: Weights = Weights::Auto, any();
-    /// Activations kept for the backward pass, in MiB; layers that do not fit compute theirs again.
+    /// Activations kept for the backward pass, in MiB; layers that do not fit recompute theirs.
     activations: usize = 512, any();
     /// Steps between checkpoints.
     checkpoint_every: u64 = 50, any();
 }}
 
-/// How frozen weights are kept while training.
+/// How frozen weights are held in memory while training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weights {
-    /// Dense where that takes at most 1 GiB, else as in the file.
+    /// Dense if that takes at most 1 GiB, else as in the file.
     Auto,
     /// As f32: fast.
     Dense,
@@ -59,7 +59,7 @@ pub enum Weights {
 }
 
 impl Weights {
-    /// What the decoder is told.
+    /// The decoder's weight mode.
     pub(super) fn mode(self) -> WeightMode {
         match self {
             Self::Auto => WeightMode::Auto(DENSE_MOST),
@@ -69,49 +69,49 @@ impl Weights {
     }
 }
 
-/// Something to train: what a method chooses; the rest are the settings.
+/// A training that a method asks for; everything else is taken from the settings.
 #[derive(Clone, Copy)]
 pub struct Lesson<'a> {
-    /// Names its random streams, its checkpoint and its progress.
+    /// Name of its random streams, checkpoint and progress.
     pub name: &'a str,
     /// The rows.
     pub data: &'a dyn Examples,
-    /// What the head reads, and its classes; `None` trains the language model.
+    /// The head's feature and number of classes; `None` trains the language model.
     pub head: Option<(&'a FeatureSpec, usize)>,
-    /// Which rows each step sees; `None` is the settings' passes over all rows.
+    /// Which rows each step trains on; `None` takes the settings' passes over all rows.
     pub batches: Option<&'a dyn Batches>,
-    /// What the module is, and where; `None` is what the settings say.
+    /// Spec and sites of the module; `None` takes the settings'.
     pub module: Option<&'a ModulePlan>,
-    /// Peak learning rate; `None` is that of the settings.
+    /// Peak learning rate; `None` takes the settings'.
     pub lr: Option<f64>,
-    /// Seed of its random streams; `None` is that of the settings.
+    /// Seed of its random streams; `None` takes the settings'.
     pub seed: Option<u64>,
-    /// Module and head to go on from.
+    /// Module and head to start from.
     pub start: Option<&'a Trained>,
     /// How the method departs from plain training.
     pub recipe: &'a dyn Recipe,
 }
 
 impl<'a> Lesson<'a> {
-    /// Plain training.
+    /// A lesson with plain training.
     pub fn new(name: &'a str, data: &'a dyn Examples, head: Option<(&'a FeatureSpec, usize)>) -> Self {
         Self { name, data, head, batches: None, module: None, lr: None, seed: None, start: None, recipe: &Plain }
     }
 }
 
 impl Services<'_> {
-    /// Whether labels are told apart by a trained linear head: `--head choice` reads their texts instead,
-    /// and there is nothing to train but the module.
+    /// Whether a linear head is trained. With `--head choice` labels are scored by their texts, and only the
+    /// module is trained.
     pub fn linear_head(&self) -> bool {
         self.resolved.head.is_linear()
     }
 
-    /// What a head over so many labels reads; `None` if there is none to train.
+    /// Feature and number of classes of a head over this many labels; `None` if no head is trained.
     pub fn trained_head(&self, classes: usize) -> Option<(FeatureSpec, usize)> {
         (classes > 0 && self.linear_head()).then(|| (self.head_feature().clone(), classes))
     }
 
-    /// Trains.
+    /// Runs a lesson.
     ///
     /// # Errors
     /// See [`fit::fit`].
@@ -124,13 +124,13 @@ impl Services<'_> {
         self.with_job(l, l.batches.unwrap_or(&epochs), |job| fit::fit(job, &mut |p| self.tell(Event::Step(l.name, p))))
     }
 
-    /// Steps of the settings' passes over these rows.
+    /// Number of steps of the settings' passes over these rows.
     pub fn epoch_steps(&self, data: &dyn Examples) -> u64 {
         let c = &self.settings.training;
         (data.len().div_ceil(c.batch) * c.epochs) as u64
     }
 
-    /// What the head reads of some rows, `[rows, dim]`, with the lesson's start in force.
+    /// The head's features of some rows, `[rows, dim]`, with the lesson's start in force.
     pub fn features(&self, l: &Lesson<'_>, rows: &[usize]) -> Result<Vec<f32>> {
         self.with_job(l, &Epochs::new(&[], 1, 1, 0, l.name), |job| features(job, rows))
     }
@@ -175,17 +175,17 @@ impl Services<'_> {
         })
     }
 
-    /// Where an unfinished training of this name is kept.
+    /// Path of the checkpoint of this name.
     pub fn checkpoint(&self, name: &str) -> PathBuf {
         self.work.join(format!("{}.checkpoint", name.replace('/', "-")))
     }
 
-    /// Whether an unfinished training is kept.
+    /// Whether there is a checkpoint of an unfinished training.
     pub fn has_checkpoint(&self) -> bool {
         self.checkpoints().next().is_some()
     }
 
-    /// What a stage's training kept for itself is of no use once the stage is written.
+    /// Deletes the checkpoints, which are useless once the stage is written.
     pub fn forget_checkpoints(&self) {
         self.checkpoints().for_each(|p| drop(std::fs::remove_file(p)));
     }

@@ -1,5 +1,4 @@
-//! What a module is and where it acts, and what reads its states: from the settings to the specs that
-//! are trained, stored and run.
+//! Turns the settings of module and head into the specs that are trained, stored and run.
 
 use crate::settings::automatic::{Text, Trunk};
 use crate::settings::range::{any, part, positive, refusal, such};
@@ -12,43 +11,48 @@ use conpet_formats::pet::{Budget, Lora, PetSpec, Places};
 use conpet_formats::{Code, Error, Result};
 
 settings! { "Module" Settings Flags {
-    /// Layers below the first site, shared by all modules; -1 is a third of the base's.
+    /// Number of layers below the first site, shared by all modules; -1 is a third of the base's layers.
     trunk: Trunk = Trunk::Third, any();
-    /// What a module is: PET kinds joined by +, each with its options: lora, sparse, ia3, bias, adapter, prefix, prompt; for example lora:r=4+bias, adapter:n=16,form=parallel,act=relu, sparse:n=5000,rule=fisher (docs/pet-kinds.md).
+    /// The module: PET kinds joined by +, each with its options: lora, sparse, ia3, bias, adapter, prefix,
+    /// prompt; for example lora:r=4+bias, adapter:n=16,form=parallel,act=relu, sparse:n=5000,rule=fisher
+    /// (docs/pet-kinds.md).
     pet: String = "lora".into(), any();
-    /// Trainable parameters of a module, whatever its kind: 5000, or a part of the base's as 0.1% or 1e-4; it overrides rank and the sizes in pet. Empty leaves them.
+    /// Number of trainable parameters of a module of any kind: 5000, or a fraction of the base's such as 0.1%
+    /// or 1e-4; overrides rank and the sizes in pet. Empty keeps those.
     params: Text = Text::default(), any();
 }}
 
 settings! { "LoRA" LoraSettings LoraFlags {
-    /// LoRA rank, where pet does not give it.
+    /// LoRA rank, if pet does not give it.
     rank: usize = 8, such("1 to 4096", |v| (1..=4096).contains(v));
-    /// LoRA alpha, where pet does not give it; the scale is alpha / rank.
+    /// LoRA alpha, if pet does not give it; the scale is alpha / rank.
     alpha: f64 = 16.0, positive();
-    /// Linears of each branch layer that get a LoRA, comma-separated, where pet does not give them.
+    /// Linears of each branch layer that get a LoRA, comma-separated, if pet does not give them.
     sites: String = "attn_q,attn_k,attn_v,attn_output,ffn_gate,ffn_up,ffn_down".into(), any();
-    /// Dropout of what a LoRA reads; other kinds have none.
+    /// Dropout of a LoRA's inputs; other kinds have none.
     dropout: f64 = 0.0, part();
 }}
 
 settings! { "Head" HeadSettings HeadFlags {
-    /// How a task's labels are told apart: linear (a trained head), choice (the likelihood of the label's text), choice-mean (the same for each of its tokens).
+    /// How a task's labels are scored: linear (a trained head), choice (the likelihood of the label's text),
+    /// choice-mean (the same, averaged over its tokens).
     head: String = HeadKind::Linear.name().into(), such(names(), |v: &String| kind(v).is_some());
-    /// What linear heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL is mean, max, min, last, marker:TEXT or span:OPEN:CLOSE.
+    /// The feature that linear heads read: LAYER:POOL parts joined by +; LAYER is a number, trunk or last; POOL
+    /// is mean, max, min, last, marker:TEXT or span:OPEN:CLOSE.
     head_feature: String = "last:mean".into(), any();
 }}
 
-/// A module: its kinds, and the sites where it acts.
+/// A module to be trained: its spec and its sites.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModulePlan {
-    /// What it is.
+    /// Its spec.
     pub pet: PetSpec,
-    /// Full names of its sites, sorted; none trains the head alone.
+    /// Full names of its sites, sorted; without any, only the head is trained.
     pub sites: Vec<String>,
 }
 
 impl ModulePlan {
-    /// This spec wherever it acts above a trunk.
+    /// The spec at all its sites above a trunk.
     ///
     /// # Errors
     /// If it cannot act there.
@@ -58,7 +62,7 @@ impl ModulePlan {
 }
 
 impl Settings {
-    /// Layers of the trunk.
+    /// Number of layers of the trunk.
     ///
     /// # Errors
     /// If the base has no layer above it.
@@ -70,7 +74,7 @@ impl Settings {
         Err(refusal("trunk", &trunk, &format!("-1 (a third) or 0 to {}", spec.n_layer - 1)))
     }
 
-    /// What a module is.
+    /// The PET spec.
     ///
     /// # Errors
     /// If `--pet`, `--params` or `--sites` is malformed, or they do not fit each other or the base.
@@ -89,7 +93,7 @@ impl Settings {
 }
 
 impl HeadSettings {
-    /// How labels are told apart.
+    /// The kind of head.
     ///
     /// # Errors
     /// If `--head` names no kind.
@@ -97,7 +101,7 @@ impl HeadSettings {
         kind(&self.head).ok_or_else(|| refusal("head", &self.head, &names()))
     }
 
-    /// What heads read above a trunk.
+    /// The feature that heads read.
     ///
     /// # Errors
     /// If `--head-feature` is malformed, or reads another layer than the last.
@@ -119,7 +123,7 @@ fn names() -> String {
     HeadKind::ALL.map(HeadKind::name).join(", ")
 }
 
-/// A feature written as LAYER:POOL parts joined by +.
+/// Parses a feature written as LAYER:POOL parts joined by +.
 ///
 /// # Errors
 /// If it is malformed, or the base lacks a layer it reads.
@@ -142,7 +146,7 @@ pub fn feature(text: &str, norm: StateNorm, spec: &ModelSpec, trunk: usize) -> R
     Ok(feature)
 }
 
-/// A feature as [`feature`] reads it.
+/// Writes a feature as [`feature`] reads it.
 pub fn feature_text(feature: &FeatureSpec) -> String {
     feature.parts.iter().map(|p| format!("{}:{}", p.layer, p.pool)).collect::<Vec<_>>().join("+")
 }

@@ -1,4 +1,4 @@
-//! Rows made ready: in the task's template for training and its head, bare for the selector.
+//! Prepares rows: in the task's template for training and its head, bare for the selector.
 
 use super::{Event, Services};
 use crate::data::{Plan, Prepared};
@@ -6,9 +6,9 @@ use crate::settings::range::{any, such};
 use crate::settings::settings;
 use crate::stream::{Goal, Row, Task};
 use conpet_formats::Result;
-use conpet_formats::template;
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::quant::QuantType;
+use conpet_formats::template;
 
 settings! { "Rows" Settings Flags {
     /// Longest row, in tokens.
@@ -19,19 +19,19 @@ settings! { "Rows" Settings Flags {
     test_subset: usize = 0, any();
 }}
 
-/// Which rows of a task.
+/// A split of a task's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// To learn from.
+    /// Rows to train on.
     Train,
-    /// To choose settings with.
+    /// Validation rows, to choose settings with.
     Valid,
-    /// To report on.
+    /// Test rows, to report on.
     Test,
 }
 
 impl Split {
-    /// As it is called in file names and messages.
+    /// Its name in file names and messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -61,7 +61,7 @@ impl Services<'_> {
         }
     }
 
-    /// Rows to train on.
+    /// The plan for rows to train on.
     fn training_plan(&self, task: usize) -> Plan<'_> {
         Plan { says_labels: !self.linear_head(), ..self.plan(task, QuantType::F16) }
     }
@@ -72,16 +72,16 @@ impl Services<'_> {
         Prepared::new(self.engine, task, rows, plan, Some(&file), &mut |_| {})
     }
 
-    /// A task's training rows with their trunk states: those numbered, or all.
+    /// All of a task's training rows with their trunk states.
     ///
     /// # Errors
-    /// See [`Prepared::new`]; so do the others.
+    /// See [`Prepared::new`], here and for the others.
     pub fn prepare_train(&self, t: usize) -> Result<Prepared> {
         let task = &self.tasks[t];
         self.prepared(task, &task.train, self.training_plan(t), &format!("{} train", task.name))
     }
 
-    /// Some of a task's training rows, to train on again.
+    /// A task's training rows to replay: those with these indices, or all.
     pub(super) fn prepare_replay(&self, t: usize, rows: Option<&[usize]>) -> Result<Prepared> {
         let task = &self.tasks[t];
         let some: Option<Vec<Row>> = rows.map(|rows| rows.iter().map(|i| task.train[*i].clone()).collect());
@@ -89,8 +89,8 @@ impl Services<'_> {
         self.prepared(task, rows, self.training_plan(t), &format!("{} replay", task.name))
     }
 
-    /// A task's validation rows: as the head meets them, in the task's template, with the selector's
-    /// features of the bare inputs; of a task answered by text those features alone count.
+    /// A task's validation rows: in the task's template for the head, with the selector's features of the bare
+    /// inputs. For a generation task only those features are used.
     pub fn prepare_valid(&self, t: usize) -> Result<Prepared> {
         if self.tasks[t].kind == TaskKind::Generation {
             return self.prepare_bare(t, Split::Valid);
@@ -99,27 +99,27 @@ impl Services<'_> {
         self.prepared(task, &task.valid, self.plan(t, QuantType::F32), &format!("{} valid", task.name))
     }
 
-    /// A task's test rows as the head meets them, in the task's template.
+    /// A task's test rows, in the task's template.
     pub fn prepare_test(&self, t: usize) -> Result<Prepared> {
         let task = &self.tasks[t];
         self.prepared(task, &task.test, self.plan(t, QuantType::F32), &format!("{} test", task.name))
     }
 
-    /// A task's rows as bare inputs: without template or answer, as the selector meets them.
+    /// A task's rows as bare inputs, without template or answer, as the selector reads them.
     pub fn prepare_bare(&self, t: usize, split: Split) -> Result<Prepared> {
         let (task, rows) = bare(&self.tasks[t], split);
         let keep = if split == Split::Train { QuantType::F16 } else { QuantType::F32 };
         self.prepared(&task, &rows, self.plan(t, keep), &format!("{} {} bare", task.name, split.name()))
     }
 
-    /// Inputs of no task, bare.
+    /// Inputs of no task, as bare inputs.
     pub fn prepare_strangers(&self, rows: &[Row]) -> Result<Prepared> {
         let (task, _) = bare(&self.tasks[0], Split::Test);
         self.prepared(&task, rows, self.plan(0, QuantType::F32), "inputs of no task")
     }
 }
 
-/// A task and a split of it as bare inputs.
+/// A task and one of its splits as bare inputs.
 pub fn bare(task: &Task, split: Split) -> (Task, Vec<Row>) {
     let strip = |r: &Row| match &r.goal {
         Goal::Label(_) => r.clone(),

@@ -2,8 +2,8 @@
 
 use conpet_formats::head::log_softmax;
 
-/// The temperature of a grid under which `rows`, scores `[rows][classes]`, have the least cross-entropy
-/// with their classes (Guo et al. 2017).
+/// The temperature, from a grid, that minimises the cross-entropy of the scores `rows [rows][classes]` with
+/// their classes `truth` (Guo et al. 2017).
 pub fn best_temperature(rows: &[Vec<f32>], truth: &[usize]) -> f32 {
     let cost = |t: f32| -> f64 {
         rows.iter()
@@ -25,7 +25,7 @@ mod tests {
 
     #[test]
     fn temperature_softens_overconfident_scores() {
-        // Scores of ±10 that are right three times in four want T near 20 / ln 3.
+        // Scores of ±10 that are right three times in four are calibrated at T near 20 / ln 3.
         let rows: Vec<Vec<f32>> = (0..100).map(|_| vec![10.0, -10.0]).collect();
         let truth: Vec<usize> = (0..100).map(|i| usize::from(i % 4 == 0)).collect();
         let t = best_temperature(&rows, &truth);

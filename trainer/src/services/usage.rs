@@ -1,11 +1,11 @@
-//! What a run used.
+//! Cost of a run.
 
 use serde::{Deserialize, Serialize};
 
-/// What a run used.
+/// Cost of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Seconds in all, trunk passes and scoring included.
+    /// Total seconds, including trunk passes and scoring.
     pub seconds: f64,
     /// Seconds of training steps alone.
     pub training_seconds: f64,
@@ -19,18 +19,18 @@ pub struct Usage {
     pub peak_rss: u64,
     /// Size of the bundle's file, in bytes.
     pub bundle_bytes: u64,
-    /// What each training run did, in order.
+    /// Cost of each training, in order.
     #[serde(default)]
     pub stages: Vec<StageCost>,
 }
 
-/// What the training of one stage did (several entries for a method that trains twice in a stage).
+/// Cost of one training in a stage (a method may train more than once in a stage).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageCost {
     /// Optimizer steps.
     pub steps: u64,
-    /// Rows passed forward and back.
+    /// Rows passed forward and backward.
     pub rows: u64,
-    /// Their tokens.
+    /// Tokens of these rows.
     pub tokens: u64,
 }

@@ -1,11 +1,10 @@
-//! Values that may be left to the program: each has a spelling that means "automatic", in TOML and
-//! as a flag.
+//! Settings that may be automatic: each has a spelling for that, in TOML and as a flag.
 
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::str::FromStr;
 
-/// A text that may be left out, which is spelled as the empty one.
+/// An optional text; absent is spelled as the empty text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Text(Option<String>);
@@ -37,11 +36,11 @@ impl FromStr for Text {
     }
 }
 
-/// Layers below the first site.
+/// Number of layers below the first site.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub enum Trunk {
-    /// A third of the base's; spelled -1.
+    /// A third of the base's layers; spelled -1.
     #[default]
     Third,
     /// This many.
@@ -49,7 +48,7 @@ pub enum Trunk {
 }
 
 impl Trunk {
-    /// Of a base with so many layers.
+    /// The number of layers, for a base with `n_layer`.
     pub fn layers(self, n_layer: usize) -> usize {
         match self {
             Self::Third => n_layer / 3,
@@ -87,14 +86,14 @@ impl FromStr for Trunk {
     }
 }
 
-/// Rows of each class that are kept.
+/// How many rows of each class are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub enum Memory {
-    /// As many as the method keeps if it is not told; spelled -1.
+    /// The method's own default; spelled -1.
     #[default]
     Own,
-    /// All of them; spelled 0.
+    /// All rows; spelled 0.
     All,
     /// At most this many.
     Rows(usize),

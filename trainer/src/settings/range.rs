@@ -1,14 +1,14 @@
-//! Which values a setting may have, and how a wrong one is refused.
+//! The values that a setting may have, and the error for a wrong one.
 
 use conpet_formats::{Code, Error, Result};
 use std::fmt::Display;
 
-/// The values that are allowed.
+/// A range of allowed values.
 #[derive(Debug, Clone)]
 pub struct Range<T> {
-    /// In words, after "takes".
+    /// Description that follows "takes" in the error's hint.
     allowed: String,
-    /// Whether a value is one of them.
+    /// Whether a value is allowed.
     holds: fn(&T) -> bool,
 }
 
@@ -17,33 +17,33 @@ pub fn any<T>() -> Range<T> {
     Range { allowed: String::new(), holds: |_| true }
 }
 
-/// From 1.
+/// Values from 1.
 pub fn at_least_one<T: PartialOrd + From<u8>>() -> Range<T> {
     Range { allowed: "at least 1".into(), holds: |v| *v >= T::from(1) }
 }
 
-/// Above zero.
+/// Values above zero.
 pub fn positive() -> Range<f64> {
     Range { allowed: "a positive number".into(), holds: |v| *v > 0.0 && *v < 1e6 }
 }
 
-/// From zero.
+/// Values from zero.
 pub fn not_negative() -> Range<f64> {
     Range { allowed: "0 or a positive number".into(), holds: |v| (0.0..1e6).contains(v) }
 }
 
-/// From 0 to 1.
+/// Values from 0 to 1.
 pub fn part() -> Range<f64> {
     Range { allowed: "a number from 0 to 1".into(), holds: |v| (0.0..=1.0).contains(v) }
 }
 
-/// What `holds` says, in the words `allowed`.
+/// Values for which `holds`; `allowed` describes them.
 pub fn such<T>(allowed: impl Into<String>, holds: fn(&T) -> bool) -> Range<T> {
     Range { allowed: allowed.into(), holds }
 }
 
 impl<T> Range<T> {
-    /// Refuses a value that is not allowed.
+    /// Fails for a value that is not allowed.
     ///
     /// # Errors
     /// Names the flag, the value and what is allowed.
@@ -55,9 +55,9 @@ impl<T> Range<T> {
     }
 }
 
-/// A value that can be shown.
+/// A value that can be written as a flag's argument.
 pub trait Setting {
-    /// As it is written after a flag.
+    /// The value as written after a flag.
     fn text(&self) -> String;
 }
 
@@ -72,7 +72,7 @@ impl<T: serde::Serialize> Setting for T {
     }
 }
 
-/// The refusal of a setting's value.
+/// The error for a setting's value that is not allowed.
 pub fn refusal(key: &str, value: &dyn Display, allowed: &str) -> Error {
     let flag = flag(key);
     Error::new(Code::Value, format!("{flag} {value} is not allowed")).hint(format!("{flag} takes {allowed}"))

@@ -7,18 +7,18 @@ use std::path::Path;
 /// Longest line, in bytes.
 const LINE_CAP: usize = 4 << 20;
 
-/// A text and what it asks for.
+/// An input and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The input: what a selector reads.
+    /// The input, which the selector reads.
     pub text: String,
     /// The answer.
     pub goal: Goal,
-    /// The whole conversation before the answer, (role, content); empty for rows that are none.
+    /// The whole conversation before the answer, as (role, content); empty if the row is not a conversation.
     pub chat: Vec<(String, String)>,
 }
 
-/// What a row should be answered with.
+/// The answer that a row should get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Goal {
     /// A label.
@@ -79,8 +79,8 @@ pub(super) fn read(bytes: &[u8], file: &Path) -> Result<Vec<Row>> {
     Ok(out)
 }
 
-/// A conversation: the last message must be the assistant's, those before are the prompt, and go
-/// through the base's chat template.
+/// Reads a conversation: the last message must be the assistant's; those before are the prompt, which the
+/// base's chat template renders.
 fn messages(v: &Value) -> Result<Row, String> {
     let list =
         v.get("messages").and_then(Value::as_array).ok_or("it has neither text and label nor prompt and completion")?;

@@ -1,6 +1,6 @@
-//! Each quant type's codes and scales in vector registers: what [`Block::codes`] and
-//! [`Block::scales`] say, 32 codes and eight scales at a time. For one token's products, where taking
-//! a block apart costs more than multiplying it.
+//! Each quant type's codes and scales in vector registers: the same as [`Block::codes`] and [`Block::scales`],
+//! 32 codes and eight scales at a time. Used in products for one token, where decoding a block costs more than
+//! multiplying it.
 
 use super::F16c;
 use conpet_formats::quant::Block;
@@ -17,8 +17,8 @@ use conpet_formats::quant::q6_k::BlockQ6K;
 use conpet_formats::quant::q8_0::BlockQ8_0;
 use std::arch::x86_64::*;
 
-/// Scales and minima of 256 numbers: eight of each in the first vector where a run is 32 numbers,
-/// sixteen where it is 16.
+/// Scales and minima of 256 weights: eight of each, in the first vector, if 32 weights share a scale; sixteen
+/// if 16 do.
 pub(in super::super) type Scales = ([__m256; 2], [__m256; 2]);
 
 /// A block type as AVX2 reads it.
@@ -30,7 +30,7 @@ pub(in super::super) trait Vectors: Block + Sized {
     /// * `32 j` is within the block.
     unsafe fn codes32(&self, j: usize) -> __m256i;
 
-    /// Scales and minima of blocks that make up 256 numbers.
+    /// Scales and minima of blocks that make up 256 weights.
     ///
     /// # Safety
     /// * As above.
@@ -41,7 +41,7 @@ pub(in super::super) trait Vectors: Block + Sized {
         for (i, b) in blocks.iter().enumerate() {
             b.scales::<F16c>(&mut scale[i * runs..], &mut min[i * runs..]);
         }
-        // SAFETY: sixteen numbers each.
+        // SAFETY: sixteen values each.
         unsafe {
             let two = |v: &[f32; 16]| [_mm256_loadu_ps(v.as_ptr()), _mm256_loadu_ps(v.as_ptr().add(8))];
             (two(&scale), two(&min))
@@ -58,7 +58,7 @@ unsafe fn load(bytes: &[u8], at: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(bytes.as_ptr().add(at).cast()) }
 }
 
-/// `(v >> shift) & mask` in every byte; the mask drops what comes over from the next byte.
+/// `(v >> shift) & mask` in every byte; the mask drops the bits shifted in from the next byte.
 ///
 /// # Safety
 /// * As for [`Vectors::codes32`].
@@ -111,8 +111,8 @@ unsafe fn fifth_bits(qh: [u8; 4]) -> __m256i {
     }
 }
 
-/// The first four bytes of eight blocks. Loads to all places and blends, because insertions would
-/// all wait for the one port that shuffles.
+/// The first four bytes of eight blocks. Uses broadcasting loads and blends, because insertions would all wait
+/// for the only shuffle port.
 ///
 /// # Safety
 /// * As for [`Vectors::codes32`].
@@ -130,7 +130,7 @@ unsafe fn first_words<B>(blocks: &[B]) -> __m256i {
     }
 }
 
-/// What stands in the low and in the high half of each word, as half-precision numbers.
+/// The low and the high half of each word, as half-precision numbers.
 ///
 /// # Safety
 /// * As for [`Vectors::codes32`].
@@ -145,7 +145,7 @@ unsafe fn halves(words: __m256i) -> [__m256; 2] {
     }
 }
 
-/// Blocks that begin with a scale, and whose minimum follows from it.
+/// Scales of blocks that begin with a scale and whose minimum follows from it.
 ///
 /// # Safety
 /// * As for [`Vectors::codes32`].
@@ -159,7 +159,7 @@ unsafe fn symmetric<B>(blocks: &[B], offset: f32) -> Scales {
     }
 }
 
-/// Blocks that begin with a scale and a minimum.
+/// Scales of blocks that begin with a scale and a minimum.
 ///
 /// # Safety
 /// * As for [`Vectors::codes32`].
@@ -195,7 +195,7 @@ unsafe fn six_bits(d: [u8; 2], dmin: [u8; 2], s: &[u8; 12]) -> Scales {
     }
 }
 
-/// The forms of one type: its codes, and its scales where the general way is slow.
+/// Implements [`Vectors`] for one type: its codes, and its scales where the default is slow.
 macro_rules! vectors {
     ($block:ident, |$b:ident, $j:ident| $codes:expr $(, |$g:ident| $scales:expr)?) => {
         impl Vectors for $block {

@@ -34,7 +34,7 @@ fn smmla(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     acc
 }
 
-/// What a panel's codes are flipped with to be signed.
+/// The mask that makes a panel's codes signed.
 #[inline]
 #[target_feature(enable = "neon")]
 fn flip(p: &Panel) -> uint8x16_t {
@@ -85,12 +85,12 @@ fn token(p: &Panel, x: Rows<'_>, t: usize, out: &mut [f32]) {
         }
     }
     for (out, s) in out[t * ROWS..(t + 1) * ROWS].chunks_exact_mut(4).zip(sums) {
-        // SAFETY: four numbers.
+        // SAFETY: four values.
         unsafe { vst1q_f32(out.as_mut_ptr(), s) };
     }
 }
 
-/// The same with products of small matrices, two tokens at a time.
+/// As [`product_dot`], with products of small matrices, two tokens at a time.
 #[target_feature(enable = "neon,dotprod,i8mm")]
 pub(super) fn product_i8mm(p: &Panel, x: Rows<'_>, out: &mut [f32]) {
     check(p, x, out);
@@ -150,7 +150,7 @@ fn two_tokens(p: &Panel, x: Rows<'_>, t: usize, out: &mut [f32]) {
     }
     for (i, s) in sums.into_iter().enumerate() {
         let mut four = [0.0; 4];
-        // SAFETY: four numbers.
+        // SAFETY: four values.
         unsafe { vst1q_f32(four.as_mut_ptr(), s) };
         let (first, second) = (t * ROWS + 2 * i, (t + 1) * ROWS + 2 * i);
         (out[first], out[second], out[first + 1], out[second + 1]) = (four[0], four[1], four[2], four[3]);

@@ -1,4 +1,4 @@
-//! The losses of CRL: supervised contrast against a bank, and consistency with the stage before.
+//! The losses of CRL: supervised contrastive loss against a bank, and consistency with the stage before.
 
 use crate::fit::{Buffers, Done, Extra, Labelled, Loss, Recipe};
 use crate::optim::Param;
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 
 /// Width of a projected row.
 pub(super) const OUT: usize = 64;
-/// Sharpens resemblance (the published 10).
+/// Factor on similarities before their softmax (10, as published).
 const SHARP: f32 = 10.0;
 const BANK: &str = "bank";
 
-/// How the classes resembled each other before the task.
+/// The similarities of the classes to each other before the task.
 pub(super) struct Consistency {
     /// `[old, old]`: row y is `softmax(10 · P P_y)`.
     was: Vec<f32>,
@@ -35,18 +35,18 @@ impl Consistency {
     }
 }
 
-/// The recipe.
+/// The recipe of both phases.
 pub(super) struct Contrast {
     /// `w1 [dim, dim]`, `b1 [dim]`, `w2 [64, dim]`, `b2 [64]`.
     pub(super) projection: Vec<Extra>,
-    /// The place in the bank of each row that has one.
+    /// The bank's slot of each row that has one.
     pub(super) slots: BTreeMap<usize, usize>,
-    /// The class of each place.
+    /// The class of each slot.
     pub(super) classes: Vec<usize>,
-    /// `[places, 64]` before the first step.
+    /// The bank `[slots, 64]` before the first step.
     pub(super) bank: Vec<f32>,
     pub(super) temperature: f64,
-    /// Places a step is compared with.
+    /// Number of slots that a step is compared with.
     pub(super) sample: usize,
     pub(super) seed: u64,
     pub(super) name: String,
@@ -73,7 +73,7 @@ impl Contrast {
         x.broadcast_div(&(x.sqr()?.sum_keepdim(1)? + 1e-12)?.sqrt()?)
     }
 
-    /// The places this step compares with: some of the bank, and for each row one more of its class.
+    /// The slots that this step is compared with: some of the bank, and for each row one more of its class.
     fn compared(&self, b: &Labelled<'_>) -> Vec<usize> {
         let n = self.classes.len();
         let mut rng = Stream::new(self.seed, &format!("{}/bank", self.name), b.step);
@@ -101,7 +101,7 @@ impl Contrast {
         let (n, k, bank) = (b.rows.len(), places.len(), &b.buffers[BANK]);
         let z: Vec<f32> = places.iter().flat_map(|p| &bank[p * OUT..(p + 1) * OUT]).copied().collect();
         let z = Tensor::from_vec(z, (k, OUT), &Device::Cpu)?;
-        // Weight 1/|P_i| where the class is the row's; itself is kept out of the sum below the line.
+        // Weight 1/|P_i| for slots of the row's class; the row's own slot is left out of the denominator.
         let (mut weight, mut out) = (vec![0.0f32; n * k], vec![0.0f32; n * k]);
         for (i, (row, class)) in b.rows.iter().zip(b.classes).enumerate() {
             let own = self.slots.get(row);
@@ -207,21 +207,22 @@ mod tests {
             let b = Labelled { rows: &[0, 1], classes, features: &x, vars: &vars, buffers: &buffers, step: 0 };
             r.contrast(&b, &x).unwrap()
         };
-        // Row 0 meets place 1 (like, product 1) and places 2 and 3 (unlike, product 0); not itself.
+        // Row 0 is compared with slot 1 (same class, product 1) and slots 2 and 3 (other classes, product 0),
+        // not with itself.
         let e = 2.0f32.exp();
         let want = -(e / (e + 2.0)).ln();
         let right = loss(&[0, 0]);
         assert!((right.to_scalar::<f32>().unwrap() - want).abs() < 1e-5);
         let wrong = loss(&[1, 1]);
         assert!(wrong.to_scalar::<f32>().unwrap() > want + 1.0);
-        // Going down the slope moves the row towards the places of its class.
+        // Gradient descent moves the row towards the slots of its class.
         let g = numbers(wrong.backward().unwrap().get(&x).unwrap()).unwrap();
         assert!(g[1] < 0.0 && g[0] > 0.0);
     }
 
     #[test]
     fn consistency_is_least_where_resemblance_is_as_it_was() {
-        // Two old classes at right angles to each other before.
+        // Two old classes, orthogonal to each other before the task.
         let r = recipe(Some(Consistency::new(&[3.0, 0.0, 0.0, 2.0], 2)));
         let buffers = r.buffers(&BTreeMap::new()).unwrap();
         let kl = |v: Vec<f32>| {

@@ -6,13 +6,13 @@ use crate::services::Kept;
 use conpet_formats::Result;
 use rayon::prelude::*;
 
-/// `a(h) = W h + b`.
+/// The map `a(h) = W h + b`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Map {
     pub(super) dim: usize,
-    /// `[dim, dim]`.
+    /// `W [dim, dim]`.
     pub(super) weight: Vec<f32>,
-    /// `[dim]`.
+    /// `b [dim]`.
     pub(super) bias: Vec<f32>,
 }
 
@@ -20,7 +20,7 @@ const WEIGHT: &str = "align.weight";
 const BIAS: &str = "align.bias";
 
 impl Map {
-    /// What was kept, or the identity.
+    /// The map that was kept, or the identity.
     pub(super) fn from(kept: &Kept, dim: usize) -> Self {
         let get = |n: &str| kept.get(n).map(|x| x.1.clone());
         let identity = || (0..dim * dim).map(|i| if i % (dim + 1) == 0 { 1.0 } else { 0.0 }).collect();
@@ -38,18 +38,18 @@ impl Map {
         rows.map(|(w, b)| b + w.iter().zip(h).map(|(w, x)| w * x).sum::<f32>()).collect()
     }
 
-    /// The map nearest to this one that sends `from [n, dim]` to `to [n, dim]`:
+    /// Refits this map to send `from [n, dim]` to `to [n, dim]`, staying close to this one:
     /// `min Σ ‖W h + b - z‖² + ρ ‖W - W_0‖²`, ρ = `ridge` · Σ‖h - mean‖² / dim.
     ///
     /// # Errors
-    /// If the rows determine no map even so.
+    /// If the system is singular even so.
     pub(super) fn refitted(&self, from: &[f32], to: &[f32], ridge: f64) -> Result<Self> {
         let d = self.dim;
         let n = (from.len() / d) as f64;
         let mean = |v: &[f32]| -> Vec<f64> {
             (0..d).map(|i| v.iter().skip(i).step_by(d).map(|x| f64::from(*x)).sum::<f64>() / n).collect()
         };
-        // What this map leaves to be mended, `z - a(h)`; centred, so that the bias falls out.
+        // The residual of this map, `z - a(h)`, centred so that the bias drops out.
         let rest: Vec<f32> = from
             .chunks_exact(d)
             .zip(to.chunks_exact(d))
@@ -60,7 +60,7 @@ impl Map {
             v.iter().enumerate().map(|(i, x)| f64::from(*x) - m[i % d]).collect()
         };
         let (h, r) = (centred(from, &mh), centred(&rest, &mr));
-        // A column at a time lies in order.
+        // Columns, made contiguous.
         let columns: Vec<Vec<f64>> = (0..d).map(|i| h.iter().skip(i).step_by(d).copied().collect()).collect();
         let dot = |i: usize, j: usize| columns[i].iter().zip(&columns[j]).map(|(a, b)| a * b).sum::<f64>();
         let row = |i: usize| (0..=i).map(|j| dot(i, j)).collect::<Vec<_>>();
@@ -88,7 +88,7 @@ impl Map {
         Ok(out)
     }
 
-    /// The head becomes the head behind this map.
+    /// Folds the map into the head, which then reads features directly.
     pub(super) fn take_into_head(&self, t: &mut Trained) {
         let d = self.dim;
         let weight = t.tensors[HEAD_WEIGHT].1.clone();
@@ -118,7 +118,7 @@ mod tests {
         let (d, n) = (4, 40);
         let mut rng = Stream::new(1, "align", 0);
         let was = rng.symmetric(n * d, 1.0);
-        // The features have turned, grown and moved.
+        // The features were rotated, scaled and shifted.
         let moved: Vec<f32> =
             was.chunks(d).flat_map(|h| [2.0 * h[1] + 0.5, -h[0], h[2] + 0.3 * h[3], h[3] - 1.0]).collect();
         let identity = Map::from(&Kept::new(), d);
@@ -131,7 +131,7 @@ mod tests {
         };
         let fitted = identity.refitted(&moved, &was, 1e-6).unwrap();
         assert!(off(&fitted) < 1e-2 && off(&identity) > 10.0, "{} {}", off(&fitted), off(&identity));
-        // Pulled hard, it stays.
+        // With strong regularisation the map stays.
         let stiff = identity.refitted(&moved, &was, 1e9).unwrap();
         assert!(stiff.weight.iter().zip(&identity.weight).all(|(a, b)| (a - b).abs() < 1e-6));
         let mut t = Trained {

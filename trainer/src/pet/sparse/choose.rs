@@ -1,7 +1,8 @@
-//! Which weights a sparse delta trains (APET, Su et al. 2023): any number, of all its sites together.
+//! Chooses the weights that a sparse delta trains (APET, Su et al. 2023): a given number among all its sites
+//! together.
 
-use crate::pet::probe::Probe;
 use crate::pet::kind::{Choice, Indices};
+use crate::pet::probe::Probe;
 use crate::rng::Stream;
 use conpet_formats::pet::Site;
 use conpet_formats::pet::sparse::{NAMES, Rule, Sparse};
@@ -14,10 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The positions that a spec asks for.
 ///
 /// # Errors
-/// If they are more than there are weights, or the gradients that choose them fail.
+/// If there are fewer weights than positions, or the gradients that choose them cannot be computed.
 pub(super) fn positions(spec: &Sparse, choice: &Choice<'_>) -> Result<Indices> {
     let Choice { base, sites, named, fisher } = choice;
-    // The head alone is trained without sites.
+    // Without sites only the head is trained.
     if sites.is_empty() {
         return Ok(Indices::new());
     }
@@ -39,7 +40,7 @@ pub(super) fn positions(spec: &Sparse, choice: &Choice<'_>) -> Result<Indices> {
     })
 }
 
-/// A site's weights as scores; the largest are chosen.
+/// Computes the scores of a site's weights; the largest are chosen.
 type Scores<'a> = &'a dyn Fn(Site, &mut Vec<f32>);
 
 /// `n` positions drawn without replacement, each equally likely.
@@ -48,7 +49,7 @@ fn random(base: &Base, sites: &[Site], n: usize, (seed, name): (u64, &str)) -> I
     let total: usize = sizes.iter().sum();
     let n = n.min(total);
     let mut rng = Stream::new(seed, &format!("{name}/choose"), 0);
-    // What is drawn twice is drawn again; near the total, what is left out is drawn instead.
+    // Duplicates are drawn again; if more than half are wanted, those left out are drawn instead.
     let few = n.min(total - n);
     let mut drawn: Vec<usize> = Vec::new();
     while drawn.len() < few {
@@ -80,7 +81,7 @@ fn magnitude(base: &Base, sites: &[Site], n: usize) -> Indices {
     })
 }
 
-/// The `n` weights of largest score; equal ones in order.
+/// The `n` weights of largest score; of equal ones the first.
 fn by_score(sites: &[Site], n: usize, scores: &BTreeMap<Site, Vec<f32>>) -> Indices {
     largest(sites, n, &|site, out| {
         out.clear();
@@ -88,8 +89,8 @@ fn by_score(sites: &[Site], n: usize, scores: &BTreeMap<Site, Vec<f32>>) -> Indi
     })
 }
 
-/// Scores are not negative, so their bits order as they do: two passes over the sites find the score
-/// that the last chosen one has, a site at a time in memory.
+/// Scores are not negative, so their bits sort as they do. Two passes over the sites, with one site in memory
+/// at a time, find the score of the last chosen weight.
 fn largest(sites: &[Site], n: usize, scores: Scores<'_>) -> Indices {
     const SHIFT: u32 = 12;
     let mut counts = vec![0usize; 1 << (32 - SHIFT)];
@@ -98,7 +99,7 @@ fn largest(sites: &[Site], n: usize, scores: Scores<'_>) -> Indices {
         scores(*site, &mut v);
         v.iter().for_each(|s| counts[(s.to_bits() >> SHIFT) as usize] += 1);
     }
-    // All of the bins above `edge` are chosen, and some of it.
+    // All weights in the bins above `edge` are chosen, and some in `edge` itself.
     let (mut edge, mut above) = (counts.len() - 1, 0);
     while edge > 0 && above + counts[edge] < n {
         above += counts[edge];

@@ -1,4 +1,4 @@
-//! Which rows of a class to remember.
+//! Chooses the rows of a class to remember.
 
 use crate::rng::Stream;
 use serde::{Deserialize, Serialize};
@@ -7,25 +7,27 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
-    /// The row nearest to each of m centres of the normalised features (CRL, EMR; two centres may share a row).
+    /// The row nearest to each of m k-means centres of the normalised features (CRL, EMR; two centres may share
+    /// a row).
     Kmeans,
-    /// Rows one after another so that their mean stays nearest to the class's (iCaRL, Rebuffi et al. 2017).
+    /// Rows chosen one after another so that their mean stays nearest to the class's mean (iCaRL, Rebuffi et
+    /// al. 2017).
     Herding,
-    /// One pass, each row decided on as it comes (Vitter 1985, algorithm R).
+    /// Reservoir sampling in one pass (Vitter 1985, algorithm R).
     Reservoir,
-    /// m of them.
+    /// m rows at random.
     Random,
 }
 
 impl Way {
-    /// Whether it looks at the rows' features.
+    /// Whether it uses the rows' features.
     pub fn looks(self) -> bool {
         matches!(self, Self::Kmeans | Self::Herding)
     }
 }
 
-/// At most `m` of a class's `n` rows, by their features `points` (which `random` and `reservoir` do not
-/// read).
+/// Chooses at most `m` of a class's `n` rows by their features `points`, which `random` and `reservoir` do not
+/// use; returns their indices.
 pub fn choose(how: Way, m: usize, n: usize, points: &[&[f32]], rng: &mut Stream) -> Vec<usize> {
     if n <= m {
         return (0..n).collect();
@@ -71,7 +73,7 @@ fn kmeans(m: usize, points: &[Vec<f32>], rng: &mut Stream) -> Vec<usize> {
             left -= d;
             left < 0.0
         });
-        // All points are centres already: any will do.
+        // All points coincide with centres already: any will do.
         centres.push(points[next.unwrap_or_else(|| rng.below(points.len()))].clone());
     }
     let mut member = vec![usize::MAX; points.len()];
@@ -103,7 +105,7 @@ fn herding(m: usize, points: &[Vec<f32>]) -> Vec<usize> {
     let (mut out, mut sum) = (Vec::with_capacity(m), vec![0.0; dim]);
     while out.len() < m {
         let k = (out.len() + 1) as f32;
-        // What the next row would have to be for the mean to be met.
+        // The row that would make the chosen rows' mean exact.
         let want: Vec<f32> = mean.iter().zip(&sum).map(|(u, s)| u * k - s).collect();
         let free = (0..points.len()).filter(|i| !out.contains(i));
         let Some(next) = free.min_by(|a, b| distance(&points[*a], &want).total_cmp(&distance(&points[*b], &want)))
@@ -131,7 +133,7 @@ fn reservoir(m: usize, n: usize, rng: &mut Stream) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    /// Three clumps on the unit circle, of very different size.
+    /// Three clusters on the unit circle, of very different sizes.
     fn clumps() -> Vec<Vec<f32>> {
         let mut rng = Stream::new(1, "clumps", 0);
         let sizes = [(0.0f32, 60), (2.0, 25), (4.0, 5)];
@@ -150,10 +152,10 @@ mod tests {
 
     #[test]
     fn each_way_keeps_its_promise() {
-        // K-means finds every clump, however small.
+        // K-means finds every cluster, however small.
         let clump = |i: &usize| usize::from(*i >= 60) + usize::from(*i >= 85);
         assert_eq!(chosen(Way::Kmeans, 3).iter().map(clump).collect::<Vec<_>>(), [0, 1, 2]);
-        // Herding's mean is nearer to the class's than that of as many rows drawn.
+        // Herding's mean is nearer to the class's mean than that of as many random rows.
         let points = normalised(&clumps().iter().map(Vec::as_slice).collect::<Vec<_>>());
         let mean = |rows: &[usize]| -> Vec<f32> {
             (0..2).map(|i| rows.iter().map(|r| points[*r][i]).sum::<f32>() / rows.len() as f32).collect()
