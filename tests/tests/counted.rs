@@ -171,7 +171,7 @@ fn sequences_that_advance_together_say_what_each_says_alone() {
     let texts = ["the list", "please open a day and the number of the words", "water", "how large is our tower", "x"];
     let session = Session::new(&engine, skills.trunk());
     let mut begin = |i: usize| -> Sequence {
-        let blend = Blend::from((i % 3 > 0).then(|| skills.module(i % 3).unwrap()));
+        let blend = Blend::from((!i.is_multiple_of(3)).then(|| skills.module(i % 3).unwrap()));
         let temperature = if i == 3 { 1.0 } else { 0.0 };
         let sampler = Sampler::new(SamplerConfig { temperature, seed: i as u64, ..SamplerConfig::default() });
         let mut s = session.sequence(blend).with_sampler(sampler);

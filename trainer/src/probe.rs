@@ -14,7 +14,6 @@ use conpet_formats::feature::{FeatureSpec, StateNorm};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::ngrams::Ngrams;
 use conpet_formats::quant::QuantType;
-use conpet_formats::template;
 use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::sampler::argmax;
@@ -184,7 +183,7 @@ mod tests {
             name: name.into(),
             kind: TaskKind::Classification,
             labels: words.map(String::from).to_vec(),
-            template: template::INPUT.into(),
+            template: conpet_formats::template::INPUT.into(),
             max_answer: 0,
             train: rows(40),
             valid: rows(12),

@@ -335,7 +335,7 @@ mod tests {
             (AB, "{\"prompt\":\"p\",\"completion\":\"c\"}", "another kind"),
             ("{\"text\":\"\",\"label\":\"a\"}", AB, "empty"),
             ("{\"text\":3,\"label\":\"a\"}", AB, "line 1"),
-            ("\u{feff}{\"text\":\"a\",\"label\":\"a\"}", AB, "byte-order mark"),
+            ("\u{feff}{\"text\":\"a\",\"label\":\"a\",\"messages\":[]}", AB, "two kinds"),
             ("{\"messages\":[]}", AB, "assistant"),
         ]
         .into_iter()

@@ -23,7 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
     }
     for (name, text, says) in [
         ("not UTF-8", &b"open \xff\xfe\n"[..], &["in.txt", "UTF-8"][..]),
-        ("empty", b"", &["in.txt", "no chunk|no text"]),
+        ("empty", b"", &["in.txt", "fill a chunk|no text"]),
     ] {
         for command in ["perplexity -m @/base.gguf -b @/b.cpb", "tokenize -m @/base.gguf"] {
             let spoil = move |p: &Place| p.write("in.txt", text);

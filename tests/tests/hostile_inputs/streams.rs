@@ -49,7 +49,14 @@ pub(crate) fn cases() -> Vec<Case> {
     );
     rows(out, "another kind in the test rows", "test", "{\"prompt\":\"p\",\"completion\":\"c\"}\n", &["kind"]);
     rows(out, "not UTF-8", "train", b"{\"text\":\"\xff\",\"label\":\"a\"}\n", &["UTF-8"]);
-    rows(out, "a byte-order mark", "valid", format!("\u{feff}{good}"), &["byte-order mark"]);
+    rows(out, "a byte-order mark, and a bad row", "valid", format!("\u{feff}{good}\r\nno\r\n"), &["line 3"]);
+    rows(
+        out,
+        "a row of two kinds at once",
+        "train",
+        format!("{good}{{\"text\":\"x\",\"label\":\"a\",\"prompt\":\"p\",\"completion\":\"c\"}}\n"),
+        &["line 2", "two kinds"],
+    );
     rows(
         out,
         "UTF-16",

@@ -7,10 +7,10 @@
 //!
 //! 1. **New rows**: `--epochs` passes, the bank holding the task's rows.
 //! 2. **Memory** (from the second task on): the same loss over remembered rows of all tasks, plus, on rows of
-//!   earlier tasks, `KL(softmax(10 · P P_y) ‖ softmax(10 · C x))`: a row must be as similar to the class means
-//!   now (C, normalised means of the bank) as its class's prototype was to the others before the task (P,
-//!   normalised means of features). `static-crl`: this phase takes a fixed number of batches, half new, half
-//!   old, drawn uniformly over tasks from all old rows.
+//!    earlier tasks, `KL(softmax(10 · P P_y) ‖ softmax(10 · C x))`: a row must be as similar to the class means
+//!    now (C, normalised means of the bank) as its class's prototype was to the others before the task (P,
+//!    normalised means of features). `static-crl`: this phase takes a fixed number of batches, half new, half
+//!    old, drawn uniformly over tasks from all old rows.
 //!
 //! The answer is the nearest class mean, `-‖h - μ_c‖² / d`, which is a linear head: `(2 μ_c · h - ‖μ_c‖²) / d`
 //! up to a term that all classes share. Means are recomputed after each task over the rows of phase 2 (and

@@ -1,11 +1,9 @@
 //! One row of a task.
 
 use conpet_formats::{Code, Error, Result};
+use conpet_program::rows::{self, Rows};
 use serde_json::Value;
 use std::path::Path;
-
-/// Longest line, in bytes.
-const LINE_CAP: usize = 4 << 20;
 
 /// An input and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,46 +35,42 @@ impl Row {
     }
 }
 
-/// Reads JSON lines; blank lines are skipped.
+/// What a row may be.
+const FORMS: &str =
+    "a row is {\"text\": .., \"label\": ..} or {\"prompt\": .., \"completion\": ..} or {\"messages\": [..]}";
+
+/// Reads JSON lines, as all programs read rows.
+///
+/// # Errors
+/// Names the file and the line.
 pub(super) fn read(bytes: &[u8], file: &Path) -> Result<Vec<Row>> {
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        Error::new(Code::Text, "the file is not UTF-8")
-            .in_file(file)
-            .at(e.valid_up_to() as u64)
-            .hint("save it as UTF-8")
-    })?;
-    if text.starts_with('\u{feff}') {
-        return Err(Error::new(Code::Text, "the file begins with a byte-order mark")
-            .in_file(file)
-            .at(0)
-            .hint("save it without one"));
+    let rows = Rows::new(bytes, &file.display().to_string());
+    let parse = |line: Result<rows::Row>| {
+        let line = line?;
+        parse(&line.text).map_err(|what| line.place.blame(Error::new(Code::Value, what).hint(FORMS)))
+    };
+    rows.map(parse).collect()
+}
+
+fn parse(line: &str) -> Result<Row, String> {
+    let v: Value = serde_json::from_str(line).map_err(|e| format!("not JSON: {e}"))?;
+    let get = |key: &str| v.get(key).and_then(Value::as_str).map(str::to_owned);
+    let pairs = [get("text").zip(get("label")), get("prompt").zip(get("completion"))];
+    let conversation = v.get("messages").is_some();
+    if pairs.iter().flatten().count() + usize::from(conversation) > 1 {
+        return Err("it is a row of two kinds at once".into());
     }
-    let mut out = Vec::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-        let bad = |what: String| {
-            Error::new(Code::Value, format!("line {}: {what}", i + 1))
-                .in_file(file)
-                .hint("a row is {\"text\": .., \"label\": ..} or {\"prompt\": .., \"completion\": ..} or {\"messages\": [..]}")
-        };
-        if line.len() > LINE_CAP {
-            return Err(bad(format!("{} bytes, cap {LINE_CAP}", line.len())));
+    let row = match pairs {
+        [Some((text, label)), _] => Row { text, goal: Goal::Label(label), chat: Vec::new() },
+        [_, Some((text, completion))] => Row { text, goal: Goal::Completion(completion), chat: Vec::new() },
+        _ => messages(&v)?,
+    };
+    match &row.goal {
+        Goal::Label(s) | Goal::Completion(s) if s.is_empty() || row.text.is_empty() => {
+            Err("the text or its answer is empty".into())
         }
-        let v: Value = serde_json::from_str(line).map_err(|e| bad(format!("not JSON: {e}")))?;
-        let get = |key: &str| v.get(key).and_then(Value::as_str).map(str::to_owned);
-        let row = match (get("text"), get("label"), get("prompt"), get("completion")) {
-            (Some(text), Some(label), ..) => Row { text, goal: Goal::Label(label), chat: Vec::new() },
-            (_, _, Some(text), Some(completion)) => Row { text, goal: Goal::Completion(completion), chat: Vec::new() },
-            _ => messages(&v).map_err(bad)?,
-        };
-        let empty = match &row.goal {
-            Goal::Label(s) | Goal::Completion(s) => s.is_empty() || row.text.is_empty(),
-        };
-        if empty {
-            return Err(bad("the text or its answer is empty".into()));
-        }
-        out.push(row);
+        _ => Ok(row),
     }
-    Ok(out)
 }
 
 /// Reads a conversation: the last message must be the assistant's; those before are the prompt, which the
@@ -95,5 +89,18 @@ fn messages(v: &Value) -> Result<Row, String> {
             Ok(Row { text, goal: Goal::Completion(answer.clone()), chat: before.to_vec() })
         }
         _ => Err("the last message must be the assistant's, after at least one other".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_line_ends_and_blank_lines_belong_to_no_row() {
+        let row = "{\"text\":\"x\",\"label\":\"a\"}";
+        let plain = read(format!("{row}\n{row}\n").as_bytes(), Path::new("f")).unwrap();
+        let saved = read(format!("\u{feff}{row}\r\n\r\n{row}").as_bytes(), Path::new("f")).unwrap();
+        assert_eq!((saved.len(), &saved), (2, &plain));
     }
 }
