@@ -1,7 +1,7 @@
 //! A run over a stream: each task is learned, its stage is written to the bundle and scored, and a report is
 //! made at the end.
 //!
-//! This is the loop above the methods. A run that was stopped continues from the last stage ([`resume`]) and,
+//! This is the loop above the methods. A run that was stopped continues from the last stage (`run/resume.rs`) and,
 //! within a task, from the last checkpoint; [`add`] learns one more task onto a bundle.
 
 pub mod add;

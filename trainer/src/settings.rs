@@ -1,7 +1,7 @@
 //! Groups of settings, and the macros that declare them.
 //!
-//! A group is a struct beside the method, selector or service that it belongs to, written with [`settings!`]:
-//! each setting has a name, a type, a default and a range. [`join!`] joins groups into larger ones, and finally
+//! A group is a struct beside the method, selector or service that it belongs to, written with `settings!`:
+//! each setting has a name, a type, a default and a range. `join!` joins groups into larger ones, and finally
 //! into [`crate::config::Config`]. A setting has the same name as a TOML key and as a flag (`lr_max` is
 //! `--lr-max`), unique among all groups.
 
