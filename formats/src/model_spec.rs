@@ -2,7 +2,7 @@
 //!
 //! One implementation serves every family, in the runtime and in the trainer: both read what a layer
 //! is from [`ModelSpec`]. A family is one file under `model_spec/` that fills it in, and one line in
-//! [`FAMILIES`]. Every key of the family and every tensor of the file is read, known to change nothing
+//! `FAMILIES`. Every key of the family and every tensor of the file is read, known to change nothing
 //! (`model_spec/keys.rs`), or refused by name.
 
 use crate::gguf::Gguf;

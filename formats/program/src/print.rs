@@ -32,7 +32,7 @@ impl Pieces {
     /// Ends the answer.
     ///
     /// # Errors
-    /// As [`print`], of the first piece that failed.
+    /// As [`print()`], of the first piece that failed.
     pub fn finish(self) -> Result<()> {
         self.0.map_or(Ok(()), Err)
     }
