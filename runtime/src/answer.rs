@@ -6,7 +6,7 @@
 
 use crate::blend::Blend;
 use crate::engine::{Engine, Trunked};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::head::Head;
 use crate::prompt::{Prompt, batches};
 use crate::session::{Sequence, Session};
@@ -165,6 +165,10 @@ impl Engine {
                 selector.decide(self.cpu(), &features, tokens)
             }
         };
+        if selector.chooses() && decisions.len() != trunked.prompts.len() {
+            let what = format!("{} decisions for {} inputs", decisions.len(), trunked.prompts.len());
+            return Err(Error::new(Code::Value, what).hint("pass the trunk with the feature that the selector reads"));
+        }
         self.check(Some(skills))?;
         Ok(decisions)
     }

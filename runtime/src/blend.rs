@@ -144,6 +144,13 @@ impl Blend {
         }
     }
 
+    /// # Panics
+    /// If a module acts below layer `depth`, where no blend is in force.
+    pub(crate) fn assert_above(&self, depth: usize) {
+        let low = self.modules.iter().map(|m| m.first_layer()).find(|l| *l < depth);
+        assert!(low.is_none(), "a module acts on layer {low:?}, below the trunk of {depth} layers");
+    }
+
     /// Learned keys and values of a layer.
     pub(crate) fn learned(&self, layer: usize) -> Option<Learned<'_>> {
         self.modules.iter().find_map(|m| m.learned(layer))
@@ -176,11 +183,13 @@ impl Blend {
         for (i, m) in self.modules.iter().enumerate() {
             let Some((kind, why)) = indivisible(m) else { continue };
             let full = matches!(&self.weights, Weights::Constant(w) if w[i] == 1.0);
-            if !full || whole.replace(kind).is_some() {
+            // Learned rows have passed the layers under their own module alone, before any blend is known.
+            let alone = !m.pet().acts_on_input() || self.modules.len() == 1;
+            if !full || !alone || whole.replace(kind).is_some() {
                 let what = format!("{} {why}", kind.name());
-                return Err(Error::new(Code::Unsupported, what)
-                    .in_section("blend")
-                    .hint("give its module the weight 1, and no other such module beside it"));
+                return Err(Error::new(Code::Unsupported, what).in_section("blend").hint(
+                    "give its module the weight 1; beside a prefix, other modules may act, beside a prompt none",
+                ));
             }
         }
         Ok(self)

@@ -90,7 +90,8 @@ impl Engine {
         Self { base, cpu, device, kv_type: KvType::default(), batch: 256, context }
     }
 
-    /// Computes with these kernels.
+    /// Computes with these kernels, on the processor's own device: one given by [`Engine::with_device`] is
+    /// replaced, so give that last.
     #[must_use]
     pub fn with_kernels(self, kernels: Kernels) -> Self {
         let cpu = Cpu { kernels, ..self.cpu };
@@ -227,6 +228,9 @@ impl Engine {
 
     /// Runs prompts from the states `hidden [tokens, hidden]` after the trunk to the last layer that `feature`
     /// reads, each with its own blend in force; returns the features `[prompts, dim]`. `hidden` is overwritten.
+    ///
+    /// # Panics
+    /// If a module of a blend acts below the trunk.
     pub fn branch<'p>(
         &self,
         depth: usize,
@@ -236,6 +240,7 @@ impl Engine {
     ) -> Vec<f32> {
         let (prompts, mut spans): (Vec<&Prompt>, Vec<Span<'_>>) =
             prompts.into_iter().map(|(p, blend)| (p, Span::once(p.tokens.len(), blend))).unzip();
+        spans.iter().for_each(|s| s.blend.assert_above(depth));
         let mut pooler = Pooler::new(feature, &self.base, self.cpu.kernels, prompts.into_iter());
         pooler.observe(depth, hidden);
         let end = (feature.max_layer() as usize).max(depth);

@@ -16,6 +16,8 @@ use smallvec::SmallVec;
 /// A sequence of tokens that grows step by step.
 #[derive(Debug)]
 pub struct Sequence {
+    /// Layers of the trunk.
+    depth: usize,
     blend: Blend,
     sampler: Option<Sampler>,
     /// All tokens; those still to be run come last.
@@ -78,10 +80,14 @@ impl Sequence {
         self.tokens.extend_from_slice(tokens);
     }
 
-    /// Forgets all tokens from `len` on.
+    /// Forgets all tokens from `len` on; there are no logits then until more tokens are run.
     pub fn truncate(&mut self, len: usize) {
         if len >= self.tokens.len() {
             return;
+        }
+        if self.passed[1] > len {
+            self.logits.clear();
+            self.fresh = false;
         }
         self.tokens.truncate(len);
         self.passed = self.passed.map(|n| n.min(len));
@@ -93,10 +99,14 @@ impl Sequence {
 
     /// Puts another blend in force for all tokens: the branch is run again, and the trunk too unless its
     /// states were kept.
+    ///
+    /// # Panics
+    /// If a module of the blend acts below the session's trunk.
     pub fn set_blend(&mut self, blend: Blend) {
         if self.blend.same(&blend) {
             return;
         }
+        blend.assert_above(self.depth);
         self.blend = blend;
         self.branch.truncate(0);
         self.passed[1] = 0;
@@ -153,6 +163,9 @@ impl Session {
     }
 
     /// An empty sequence.
+    ///
+    /// # Panics
+    /// If a module of the blend acts below the session's trunk.
     pub fn sequence(&self, blend: Blend) -> Sequence {
         let trunk = self.engine.cache(0..self.depth);
         self.after_trunk(blend, Vec::new(), trunk, Vec::new())
@@ -161,7 +174,9 @@ impl Session {
     /// A sequence whose `tokens` have passed the trunk, with their cache and their states
     /// `[tokens, hidden]` after it.
     pub(crate) fn after_trunk(&self, blend: Blend, tokens: Vec<u32>, trunk: Kv, states: Vec<f32>) -> Sequence {
+        blend.assert_above(self.depth);
         Sequence {
+            depth: self.depth,
             blend,
             sampler: None,
             passed: [tokens.len(), 0],
@@ -199,6 +214,7 @@ impl Session {
     pub fn step(&mut self, sequences: &mut [&mut Sequence]) {
         self.run(sequences);
         for s in sequences {
+            assert!(!s.logits.is_empty(), "a sequence that takes steps has run a token");
             let sampler = s.sampler.as_mut().expect("a sequence that takes steps has a sampler");
             let token = sampler.sample(&mut s.logits, &s.tokens);
             s.tokens.push(token);

@@ -263,7 +263,7 @@ impl Dialogue {
             }
         }
         engine.check(skills.as_ref())?;
-        if !pending.is_empty() {
+        if !pending.is_empty() && out.finish != Finish::Interrupted {
             let piece = String::from_utf8_lossy(&pending).into_owned();
             out.text.push_str(&piece);
             emit(&piece);

@@ -163,6 +163,10 @@ mod chat {
         let o = p.fed_bare(&["chat", "-n", "3", "-c", "128"], format!("the list\n{long}\nthe day\n").as_bytes());
         assert!(o.code == Some(1) && o.stderr.contains("line 2: ") && o.stderr.contains("E_CAP"), "{o:?}");
         assert_eq!(o.stderr.matches("notice: the answer was cut").count(), 2, "{o:?}");
+        // What was said before it is not forgotten: with it, the next turn no longer fits.
+        let some = "the people look at the water ".repeat(10);
+        let o = p.fed_bare(&["chat", "-n", "3", "-c", "128"], format!("{some}\n{long}\n{some}\n").as_bytes());
+        assert!(o.stderr.contains("line 2: ") && o.stderr.contains("2 of its oldest turns are forgotten"), "{o:?}");
     }
 
     #[test]

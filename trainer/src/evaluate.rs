@@ -105,7 +105,7 @@ impl Evaluator {
                 known.extend(decisions.iter().map(|d| (d.novelty, d.abstain)));
                 let mut memo = Known { scores: &mut self.scores, set, rows: &rows, digests: &digests };
                 // If the selector does not choose, the caller names the task.
-                let named = decisions.is_empty().then_some(truth);
+                let named = (!skills.selector().chooses()).then_some(truth);
                 let mut chosen = engine.candidates(skills, &trunked, &decisions, named, &mut memo)?;
                 let mut alone = engine.candidates(skills, &trunked, &[], Some(truth), &mut memo)?;
                 let labels = chosen.iter_mut().chain(&mut alone).flatten().map(|c| &mut c.labels);
@@ -212,16 +212,17 @@ fn digest(skills: &Skills, task: usize) -> String {
     let module: String =
         entry.module.iter().chain(&entry.ensemble).map(|x| hex(m.modules[*x as usize].section)).collect();
     let head = entry.head.map_or_else(String::new, |x| hex(m.heads[x as usize].section));
-    format!("{module}/{head}")
+    // The same module and head say something else in another task's words.
+    format!("{module}/{head}/{}/{}", entry.max_answer, entry.template)
 }
 
 /// All rows, divided into batches of at most `tokens` tokens.
 fn row_batches(data: &Prepared, tokens: usize) -> Vec<Vec<usize>> {
     let mut out: Vec<Vec<usize>> = Vec::new();
-    let mut sum = usize::MAX;
+    let mut sum = 0;
     for i in 0..data.len() {
         let n = data.tokens(i);
-        if sum.saturating_add(n) > tokens {
+        if out.is_empty() || sum + n > tokens {
             out.push(Vec::new());
             sum = 0;
         }

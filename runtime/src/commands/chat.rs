@@ -66,7 +66,7 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
             };
             let mut out = Pieces::default();
             let emit = &mut |piece: &str| out.print(piece) && !stop.asked();
-            let g = dialogue.answer(&request, emit)?;
+            let g = dialogue.answer(&request, emit).inspect_err(|_| talk.withdraw())?;
             out.finish()?;
             print("")?;
             if let (Some(t), Some(skills)) = (g.task, &skills) {
@@ -77,8 +77,9 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
             Ok(())
         });
         match answered {
-            // The turn cannot be read or is too long by itself: the conversation continues without it.
-            Err(e) if matches!(e.code(), Code::Text | Code::Cap) => {
+            // The turn cannot be read, is too long by itself, or the template refuses it: the conversation
+            // continues without it.
+            Err(e) if matches!(e.code(), Code::Text | Code::Cap | Code::Value) => {
                 complain(&e);
                 status = ExitStatus::Damaged;
             }
@@ -110,37 +111,45 @@ impl Conversation {
     /// tokens for the answer.
     ///
     /// # Errors
-    /// If the turn alone is longer than the context; then it is not added.
+    /// If the turn by itself is longer than the context, or the template refuses it; then it is not added and
+    /// nothing is forgotten.
     fn ask(&mut self, engine: &Engine, text: &str, room: usize) -> Result<(String, Vec<Range<usize>>)> {
         self.turns.push(message("user", text.to_owned()));
-        let mut forgotten = 0;
-        loop {
-            let messages: Vec<Message> = self.system.iter().chain(&self.turns).cloned().collect();
+        let asked = self.fit(engine, room);
+        match &asked {
+            Ok((forgotten, ..)) => {
+                if *forgotten > 0 {
+                    let context = engine.context();
+                    say(&format!(
+                        "notice: the conversation outgrew the context of {context} tokens; {forgotten} of its oldest turns are forgotten"
+                    ));
+                }
+                self.turns.drain(..*forgotten);
+            }
+            Err(_) => self.withdraw(),
+        }
+        asked.map(|(_, text, words)| (text, words))
+    }
+
+    /// How many of the oldest turns must go, and the conversation without them.
+    fn fit(&self, engine: &Engine, room: usize) -> Result<(usize, String, Vec<Range<usize>>)> {
+        // A question is forgotten together with its answer; the newest turn stays.
+        for forgotten in (0..self.turns.len()).step_by(2) {
+            let messages: Vec<Message> = self.system.iter().chain(&self.turns[forgotten..]).cloned().collect();
             let (text, words) = self.template.render(&messages, true).map_err(|e| e.in_file(engine.base.path()))?;
-            let tokens = engine.prompt(&text, Some(&words)).map(|p| p.tokens.len());
-            // The newest turn is never forgotten: if it does not fit by itself, generation fails.
-            let last = self.turns.len() == 1;
-            match tokens {
-                Ok(n) if last || n + room <= engine.context() => {
-                    if forgotten > 0 {
-                        let context = engine.context();
-                        say(&format!(
-                            "notice: the conversation outgrew the context of {context} tokens; {forgotten} of its oldest turns are forgotten"
-                        ));
-                    }
-                    return Ok((text, words));
-                }
-                Err(e) if last || e.code() != Code::Cap => {
-                    self.turns.pop();
-                    return Err(e);
-                }
-                // Forget a question together with its answer.
-                _ => {
-                    self.turns.drain(..2);
-                    forgotten += 2;
-                }
+            let last = forgotten + 1 == self.turns.len();
+            match engine.prompt(&text, Some(&words)).map(|p| p.tokens.len()) {
+                Ok(n) if last || n + room <= engine.context() => return Ok((forgotten, text, words)),
+                Err(e) if last || e.code() != Code::Cap => return Err(e),
+                _ => {}
             }
         }
+        unreachable!("turns alternate, and the user's is the last")
+    }
+
+    /// Takes the user's turn back: it got no answer.
+    fn withdraw(&mut self) {
+        self.turns.pop();
     }
 
     /// Adds the assistant's turn.

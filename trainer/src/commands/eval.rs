@@ -73,7 +73,7 @@ pub fn run(a: &Args) -> Result<ExitStatus> {
         says_labels: false,
         keep: QuantType::F32,
     };
-    // The file is gone once it is mapped: nothing is left behind if a signal ends the program while it scores.
+    // The file is gone once it is mapped: a signal that ends the program while it scores leaves no states behind.
     let prepared = |task: &Task, rows: &[Row], name: &str| {
         let file = work.join(name);
         let data = Prepared::new(&e, task, rows, plan, Some(&file), &mut |_| {});
