@@ -15,6 +15,7 @@ pub mod blend;
 mod budget;
 pub mod chat;
 mod choice;
+#[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod commands;
