@@ -17,7 +17,7 @@ use crate::bundle::{Bundle, Draft, SectionKind};
 use crate::error::clip;
 use crate::mmap::Mapped;
 use crate::model_spec::ModelSpec;
-use crate::pet::{PetKind, PetSpec, Site};
+use crate::pet::{PetSpec, Site};
 use crate::tensors::{Dtype, Tensors, TensorsWriter};
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
@@ -192,23 +192,9 @@ impl Parcel {
         let stage = draft.stage();
         let section = draft.add_section(SectionKind::Module, self.payload);
         let m = &mut draft.manifest;
-        let (index, targets) = (m.modules.len() as u32, m.intern_targets(&self.sites));
-        let mut entry = ModuleEntry {
-            alpha: None,
-            dtype: self.dtype.name().into(),
-            id: format!("m{index:04}"),
-            kind: PetKind::Lora,
-            pet: None,
-            rank: None,
-            scale: None,
-            scaling: None,
-            section,
-            site_count: self.sites.len() as u32,
-            targets,
-            train: self.origin,
-        };
-        entry.set_pet(&self.pet);
-        m.modules.push(entry);
+        let (index, targets) = (m.modules.len(), m.intern_targets(&self.sites));
+        let entry = ModuleEntry::new(index, &self.pet, section, targets, self.sites.len());
+        m.modules.push(ModuleEntry { dtype: self.dtype.name().into(), train: self.origin, ..entry });
         m.tasks.push(TaskEntry {
             ensemble: Vec::new(),
             head: None,
@@ -216,7 +202,7 @@ impl Parcel {
             kind: TaskKind::Generation,
             labels: Vec::new(),
             max_answer: task.max_answer,
-            module: Some(index),
+            module: Some(index as u32),
             name: task.name,
             stage,
             template: task.template,

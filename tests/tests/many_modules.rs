@@ -7,7 +7,7 @@ use conpet_formats::bundle::manifest::{ModuleEntry, TaskEntry, TaskKind};
 use conpet_formats::bundle::{Bundle, Draft, SectionKind};
 use conpet_formats::fingerprint::base_ref;
 use conpet_formats::mmap::Mapped;
-use conpet_formats::pet::{Pet, PetKind, PetSpec, Site, sparse};
+use conpet_formats::pet::{Pet, PetSpec, Site, sparse};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::batch::Span;
 use conpet_runtime::blend::Blend;
@@ -16,7 +16,6 @@ use conpet_runtime::kv::KvType;
 use conpet_runtime::module::Module;
 use conpet_runtime::session::{Sequence, Session};
 use conpet_runtime::skills::Skills;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -54,22 +53,7 @@ fn bundle(engine: &Engine, path: &Path, trunk: u32, pets: &[&str]) {
         let section = d.add_section(SectionKind::Module, w.finish().unwrap());
         let targets = format!("t{}", d.manifest.target_sets.values().position(|s| *s == sites).unwrap_or(id));
         d.manifest.target_sets.insert(targets.clone(), sites.clone());
-        let mut entry = ModuleEntry {
-            alpha: None,
-            dtype: "F16".into(),
-            id: format!("m{id:04}"),
-            kind: PetKind::Lora,
-            pet: None,
-            rank: None,
-            scale: None,
-            scaling: None,
-            section,
-            site_count: sites.len() as u32,
-            targets,
-            train: BTreeMap::new(),
-        };
-        entry.set_pet(&pet);
-        d.manifest.modules.push(entry);
+        d.manifest.modules.push(ModuleEntry::new(id, &pet, section, targets, sites.len()));
         d.manifest.tasks.push(TaskEntry {
             ensemble: Vec::new(),
             head: None,

@@ -145,16 +145,25 @@ impl Manifest {
 }
 
 impl ModuleEntry {
-    /// Writes down what the module is: a single LoRA as rank, alpha and scale, as in bundles of every release, and
-    /// anything else as the text of its spec.
-    pub fn set_pet(&mut self, pet: &PetSpec) {
+    /// The entry of the `index`-th module, with an F16 payload in this section and no provenance yet; `targets` names
+    /// its `site_count` sites. A single LoRA is written as rank, alpha and scale, as in bundles of every release,
+    /// and anything else as the text of its spec.
+    pub fn new(index: usize, pet: &PetSpec, section: u32, targets: String, site_count: usize) -> Self {
         let lora = pet.only_lora();
-        self.kind = pet.parts()[0].pet.kind();
-        self.pet = lora.is_none().then(|| pet.to_string());
-        self.alpha = lora.map(|l| Decimal::from_f64(l.alpha));
-        self.rank = lora.map(|l| l.rank as u32);
-        self.scale = lora.map(|l| Decimal::from_f64(l.scale()));
-        self.scaling = lora.map(|l| l.scaling);
+        Self {
+            alpha: lora.map(|l| Decimal::from_f64(l.alpha)),
+            dtype: "F16".into(),
+            id: format!("m{index:04}"),
+            kind: pet.parts()[0].pet.kind(),
+            pet: lora.is_none().then(|| pet.to_string()),
+            rank: lora.map(|l| l.rank as u32),
+            scale: lora.map(|l| Decimal::from_f64(l.scale())),
+            scaling: lora.map(|l| l.scaling),
+            section,
+            site_count: site_count as u32,
+            targets,
+            train: BTreeMap::new(),
+        }
     }
 
     /// What the module is.

@@ -273,14 +273,15 @@ fn entries_of_one_lora_are_written_as_ever_and_others_by_their_text() {
     use super::manifest::ModuleEntry;
     use crate::pet::{Lora, PetSpec, lora::Scaling};
     let old = r#"{"alpha":"16","dtype":"F16","id":"m0000","kind":"lora","rank":8,"scale":"2","scaling":"alpha/r","section":0,"site_count":1,"targets":"t0","train":{}}"#;
-    let mut e: ModuleEntry = serde_json::from_str(old).unwrap();
+    let written = |pet: &PetSpec| ModuleEntry::new(0, pet, 0, "t0".into(), 1);
+    let e: ModuleEntry = serde_json::from_str(old).unwrap();
     assert_eq!(serde_json::to_string(&e).unwrap(), old);
     assert_eq!(e.pet().unwrap(), PetSpec::lora(Lora { rank: 8, alpha: 16.0, scaling: Scaling::AlphaOverRank }));
-    e.set_pet(&PetSpec::from_canonical("lora:r=4,alpha=16+bias").unwrap());
+    let e = written(&PetSpec::from_canonical("lora:r=4,alpha=16+bias").unwrap());
     let new = r#"{"dtype":"F16","id":"m0000","kind":"lora","pet":"lora:r=4,alpha=16+bias","section":0,"site_count":1,"targets":"t0","train":{}}"#;
     assert_eq!(serde_json::to_string(&e).unwrap(), new);
     assert_eq!(e.pet().unwrap().to_string(), "lora:r=4,alpha=16+bias");
-    e.set_pet(&PetSpec::lora(Lora { rank: 8, alpha: 16.0, scaling: Scaling::AlphaOverRank }));
+    let e = written(&PetSpec::lora(Lora { rank: 8, alpha: 16.0, scaling: Scaling::AlphaOverRank }));
     assert_eq!(serde_json::to_string(&e).unwrap(), old);
     // Fields that contradict each other.
     for (from, to) in [

@@ -7,7 +7,7 @@ use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::fingerprint::base_ref;
 use conpet_formats::gguf::Gguf;
 use conpet_formats::mmap::Mapped;
-use conpet_formats::pet::{Lora, PetKind, PetSpec, lora};
+use conpet_formats::pet::{Lora, PetSpec, lora};
 use conpet_formats::selector::{self, SelectorKind};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::tiny::{self, TinyConfig};
@@ -58,22 +58,9 @@ pub(crate) fn with_task(mut d: Draft, name: &str) -> Draft {
     let feature = FeatureSpec::single(1, Pool::Mean, StateNorm::Rms);
     let section = d.add_section(SectionKind::Module, module());
     d.manifest.target_sets.insert("q1".into(), vec![SITE.into()]);
-    let mut entry = ModuleEntry {
-        alpha: None,
-        dtype: "F16".into(),
-        id: format!("m{id:04}"),
-        kind: PetKind::Lora,
-        pet: None,
-        rank: None,
-        scale: None,
-        scaling: None,
-        section,
-        site_count: 1,
-        targets: "q1".into(),
-        train: BTreeMap::from([("seed".into(), "1".into())]),
-    };
-    entry.set_pet(&PetSpec::lora(Lora { rank: 2, alpha: 4.0, scaling: lora::Scaling::AlphaOverRank }));
-    d.manifest.modules.push(entry);
+    let pet = PetSpec::lora(Lora { rank: 2, alpha: 4.0, scaling: lora::Scaling::AlphaOverRank });
+    let entry = ModuleEntry::new(id as usize, &pet, section, "q1".into(), 1);
+    d.manifest.modules.push(ModuleEntry { train: BTreeMap::from([("seed".into(), "1".into())]), ..entry });
     let weights = [0.5; 2 * HIDDEN];
     let mut d = tiny::with_task(d, name, &["no", "yes"], feature.clone(), &weights, &[id as f32, 1.0]).unwrap();
     d.manifest.heads[id as usize].temperature = Decimal::from_f64(1.25);

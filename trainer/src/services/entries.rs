@@ -11,7 +11,6 @@ use conpet_formats::choice;
 use conpet_formats::decimal::Decimal;
 use conpet_formats::feature::{FeatureSpec, Pool, StateNorm};
 use conpet_formats::head as head_format;
-use conpet_formats::pet::PetKind;
 use conpet_formats::tensors::{Dtype, Tensors, TensorsWriter};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,22 +38,8 @@ impl Services<'_> {
             ("tokens", trained.tokens.to_string()),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
-        let mut entry = ModuleEntry {
-            alpha: None,
-            dtype: "F16".into(),
-            id: format!("m{index:04}"),
-            kind: PetKind::Lora,
-            pet: None,
-            rank: None,
-            scale: None,
-            scaling: None,
-            section,
-            site_count: sites.len() as u32,
-            targets,
-            train: train.map(|(k, v)| (k.to_owned(), v)).into(),
-        };
-        entry.set_pet(&plan.pet);
-        Ok(entry)
+        let entry = ModuleEntry::new(index, &plan.pet, section, targets, sites.len());
+        Ok(ModuleEntry { train: train.map(|(k, v)| (k.to_owned(), v)).into(), ..entry })
     }
 
     /// Adds a module's payload and entry; returns its index. `data` is the digest of the rows that it was
