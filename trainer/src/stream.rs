@@ -13,6 +13,7 @@ use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::template;
 use conpet_formats::{Code, Error, Result};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -41,13 +42,24 @@ pub struct Task {
     pub metric: Metric,
 }
 
+/// `stream.json`. A key that is not here is refused, so that a misspelled one is not lost.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct StreamFile {
-    #[serde(default)]
     tasks: Vec<serde_json::Value>,
+    /// These say where the rows come from, and change nothing.
+    #[serde(default, rename = "kind")]
+    _kind: IgnoredAny,
+    #[serde(default, rename = "license")]
+    _license: IgnoredAny,
+    #[serde(default, rename = "note")]
+    _note: IgnoredAny,
+    #[serde(default, rename = "source")]
+    _source: IgnoredAny,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct TaskMeta {
     name: String,
     labels: Option<Vec<String>>,
@@ -120,7 +132,8 @@ pub fn reorder(tasks: &mut [Task], names: &str) -> Result<()> {
 pub fn open_task(path: &Path) -> Result<Task> {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     // A task in a stream's folder is read as `stream.json` describes it.
-    let known = path.parent().map(order).and_then(Result::ok).unwrap_or_default();
+    let stream = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let known = if stream.join("stream.json").exists() { order(stream)? } else { Vec::new() };
     let meta = known.into_iter().find(|m| m.name == name).unwrap_or(TaskMeta { name, ..TaskMeta::default() });
     meta.check().map_err(|e| e.in_file(path.with_file_name("stream.json")))?;
     task(path, meta)
@@ -207,6 +220,16 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
                 .hint("a task is either classification (text, label) or generation (prompt, completion)"));
         }
     }
+    let unused = match generation {
+        true => meta.labels.as_ref().map(|_| ("labels", "texts")),
+        false => meta.max_answer.map(|_| ("max_answer", "labels")),
+    };
+    if let Some((key, answers)) = unused {
+        return Err(Error::new(Code::Value, format!("{key} has no effect on a task that answers with {answers}"))
+            .in_file(dir.with_file_name("stream.json"))
+            .in_section(format!("task {}", meta.name))
+            .hint("leave it out"));
+    }
     let labels = match (&meta.labels, generation) {
         (_, true) => Vec::new(),
         (Some(l), false) => l.clone(),
@@ -278,6 +301,28 @@ mod tests {
     }
 
     const AB: &str = "{\"text\":\"x\",\"label\":\"b\"}\n{\"text\":\"y\",\"label\":\"a\",\"extra\":1}\n\n";
+
+    /// Fails if a misspelled key, or one without effect, is passed over in silence.
+    #[test]
+    fn what_stream_json_says_is_used_or_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "t", AB, AB);
+        for (text, named) in [
+            (r#"{"tasks":["t"],"ordr":[]}"#, "ordr"),
+            (r#"{"note":"x"}"#, "tasks"),
+            (r#"{"tasks":[{"name":"t","tempalte":"{input}!"}]}"#, "tempalte"),
+            (r#"{"tasks":[{"name":"t","max_answer":9}]}"#, "max_answer"),
+        ] {
+            std::fs::write(dir.path().join("stream.json"), text).unwrap();
+            for refused in [open(dir.path()).map(|_| ()), open_task(&dir.path().join("t")).map(|_| ())] {
+                let said = refused.unwrap_err().to_string();
+                assert!(said.contains(named) && said.contains("stream.json"), "{text}: {said}");
+            }
+        }
+        std::fs::write(dir.path().join("stream.json"), r#"{"tasks":["t"],"note":1,"source":"x","license":"y"}"#)
+            .unwrap();
+        assert_eq!(open(dir.path()).unwrap().len(), 1);
+    }
 
     #[test]
     fn reads_rows_labels_and_order() {

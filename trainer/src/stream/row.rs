@@ -56,9 +56,13 @@ fn parse(line: &str) -> Result<Row, String> {
     let v: Value = serde_json::from_str(line).map_err(|e| format!("not JSON: {e}"))?;
     let get = |key: &str| v.get(key).and_then(Value::as_str).map(str::to_owned);
     let pairs = [get("text").zip(get("label")), get("prompt").zip(get("completion"))];
-    let conversation = v.get("messages").is_some();
-    if pairs.iter().flatten().count() + usize::from(conversation) > 1 {
+    // Other keys, such as an id, are not read; one that belongs to another kind of row would be lost.
+    let kinds = [["text", "label"].as_slice(), &["prompt", "completion"], &["messages"]];
+    if kinds.iter().filter(|keys| keys.iter().any(|k| v.get(k).is_some())).count() > 1 {
         return Err("it is a row of two kinds at once".into());
+    }
+    if let Some(key) = ["tools", "functions"].iter().find(|k| v.get(k).is_some()) {
+        return Err(format!("{key:?} is not understood: no tool is called"));
     }
     let row = match pairs {
         [Some((text, label)), _] => Row { text, goal: Goal::Label(label), chat: Vec::new() },
@@ -78,6 +82,10 @@ fn parse(line: &str) -> Result<Row, String> {
 fn messages(v: &Value) -> Result<Row, String> {
     let list =
         v.get("messages").and_then(Value::as_array).ok_or("it has neither text and label nor prompt and completion")?;
+    let keys = list.iter().filter_map(Value::as_object).flat_map(|m| m.keys());
+    if let Some(key) = keys.into_iter().find(|k| !["role", "content"].contains(&k.as_str())) {
+        return Err(format!("a message has the key {key:?}, and only role and content are understood"));
+    }
     let turn = |m: &Value| -> Option<(String, String)> {
         Some((m.get("role")?.as_str()?.to_owned(), m.get("content")?.as_str()?.to_owned()))
     };
@@ -95,6 +103,19 @@ fn messages(v: &Value) -> Result<Row, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fails if a part of a row that changes what it means is passed over in silence.
+    #[test]
+    fn what_is_not_understood_is_refused_by_name() {
+        let messages = |key: &str| {
+            format!(r#"{{"messages":[{{"role":"user","content":"x"}},{{"role":"assistant","content":"y"{key}}}]}}"#)
+        };
+        assert!(parse(&messages("")).is_ok());
+        assert!(parse(&messages(r#","tool_calls":[]"#)).unwrap_err().contains("tool_calls"));
+        assert!(parse(&messages("").replace("{\"mess", "{\"tools\":[],\"mess")).unwrap_err().contains("tools"));
+        assert!(parse(r#"{"text":"x","label":"a","id":7}"#).is_ok());
+        assert!(parse(r#"{"text":"x","label":"a","prompt":"y"}"#).unwrap_err().contains("two kinds"));
+    }
 
     #[test]
     fn a_byte_order_mark_line_ends_and_blank_lines_belong_to_no_row() {
