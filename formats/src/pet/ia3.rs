@@ -32,8 +32,7 @@ impl Kind for Ia3 {
     fn acts_at(&self, point: Point) -> Option<Place> {
         match point {
             Point::In(place) if scales_input(place) => Some(place),
-            Point::Out(place) if Places::LINEARS.has(place) && !scales_input(place) => Some(place),
-            _ => None,
+            _ => point.linear().filter(|place| !scales_input(*place)),
         }
     }
 

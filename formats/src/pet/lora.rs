@@ -110,10 +110,7 @@ impl Kind for Lora {
     }
 
     fn acts_at(&self, point: Point) -> Option<Place> {
-        match point {
-            Point::Out(place) if Places::LINEARS.has(place) => Some(place),
-            _ => None,
-        }
+        point.linear()
     }
 
     fn tensors(&self, spec: &ModelSpec, place: Place) -> Vec<(&'static str, Vec<usize>)> {

@@ -4,7 +4,7 @@
 //! [`Place::Output`] and `ffn` with [`Place::Down`]; these two stand for their sublayers. In families
 //! that norm what a sublayer gives, that norm belongs to the sublayer.
 
-use super::site::Place;
+use super::site::{Place, Places};
 
 /// A point of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +22,14 @@ pub enum Point {
 }
 
 impl Point {
+    /// The linear whose output this is, if it is one.
+    pub(super) fn linear(self) -> Option<Place> {
+        match self {
+            Self::Out(place) if Places::LINEARS.has(place) => Some(place),
+            _ => None,
+        }
+    }
+
     /// Every point of a layer.
     pub fn all() -> impl Iterator<Item = Self> {
         let linears = Place::ALL.into_iter().take_while(|p| *p != Place::AttnNorm);

@@ -85,10 +85,7 @@ impl Kind for Sparse {
     }
 
     fn acts_at(&self, point: Point) -> Option<Place> {
-        match point {
-            Point::Out(place) if Places::LINEARS.has(place) => Some(place),
-            _ => None,
-        }
+        point.linear()
     }
 
     /// None: how many positions lie at a site depends on what was chosen.
