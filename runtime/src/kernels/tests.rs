@@ -294,7 +294,7 @@ fn rope_turns_by_the_given_angle_and_keeps_length() {
     assert_eq!(h, [c, 3.0, s, 4.0]);
 }
 
-/// A panel is codes and scales as they are stored: every form must give the same bits, whole panels and short ones.
+/// Fails if two instruction sets unpack a panel, full or short, to different bits.
 #[test]
 fn panels_are_the_same_bits_whoever_unpacks_them() {
     for ty in QuantType::ALL.iter().copied().filter(|t| is_blocks(*t)) {
