@@ -16,6 +16,8 @@ pub enum Pool {
     Max,
     /// The smallest value of each column, over the same tokens.
     Min,
+    /// The first token: in an encoder, the one that begins every text.
+    First,
     /// The last token.
     Last,
     /// The last token that touches the last occurrence of this text, e.g. `[MASK]`.
@@ -53,16 +55,17 @@ impl Reduce {
 }
 
 impl Pool {
-    /// Parses `mean`, `max`, `min`, `last`, `marker:TEXT`, `span:OPEN:CLOSE`.
+    /// Parses `mean`, `max`, `min`, `first`, `last`, `marker:TEXT`, `span:OPEN:CLOSE`.
     pub fn parse(s: &str) -> Result<Self> {
         let bad = || {
             Error::new(Code::Value, format!("unknown pooling {s:?}"))
-                .hint("use mean, max, min, last, marker:TEXT or span:OPEN:CLOSE")
+                .hint("use mean, max, min, first, last, marker:TEXT or span:OPEN:CLOSE")
         };
         match s.split_once(':') {
             None if s == "mean" => Ok(Self::Mean),
             None if s == "max" => Ok(Self::Max),
             None if s == "min" => Ok(Self::Min),
+            None if s == "first" => Ok(Self::First),
             None if s == "last" => Ok(Self::Last),
             Some(("marker", t)) if !t.is_empty() && t.len() <= 64 => Ok(Self::Marker(t.into())),
             Some(("span", rest)) => match rest.split_once(':') {
@@ -102,6 +105,7 @@ impl Pool {
         match self {
             Self::Mean => all,
             Self::Max | Self::Min => usize::from(n > 1)..n,
+            Self::First => 0..n.min(1),
             Self::Last => n.saturating_sub(1)..n,
             Self::Marker(m) => match text.rfind(m.as_str()) {
                 Some(at) => touching(at, at + m.len()).map_or(all, |r| r.end - 1..r.end),
@@ -124,6 +128,7 @@ impl std::fmt::Display for Pool {
             Self::Mean => f.write_str("mean"),
             Self::Max => f.write_str("max"),
             Self::Min => f.write_str("min"),
+            Self::First => f.write_str("first"),
             Self::Last => f.write_str("last"),
             Self::Marker(t) => write!(f, "marker:{t}"),
             Self::Span { open, close } => write!(f, "span:{open}:{close}"),
@@ -234,6 +239,7 @@ mod tests {
         assert_eq!(Pool::Mean.tokens(text, &offsets), 0..6);
         assert_eq!(Pool::Last.tokens(text, &offsets), 5..6);
         assert_eq!(Pool::parse("marker:nope").unwrap().tokens(text, &offsets), 0..6, "falls back");
+        assert_eq!((Pool::First.tokens(text, &offsets), Pool::First.tokens("", &[])), (0..1, 0..0));
         assert_eq!(Pool::Last.tokens("", &[]), 0..0);
         assert_eq!((Pool::Max.tokens(text, &offsets), Pool::Min.tokens("a", &offsets[..1])), (1..6, 0..1));
         assert_eq!(Pool::parse("max").unwrap().to_string(), "max");

@@ -99,11 +99,10 @@ fn sample(file: &[u8]) -> String {
 
 fn structure(gguf: &Gguf<'_>) -> Result<String> {
     let s = ModelSpec::from_gguf(gguf)?;
-    let rope = s.ropes[0];
     let mut h = blake3::Hasher::new_derive_key("conpet 2026 base structure v1");
     h.update(
         format!(
-            "{} {} {} {} {} {} {} {} {:08x} {:08x} {} {:?} {}\n",
+            "{} {} {} {} {} {} {} {} {:08x} {:08x} {} {} {}\n",
             s.arch,
             s.n_layer,
             s.hidden,
@@ -113,16 +112,39 @@ fn structure(gguf: &Gguf<'_>) -> Result<String> {
             s.ffn,
             s.vocab,
             s.norm_eps.to_bits(),
-            rope.base.to_bits(),
-            rope.dim,
-            rope.kind,
-            s.tied
+            s.ropes.first().map_or(0, |r| r.base.to_bits()),
+            s.ropes.first().map_or(0, |r| r.dim),
+            s.ropes.first().map_or_else(String::new, |r| format!("{:?}", r.kind)),
+            s.output.tied
         )
         .as_bytes(),
     );
     // What follows from the architecture's name is not repeated.
     if let Some(window) = s.window() {
         h.update(format!("window {window}\n").as_bytes());
+    }
+    for r in s.ropes.iter().filter(|r| r.is_scaled()) {
+        let bits: Vec<u64> = r.frequencies.iter().map(|f| f.to_bits()).collect();
+        h.update(format!("scaled {:08x} {bits:x?}\n", r.magnitude.to_bits()).as_bytes());
+    }
+    let usual = [1.0, 1.0, 1.0 / (s.head_dim as f32).sqrt(), 1.0, 0.0, 0.0];
+    let own = [
+        // A Gemma's follows from its width.
+        if s.embedding.scale == (s.hidden as f32).sqrt() { 1.0 } else { s.embedding.scale },
+        s.residual_scale,
+        s.attention_scale,
+        s.output.scale,
+        s.attention_cap.unwrap_or(0.0),
+        s.output.cap.unwrap_or(0.0),
+    ];
+    if own != usual {
+        h.update(format!("scales {:x?}\n", own.map(f32::to_bits)).as_bytes());
+    }
+    // The first two families were described without this.
+    if !["llama", "gemma3"].contains(&s.arch.as_str()) {
+        for a in &s.attention {
+            h.update(format!("window {:?} rope {:?}\n", a.window, a.rope).as_bytes());
+        }
     }
     let mut tensors: Vec<_> = gguf.tensors().iter().map(|t| (t.name, t.ne, t.ty)).collect();
     tensors.sort_by_key(|t| t.0);

@@ -145,13 +145,37 @@ impl Part {
         if self.at.has(Place::Embedding) {
             return vec![Site { layer: 0, place: Place::Embedding }];
         }
-        layers.flat_map(|layer| self.at.iter().map(move |place| Site { layer, place })).collect()
+        let there = |p: &Place| p.exists(spec);
+        layers.flat_map(|layer| self.at.iter().filter(there).map(move |place| Site { layer, place })).collect()
     }
 
     /// Its parameters in layers `first..` (what a reparameterised kind is trained through is not kept).
     pub fn parameters(&self, spec: &ModelSpec, first: usize) -> usize {
         let at = |s: &Site| self.tensors(spec, s.place).iter().map(|t| t.1.iter().product::<usize>()).sum::<usize>();
         self.pet.parameters().unwrap_or_else(|| self.sites(spec, first).iter().map(at).sum())
+    }
+
+    /// Whether a base has the places where it acts. Of those where a kind acts by default, or of all linears,
+    /// the ones that are there are meant; a place that was named must be there.
+    fn fits(&self, spec: &ModelSpec) -> Result<()> {
+        let name = self.pet.kind().name();
+        if !spec.causal && self.pet.acts_on_input() {
+            return Err(Error::new(Code::Unsupported, format!("{name} needs a base that reads from left to right"))
+                .hint("use prefix, which acts in attention, on an encoder"));
+        }
+        let broad = self.at == self.pet.default_places() || self.at == Places::LINEARS;
+        let missing: Vec<&str> = self.at.iter().filter(|p| !p.exists(spec)).map(Place::short).collect();
+        if missing.is_empty() || broad && missing.len() < self.at.iter().count() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::Unsupported,
+            format!("{name} is to act at {}, which {} bases do not have", missing.join("/"), spec.arch),
+        )
+        .hint(format!(
+            "sites are {}",
+            Places::LAYER.iter().filter(|p| p.exists(spec)).map(Place::short).collect::<Vec<_>>().join(", ")
+        )))
     }
 
     fn check(&self) -> Result<()> {
@@ -226,6 +250,7 @@ impl PetSpec {
             )
             .hint("use --trunk 0, or prefix, which acts above the trunk"));
         }
+        self.parts.iter().try_for_each(|p| p.fits(spec))?;
         if let Some(p) = self.parts.iter().find(|p| p.last.is_some_and(|n| n > spec.n_layer - first)) {
             let (name, n) = (p.pet.kind().name(), p.last.unwrap_or(0));
             return Err(Error::new(

@@ -3,23 +3,30 @@
 //! Same bytes for the same configuration, everywhere: weights come from ChaCha8, the tokenizer
 //! holds all 256 bytes plus merges learned from a fixed list of words.
 
+mod family;
 mod stage;
 
+pub use family::TinyArch;
 pub use stage::{no_base, with_task};
 
 use crate::Result;
 use crate::gguf::Writer;
+use crate::model_spec::{Fused, Linear, Norm};
 use crate::quant::{self, QuantType};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Which family the tiny base belongs to.
+/// How a tiny decoder's rotary embedding is stretched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TinyArch {
-    /// As SmolLM2.
-    Llama,
-    /// As Gemma 3.
-    Gemma3,
+pub enum Stretch {
+    /// Not at all.
+    None,
+    /// All pairs alike.
+    Linear,
+    /// By YaRN.
+    Yarn,
+    /// By factors in tensors: as Llama 3 does, or Phi-3 (LongRoPE).
+    Factors,
 }
 
 /// What the tiny base is like.
@@ -45,10 +52,12 @@ pub struct TinyConfig {
     pub embedding: QuantType,
     /// Trained context, in tokens.
     pub context: usize,
-    /// Whether the linears of attention have biases; of a llama.
+    /// Whether a llama's linears of attention have biases.
     pub biases: bool,
-    /// Tokens that the local layers of a Gemma see; short texts outgrow the default.
+    /// Tokens that layers with a window see; short texts outgrow the default.
     pub window: usize,
+    /// How the rotary embedding is stretched.
+    pub stretch: Stretch,
 }
 
 impl Default for TinyConfig {
@@ -66,6 +75,7 @@ impl Default for TinyConfig {
             context: 512,
             biases: false,
             window: 24,
+            stretch: Stretch::None,
         }
     }
 }
@@ -88,28 +98,9 @@ fn draw(rng: &mut ChaCha8Rng, n: usize, std: f32) -> Vec<f32> {
 pub fn base(c: &TinyConfig) -> Result<Vec<u8>> {
     let (tokens, merges, kinds) = vocabulary();
     let vocab = tokens.len();
-    let gemma = c.arch == TinyArch::Gemma3;
-    let arch = if gemma { "gemma3" } else { "llama" };
-    let key = |name: &str| format!("{arch}.{name}");
-    let head_dim = (c.hidden / c.heads) as u32;
+    let family = c.arch.family();
     let mut w = Writer::new();
-    w.str("general.architecture", arch)
-        .str("general.name", "conpet tiny")
-        .u32(&key("block_count"), c.layers as u32)
-        .u32(&key("context_length"), c.context as u32)
-        .u32(&key("embedding_length"), c.hidden as u32)
-        .u32(&key("feed_forward_length"), c.ffn as u32)
-        .u32(&key("attention.head_count"), c.heads as u32)
-        .u32(&key("attention.head_count_kv"), c.kv_heads as u32)
-        .f32(&key("rope.freq_base"), if gemma { 1_000_000.0 } else { 10_000.0 })
-        .f32(&key("attention.layer_norm_rms_epsilon"), 1e-5)
-        .u32(&key("vocab_size"), vocab as u32)
-        .u32(&key("rope.dimension_count"), head_dim);
-    if gemma {
-        w.u32(&key("attention.key_length"), head_dim)
-            .u32(&key("attention.value_length"), head_dim)
-            .u32(&key("attention.sliding_window"), c.window as u32);
-    }
+    family.write_keys(&mut w, c, vocab);
     w.str("tokenizer.ggml.model", "gpt2")
         .str("tokenizer.ggml.pre", "smollm")
         .strings("tokenizer.ggml.tokens", &tokens)
@@ -122,44 +113,82 @@ pub fn base(c: &TinyConfig) -> Result<Vec<u8>> {
         .str("tokenizer.chat_template", CHAT);
     let mut rng = ChaCha8Rng::seed_from_u64(c.seed);
     let mut data: Vec<Vec<u8>> = Vec::new();
-    let mut tensor = |w: &mut Writer, name: &str, ty: QuantType, ne: &[u64], values: Vec<f32>| -> Result<()> {
+    let mut tensor = |name: &str, ty: QuantType, ne: &[u64], values: Vec<f32>| -> Result<()> {
         w.tensor(name, ty, ne);
         data.push(quant::quantize(ty, &values)?);
         Ok(())
     };
     let (h, f) = (c.hidden as u64, c.ffn as u64);
-    let kv = (c.hidden / c.heads * c.kv_heads) as u64;
+    let head_dim = (c.hidden / c.heads) as u64;
+    let kv = head_dim * c.kv_heads as u64;
     // A Gemma multiplies its embeddings by √hidden; layers would not be heard beside larger ones.
-    let embedding = if gemma { 1.0 / (c.hidden as f32).sqrt() } else { 1.0 };
-    tensor(&mut w, "token_embd.weight", c.embedding, &[h, vocab as u64], draw(&mut rng, vocab * c.hidden, embedding))?;
+    let embedding = if family.grows_embeddings { 1.0 / (c.hidden as f32).sqrt() } else { 1.0 };
+    tensor("token_embd.weight", c.embedding, &[h, vocab as u64], draw(&mut rng, vocab * c.hidden, embedding))?;
     // Residual writes are scaled down so that depth does not blow the stream up.
     let residual = 1.0 / (2.0 * c.layers as f32).sqrt();
+    let shape = |l: Linear| match l {
+        Linear::Q => (h, h),
+        Linear::K | Linear::V => (kv, h),
+        Linear::Output => (h, h),
+        Linear::Gate | Linear::Up => (f, h),
+        Linear::Down => (h, f),
+    };
+    let norms = |name: &str, width: u64, rng: &mut ChaCha8Rng| {
+        let values = draw(rng, width as usize, 0.1).iter().map(|v| 1.0 + v).collect();
+        let bias = family.layer_norm.then(|| (format!("{name}.bias"), draw(rng, width as usize, 0.1)));
+        std::iter::once((format!("{name}.weight"), values)).chain(bias).collect::<Vec<_>>()
+    };
     for l in 0..c.layers {
-        let own = [("attn_norm", h), ("ffn_norm", h)];
-        let d = u64::from(head_dim);
-        let more = [("attn_q_norm", d), ("attn_k_norm", d), ("post_attention_norm", h), ("post_ffw_norm", h)];
-        for (name, width) in own.into_iter().chain(more.into_iter().filter(|_| gemma)) {
-            let values = draw(&mut rng, width as usize, 0.1).iter().map(|v| 1.0 + v).collect();
-            tensor(&mut w, &format!("blk.{l}.{name}.weight"), QuantType::F32, &[width], values)?;
+        // Those of every family come first.
+        let first = [Norm::Attn, Norm::Ffn];
+        let all = first.into_iter().chain(Norm::ALL.into_iter().filter(|n| !first.contains(n)));
+        for norm in all.filter(|n| family.norms.contains(n)) {
+            let width = match norm {
+                Norm::Q if family.whole_qk_norm => h,
+                Norm::K if family.whole_qk_norm => kv,
+                Norm::Q | Norm::K => head_dim,
+                _ => h,
+            };
+            for (name, values) in norms(&format!("blk.{l}.{}", norm.name()), width, &mut rng) {
+                tensor(&name, QuantType::F32, &[width], values)?;
+            }
         }
-        for (name, out, input, gain) in [
-            ("attn_q", h, h, 1.0),
-            ("attn_k", kv, h, 1.0),
-            ("attn_v", kv, h, 1.0),
-            ("attn_output", h, h, residual),
-            ("ffn_gate", f, h, 1.0),
-            ("ffn_up", f, h, 1.0),
-            ("ffn_down", h, f, residual),
-        ] {
+        let biased = |x: Linear| {
+            family.biases.contains(&x) || c.biases && c.arch == TinyArch::Llama && x.name().starts_with("attn")
+        };
+        let alone = |x: &Linear| !family.fused.iter().any(|f| f.linears.contains(x));
+        let fused = family.fused.iter().map(|f: &Fused| (f.name, f.linears.to_vec()));
+        let single = Linear::ALL.into_iter().filter(|x| alone(x) && (family.gated || *x != Linear::Gate));
+        for (name, linears) in fused.chain(single.map(|x| (x.name(), vec![x]))) {
+            let out: u64 = linears.iter().map(|x| shape(*x).0).sum();
+            let input = shape(linears[0]).1;
+            let gain = if matches!(linears[0], Linear::Output | Linear::Down) { residual } else { 1.0 };
             let values = draw(&mut rng, (out * input) as usize, gain / (input as f32).sqrt());
-            tensor(&mut w, &format!("blk.{l}.{name}.weight"), c.linear, &[input, out], values)?;
-            if c.biases && name.starts_with("attn") {
+            tensor(&format!("blk.{l}.{name}.weight"), c.linear, &[input, out], values)?;
+            if biased(linears[0]) {
                 let values = draw(&mut rng, out as usize, 0.5);
-                tensor(&mut w, &format!("blk.{l}.{name}.bias"), QuantType::F32, &[out], values)?;
+                tensor(&format!("blk.{l}.{name}.bias"), QuantType::F32, &[out], values)?;
             }
         }
     }
-    tensor(&mut w, "output_norm.weight", QuantType::F32, &[h], vec![1.0; c.hidden])?;
+    if family.decoder {
+        tensor("output_norm.weight", QuantType::F32, &[h], vec![1.0; c.hidden])?;
+    } else {
+        for (name, values) in norms("token_embd_norm", h, &mut rng) {
+            tensor(&name, QuantType::F32, &[h], values)?;
+        }
+        tensor("token_types.weight", QuantType::F32, &[h, 2], draw(&mut rng, 2 * c.hidden, 0.5))?;
+    }
+    if family.positions {
+        let values = draw(&mut rng, c.context * c.hidden, 0.5);
+        tensor("position_embd.weight", QuantType::F32, &[h, c.context as u64], values)?;
+    }
+    if c.stretch == Stretch::Factors {
+        for (name, step) in family.factors.iter().zip([1.0, 3.0]) {
+            let factors = (0..head_dim / 2).map(|i| 1.0 + step * i as f32).collect();
+            tensor(name, QuantType::F32, &[head_dim / 2], factors)?;
+        }
+    }
     let mut out = Vec::new();
     w.finish(&mut out, |i| Ok(&data[i]))?;
     Ok(out)
@@ -213,7 +242,7 @@ mod tests {
         assert_ne!(a, base(&TinyConfig { seed: 2, ..TinyConfig::default() }).unwrap());
         let g = Gguf::parse(&a).unwrap();
         let s = ModelSpec::from_gguf(&g).unwrap();
-        assert_eq!((s.n_layer, s.hidden, s.n_kv_head, s.tied), (4, 64, 2, true));
+        assert_eq!((s.n_layer, s.hidden, s.n_kv_head, s.output.tied), (4, 64, 2, true));
         for n in (0..a.len()).step_by(997) {
             assert!(Gguf::parse(&a[..n]).is_err(), "prefix of {n} bytes was accepted");
         }

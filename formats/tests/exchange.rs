@@ -218,7 +218,7 @@ fn a_key_turned_by_minus_n_meets_a_query_n_positions_earlier() {
         let half = d / 2;
         (0..d)
             .map(|i| {
-                let angle = at * f64::from(world.spec.rope(0).base).powf(-2.0 * (i % half) as f64 / d as f64);
+                let angle = at * f64::from(world.spec.rope(0).unwrap().base).powf(-2.0 * (i % half) as f64 / d as f64);
                 let other = if i < half { -f64::from(x[i + half]) } else { f64::from(x[i - half]) };
                 f64::from(x[i]) * angle.cos() + other * angle.sin()
             })

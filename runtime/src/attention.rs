@@ -1,4 +1,5 @@
-//! Causal grouped-query attention, a block of queries against a block of keys at a time.
+//! Grouped-query attention, a block of queries against a block of keys at a time. In a decoder a token sees
+//! what came before it, in an encoder all of its sequence.
 //!
 //! The softmax is computed online (Milakov & Gimelshein 2018; Dao et al. 2022): only one block of scores exists
 //! at a time. A block of keys and values is converted to `f32` once for all queries of a block and all query
@@ -86,8 +87,8 @@ pub(crate) fn attention(
                     let (from, to) = (mine.start.max(start), mine.end.min(end));
                     for t in (from..to).step_by(TOKENS) {
                         let tokens = t..to.min(t + TOKENS);
-                        let block =
-                            Block { kernels: cpu.kernels, spec, head, memory, learned, tokens, window, past, start };
+                        let (kernels, len) = (cpu.kernels, end - start);
+                        let block = Block { kernels, spec, head, memory, learned, tokens, window, past, start, len };
                         block.run(q, s, |t, values| {
                             let at = (t * heads + head - first) * width;
                             out[at..at + width].copy_from_slice(values);
@@ -119,6 +120,8 @@ struct Block<'a> {
     past: usize,
     /// The sequence's first token in the batch.
     start: usize,
+    /// Tokens of the sequence in the batch.
+    len: usize,
 }
 
 impl Block<'_> {
@@ -140,8 +143,8 @@ impl Block<'_> {
         s.sums[..rows * wide].fill(0.0);
         s.state.clear();
         s.state.resize(rows, (f32::NEG_INFINITY, 0.0));
-        let seen = |t: usize| self.past + t - self.start + 1;
-        let hidden = |t: usize| seen(t).saturating_sub(self.window);
+        let seen = |t: usize| self.past + if spec.causal { t - self.start + 1 } else { self.len };
+        let hidden = |t: usize| (self.past + t - self.start + 1).saturating_sub(self.window);
         let last = seen(self.tokens.end - 1);
         let learned = self.learned.map_or(0, |l| l.n);
         let own = (hidden(self.tokens.start) / KEYS * KEYS..last).step_by(KEYS).map(|from| (false, from, last));
@@ -158,6 +161,9 @@ impl Block<'_> {
                 row[end..].fill(0.0);
                 if first == end {
                     continue;
+                }
+                if let Some(cap) = spec.attention_cap {
+                    self.kernels.soft_cap(&mut row[first..end], cap);
                 }
                 let (max, sum) = self.kernels.softmax_step(&mut row[first..end], state.0);
                 let shrink = if state.0 == max { 1.0 } else { (state.0 - max).exp() };

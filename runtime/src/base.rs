@@ -7,11 +7,13 @@ use crate::budget::Budget;
 use crate::chat::ChatTemplate;
 use crate::error::{Code, Error, Result};
 use crate::kernels::MatrixRef;
+use crate::norm::NormRef;
 use crate::tokenizer::Tokenizer;
 use conpet_formats::gguf::{Gguf, TensorInfo, TensorType};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::{self, ModelSpec, Norm};
 use conpet_formats::quant::{self, QuantType};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -28,8 +30,12 @@ pub struct Base {
     pub tokenizer: Tokenizer,
     layers: Vec<Layer>,
     embedding: Weight,
-    output_norm: Vec<f32>,
-    output: Weight,
+    positions: Option<Weight>,
+    /// The row of the token type that every token has, `[hidden]`.
+    token_type: Option<Vec<f32>>,
+    embedding_norm: Option<Vectors>,
+    output_norm: Option<Vectors>,
+    output: Option<Weight>,
     budget: Option<Budget>,
     /// The file's modification time before anything was read from it.
     modified: Option<SystemTime>,
@@ -45,41 +51,50 @@ struct Weight {
     len: usize,
 }
 
+/// A norm's weight, and its bias (empty if it has none).
+type Vectors = [Vec<f32>; 2];
+
+impl Weight {
+    /// Some of its rows.
+    fn rows(self, rows: Range<usize>) -> Self {
+        let row = self.len / self.rows.max(1);
+        Self { rows: rows.len(), start: self.start + rows.start * row, len: rows.len() * row, ..self }
+    }
+}
+
 #[derive(Debug)]
 struct Layer {
-    attn_norm: Vec<f32>,
-    ffn_norm: Vec<f32>,
-    qk_norm: Option<[Vec<f32>; 2]>,
-    post_norm: Option<[Vec<f32>; 2]>,
+    /// Indexed by [`Norm`].
+    norms: [Option<Vectors>; Norm::ALL.len()],
     /// Indexed by [`Linear`].
-    linears: [Weight; 7],
+    linears: [Option<Weight>; 7],
     biases: [Option<Vec<f32>>; 7],
 }
 
 /// The weights of one layer, borrowed from the map. Linears are `[out, in]`.
 #[derive(Debug, Clone, Copy)]
 pub struct LayerRef<'a> {
-    /// Norm before attention, `[hidden]`.
-    pub attn_norm: &'a [f32],
-    /// Norm before the feed-forward layer, `[hidden]`.
-    pub ffn_norm: &'a [f32],
-    /// Norms of each query and key head, `[head_dim]`, in families that have them.
-    pub qk_norm: Option<[&'a [f32]; 2]>,
-    /// Norms of what attention and the feed-forward layer add, `[hidden]`, in families that have them.
-    pub post_norm: Option<[&'a [f32]; 2]>,
-    linears: [MatrixRef<'a>; 7],
-    biases: [Option<&'a [f32]>; 7],
+    base: &'a Base,
+    layer: &'a Layer,
 }
 
 impl<'a> LayerRef<'a> {
     /// The weight `[out, in]` of one linear.
+    ///
+    /// # Panics
+    /// If bases of this family do not have it.
     pub fn linear(&self, which: Linear) -> MatrixRef<'a> {
-        self.linears[which as usize]
+        self.base.matrix(self.layer.linears[which as usize].expect("a layer has the linears of its spec"))
     }
 
     /// The bias `[out]` of one linear, in families that have one.
     pub fn bias(&self, which: Linear) -> Option<&'a [f32]> {
-        self.biases[which as usize]
+        self.layer.biases[which as usize].as_deref()
+    }
+
+    /// A norm, in families that have it.
+    pub fn norm(&self, which: Norm) -> Option<NormRef<'a>> {
+        self.layer.norms[which as usize].as_ref().map(|v| self.base.norm(v))
     }
 }
 
@@ -109,31 +124,44 @@ impl Base {
                 Some(i) => Err(Error::new(Code::NotFinite, format!("element {i} is not finite")).in_section(name)),
             }
         };
-        let layers = (0..spec.n_layer)
-            .map(|l| {
-                let mut linears = [Weight { ty: QuantType::F32, rows: 0, cols: 0, start: 0, len: 0 }; 7];
-                let mut biases = [const { None }; 7];
-                for (linear, (_, out, input)) in Linear::ALL.into_iter().zip(spec.linears()) {
-                    linears[linear as usize] = weight(&linear.weight(l), out, input)?;
-                    if spec.biases.contains(&linear) {
-                        biases[linear as usize] = Some(vector(&linear.bias(l), out)?);
-                    }
-                }
-                let norm = |norm: Norm| vector(&norm.weight(l), spec.norm_width(norm));
-                let pair = |a: Norm, b: Norm| spec.has(a).then(|| Ok([norm(a)?, norm(b)?])).transpose();
-                Ok(Layer {
-                    attn_norm: norm(Norm::Attn)?,
-                    ffn_norm: norm(Norm::Ffn)?,
-                    qk_norm: pair(Norm::Q, Norm::K)?,
-                    post_norm: pair(Norm::PostAttn, Norm::PostFfn)?,
-                    linears,
-                    biases,
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let embedding = weight(model_spec::EMBEDDING, spec.vocab, spec.hidden)?;
-        let output = if spec.tied { embedding } else { weight(model_spec::OUTPUT, spec.vocab, spec.hidden)? };
-        let output_norm = vector(model_spec::OUTPUT_NORM, spec.hidden)?;
+        let norm = |stem: &str, width: usize| -> Result<Vectors> {
+            let mut out = Vectors::default();
+            for (out, name) in out.iter_mut().zip(spec.norm_names(stem)) {
+                *out = vector(&name, width)?;
+            }
+            Ok(out)
+        };
+        let mut layers = Vec::with_capacity(spec.n_layer);
+        for l in 0..spec.n_layer {
+            let mut layer = Layer { norms: Default::default(), linears: [None; 7], biases: Default::default() };
+            for linear in spec.linears() {
+                let ((name, row), (out, input)) = (spec.weight_name(l, linear), spec.shape(linear));
+                layer.linears[linear as usize] =
+                    Some(weight(&name, spec.rows_of_tensor(linear), input)?.rows(row..row + out));
+            }
+            for linear in &spec.biases {
+                let ((name, row), out) = (spec.bias_name(l, *linear), spec.shape(*linear).0);
+                let all = vector(&name, spec.rows_of_tensor(*linear))?;
+                layer.biases[*linear as usize] = Some(all[row..row + out].to_vec());
+            }
+            for which in spec.norms {
+                let stem = format!("blk.{l}.{}", which.name());
+                layer.norms[*which as usize] = Some(norm(&stem, spec.norm_width(*which))?);
+            }
+            layers.push(layer);
+        }
+        let h = spec.hidden;
+        let embedding = weight(model_spec::EMBEDDING, spec.vocab, h)?;
+        let positions = spec.embedding.positions.then(|| weight(model_spec::POSITIONS, spec.context, h)).transpose()?;
+        let types = Some(spec.embedding.types).filter(|n| *n > 0);
+        let token_type = types.map(|n| first_row(&map, weight(model_spec::TOKEN_TYPES, n, h)?)).transpose()?;
+        let embedding_norm = spec.embedding.norm.then(|| norm(model_spec::EMBEDDING_NORM, h)).transpose()?;
+        let output_norm = spec.output.norm.then(|| norm(model_spec::OUTPUT_NORM, h)).transpose()?;
+        let output = match (spec.causal, spec.output.tied) {
+            (false, _) => None,
+            (true, true) => Some(embedding),
+            (true, false) => Some(weight(model_spec::OUTPUT, spec.vocab, h)?),
+        };
         spec.check_tensors(&gguf)?;
         let tokenizer = Tokenizer::from_gguf(&gguf, map.clone())?;
         if tokenizer.n_vocab() > spec.vocab {
@@ -143,8 +171,27 @@ impl Base {
             )
             .in_section("tokenizer.ggml.tokens"));
         }
-        let path = path.to_owned();
-        Ok(Self { path, spec, tokenizer, layers, embedding, output_norm, output, map, budget: None, modified })
+        Ok(Self {
+            path: path.to_owned(),
+            spec,
+            tokenizer,
+            layers,
+            embedding,
+            positions,
+            token_type,
+            embedding_norm,
+            output_norm,
+            output,
+            map,
+            budget: None,
+            modified,
+        })
+    }
+
+    /// Makes ready for contexts of so many tokens, which may be more than the base's own:
+    /// [`ModelSpec::for_context`].
+    pub fn extend_context(&mut self, tokens: usize) {
+        self.spec = self.spec.clone().for_context(tokens);
     }
 
     /// Keeps at most `bytes` of weights in memory; the rest is read from the file in every pass.
@@ -153,8 +200,8 @@ impl Base {
     /// If `bytes` is less than the largest layer, or the output head.
     pub fn limit_memory(&mut self, bytes: usize) -> Result<()> {
         let place = |w: &Weight| w.start..w.start + w.len;
-        let layers = self.layers.iter().map(|l| l.linears.iter().map(place).collect());
-        let parts = layers.chain([vec![place(&self.output)]]).collect();
+        let layers = self.layers.iter().map(|l| l.linears.iter().flatten().map(place).collect());
+        let parts = layers.chain([self.output.iter().map(place).collect()]).collect();
         self.budget = Some(Budget::new(parts, bytes).map_err(|e| e.in_file(&self.path))?);
         Ok(())
     }
@@ -187,15 +234,7 @@ impl Base {
     /// # Panics
     /// If `layer >= spec.n_layer`.
     pub fn layer(&self, layer: usize) -> LayerRef<'_> {
-        let l = &self.layers[layer];
-        LayerRef {
-            attn_norm: &l.attn_norm,
-            ffn_norm: &l.ffn_norm,
-            qk_norm: l.qk_norm.as_ref().map(|n| n.each_ref().map(Vec::as_slice)),
-            post_norm: l.post_norm.as_ref().map(|n| n.each_ref().map(Vec::as_slice)),
-            linears: l.linears.map(|w| self.matrix(w)),
-            biases: l.biases.each_ref().map(Option::as_deref),
-        }
+        LayerRef { base: self, layer: &self.layers[layer] }
     }
 
     /// The embedding table `[vocab, hidden]`.
@@ -203,14 +242,36 @@ impl Base {
         self.matrix(self.embedding)
     }
 
-    /// The output head `[vocab, hidden]`; the embedding table where they are tied.
-    pub fn output(&self) -> MatrixRef<'_> {
-        self.matrix(self.output)
+    /// The learned positions `[context, hidden]`, in families that have them.
+    pub fn positions(&self) -> Option<MatrixRef<'_>> {
+        self.positions.map(|w| self.matrix(w))
     }
 
-    /// The weights of the final norm, `[hidden]`.
-    pub fn output_norm(&self) -> &[f32] {
-        &self.output_norm
+    /// What is added to every embedding for its token type, `[hidden]`, in families that have types.
+    pub fn token_type(&self) -> Option<&[f32]> {
+        self.token_type.as_deref()
+    }
+
+    /// The norm of embeddings, in families that have one.
+    pub fn embedding_norm(&self) -> Option<NormRef<'_>> {
+        self.embedding_norm.as_ref().map(|v| self.norm(v))
+    }
+
+    /// The output head `[vocab, hidden]`; the embedding table where they are tied.
+    ///
+    /// # Panics
+    /// If the base is an encoder, which has none.
+    pub fn output(&self) -> MatrixRef<'_> {
+        self.matrix(self.output.expect("only decoders predict tokens"))
+    }
+
+    /// The final norm; encoders whose layers end with a norm have none.
+    pub fn output_norm(&self) -> Option<NormRef<'_>> {
+        self.output_norm.as_ref().map(|v| self.norm(v))
+    }
+
+    fn norm<'a>(&self, [weight, bias]: &'a Vectors) -> NormRef<'a> {
+        NormRef { kind: self.spec.norm_kind, eps: self.spec.norm_eps, weight, bias }
     }
 
     /// The mapped file.
@@ -235,17 +296,26 @@ impl Base {
 
     /// Bytes of weights one token reads when decoding: all linears and the output head.
     pub fn bytes_per_token(&self) -> usize {
-        self.layers.iter().flat_map(|l| &l.linears).map(|w| w.len).sum::<usize>() + self.output.len
+        let linears = self.layers.iter().flat_map(|l| l.linears.iter().flatten());
+        linears.chain(&self.output).map(|w| w.len).sum()
     }
 
     /// Name of the most common quant type among the linears, for display.
     pub fn quant_name(&self) -> &'static str {
-        self.layers[0].linears[Linear::Down as usize].ty.name()
+        self.layer(0).linear(Linear::Down).ty.name()
     }
 
     fn matrix(&self, w: Weight) -> MatrixRef<'_> {
         MatrixRef { ty: w.ty, rows: w.rows, cols: w.cols, data: &self.map[w.start..w.start + w.len] }
     }
+}
+
+/// The first row of a matrix as floats.
+fn first_row(map: &Mapped, w: Weight) -> Result<Vec<f32>> {
+    let mut out = vec![0.0; w.cols];
+    let row = w.rows(0..1);
+    quant::dequantize(row.ty, &map[row.start..row.start + row.len], &mut out);
+    Ok(out)
 }
 
 /// Finds a tensor and checks that it is `[rows, cols]` of a type that can be run.

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod classify;
+mod embed;
 mod generate;
 mod perplexity;
 mod route;
@@ -29,6 +30,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Talk, turn by turn.
     Chat(chat::ChatArgs),
+    /// Turn texts into vectors of unit length.
+    Embed(embed::EmbedArgs),
     /// Show how the selector chooses, without running a module.
     Route(InputArgs),
     /// Measure speed and memory.
@@ -48,6 +51,7 @@ pub fn run(cli: Cli, stop: &Stop) -> Result<ExitStatus> {
         Command::Classify(a) => classify::run(&a, stop),
         Command::Generate(a) => generate::run(&a, stop),
         Command::Chat(a) => chat::run(&a, stop),
+        Command::Embed(a) => embed::run(&a, stop),
         Command::Route(a) => route::run(&a, stop),
         Command::Bench(a) => bench::run(&a),
         Command::Perplexity(a) => perplexity::run(&a, stop),

@@ -1,4 +1,4 @@
-//! The decoder: runs layers over a batch.
+//! Runs the layers of a base, decoder or encoder, over a batch.
 //!
 //! A batch holds the tokens of several sequences one after another, `hidden [tokens, hidden]`, without padding.
 //! Weights are read once per batch. A sequence either continues its cache, or has none and attends only to its
@@ -15,7 +15,7 @@ use crate::cpu::Cpu;
 use crate::kv::{Kv, KvType};
 use crate::module::Module;
 use crate::rope::rope_table;
-use conpet_formats::model_spec::{ModelSpec, Rope};
+use conpet_formats::model_spec::{ModelSpec, Norm, Rope};
 use conpet_formats::pet::{Place, Point};
 use in_force::{InForce, Work};
 use std::ops::Range;
@@ -76,7 +76,7 @@ pub(crate) fn layers(
     s.reserve(spec, n);
     in_force.reserve(spec.q_dim().max(spec.ffn).max(spec.hidden), &mut s.in_force);
     for (rope, table) in spec.ropes.iter().zip(&mut s.rope) {
-        turns(cpu, *rope, spans, &mut table[..n * rope.dim]);
+        turns(cpu, rope, spans, &mut table[..n * rope.dim]);
     }
     let (qd, kd) = (spec.q_dim(), spec.kv_dim());
     let [beside_attn, beside_ffn] = [Place::Output, Place::Down].map(|place| in_force.aside(place));
@@ -88,27 +88,31 @@ pub(crate) fn layers(
         let w = base.layer(l);
         let x = &mut s.norm[..n * spec.hidden];
         let (q, k, v) = (&mut s.q[..n * qd], &mut s.k[..n * kd], &mut s.v[..n * kd]);
-        normalise(cpu, hidden, w.attn_norm, spec, x);
-        act(Point::Out(Place::AttnNorm), hidden, x, &mut s.in_force);
+        if let Some(norm) = w.norm(Norm::Attn) {
+            norm.rows(cpu, hidden, x);
+            act(Point::Out(Place::AttnNorm), hidden, x, &mut s.in_force);
+        }
+        let read = if spec.has(Norm::Attn) { &*x } else { &*hidden };
         let which = [Linear::Q, Linear::K, Linear::V];
-        in_force.linears(cpu, (l, &w), which, x, [&mut *q, &mut *k, &mut *v], &mut s.in_force);
+        in_force.linears(cpu, (l, &w), which, read, [&mut *q, &mut *k, &mut *v], &mut s.in_force);
         for (place, y) in [(Place::Q, &mut *q), (Place::K, &mut *k), (Place::V, &mut *v)] {
-            act(Point::Out(place), x, y, &mut s.in_force);
+            act(Point::Out(place), read, y, &mut s.in_force);
         }
         if beside_attn {
-            s.aside[..x.len()].fill(0.0);
-            act(Point::Aside(Place::Output), x, &mut s.aside[..x.len()], &mut s.in_force);
+            s.aside[..read.len()].fill(0.0);
+            act(Point::Aside(Place::Output), read, &mut s.aside[..read.len()], &mut s.in_force);
         }
-        if let Some(norms) = w.qk_norm {
-            for (x, norm) in [&mut *q, &mut *k].into_iter().zip(norms) {
-                cpu.by_row(x, spec.head_dim, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
+        for (x, norm) in [(&mut *q, Norm::Q), (&mut *k, Norm::K)] {
+            if let Some(norm) = w.norm(norm) {
+                norm.rows_inplace(cpu, x);
             }
         }
-        let (rope, tables) = (spec.rope(l), &s.rope[spec.attention(l).rope]);
-        for (x, width) in [(&mut *q, qd), (&mut *k, kd)] {
-            cpu.by_row(x, width, |t, x| {
-                kernels.rope(x, spec.head_dim, &tables[t * rope.dim..(t + 1) * rope.dim], rope.kind);
-            });
+        if let Some((rope, tables)) = spec.attention(l).rope.map(|r| (&spec.ropes[r], &s.rope[r])) {
+            for (x, width) in [(&mut *q, qd), (&mut *k, kd)] {
+                cpu.by_row(x, width, |t, x| {
+                    kernels.rope(x, spec.head_dim, &tables[t * rope.dim..(t + 1) * rope.dim], rope.kind);
+                });
+            }
         }
         let mut at = 0;
         for span in spans.iter_mut() {
@@ -123,51 +127,79 @@ pub(crate) fn layers(
         // The norm buffer is free again: it takes the output projection.
         in_force.linears(cpu, (l, &w), [Linear::Output], attn, [&mut *x], &mut s.in_force);
         act(Point::Out(Place::Output), attn, x, &mut s.in_force);
-        if let Some([norm, _]) = w.post_norm {
-            cpu.by_row(x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
+        if let Some(norm) = w.norm(Norm::PostAttn) {
+            norm.rows_inplace(cpu, x);
         }
         act(Point::Add(Place::Output), &[], x, &mut s.in_force);
-        if beside_attn {
-            cpu.by_row(x, spec.hidden, |t, x| kernels.add(x, &s.aside[t * spec.hidden..][..spec.hidden]));
+        join(cpu, spec, hidden, x, beside_attn.then_some(&s.aside));
+        if let Some(norm) = w.norm(Norm::AttnSum) {
+            norm.rows_inplace(cpu, hidden);
         }
-        cpu.by_row(hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
 
-        normalise(cpu, hidden, w.ffn_norm, spec, x);
-        act(Point::Out(Place::FfnNorm), hidden, x, &mut s.in_force);
+        if let Some(norm) = w.norm(Norm::Ffn) {
+            norm.rows(cpu, hidden, x);
+            act(Point::Out(Place::FfnNorm), hidden, x, &mut s.in_force);
+        }
+        let read = if spec.has(Norm::Ffn) { &*x } else { &*hidden };
         let (gate, up) = (&mut s.gate[..n * spec.ffn], &mut s.up[..n * spec.ffn]);
-        in_force.linears(cpu, (l, &w), [Linear::Gate, Linear::Up], x, [&mut *gate, &mut *up], &mut s.in_force);
-        for (place, y) in [(Place::Gate, &mut *gate), (Place::Up, &mut *up)] {
-            act(Point::Out(place), x, y, &mut s.in_force);
+        if spec.gated {
+            in_force.linears(cpu, (l, &w), [Linear::Gate, Linear::Up], read, [&mut *gate, &mut *up], &mut s.in_force);
+            act(Point::Out(Place::Gate), read, gate, &mut s.in_force);
+        } else {
+            in_force.linears(cpu, (l, &w), [Linear::Up], read, [&mut *up], &mut s.in_force);
         }
+        act(Point::Out(Place::Up), read, up, &mut s.in_force);
         if beside_ffn {
-            s.aside[..x.len()].fill(0.0);
-            act(Point::Aside(Place::Down), x, &mut s.aside[..x.len()], &mut s.in_force);
+            s.aside[..read.len()].fill(0.0);
+            act(Point::Aside(Place::Down), read, &mut s.aside[..read.len()], &mut s.in_force);
         }
-        cpu.by_row(gate, spec.ffn, |t, gate| {
-            kernels.gate_mul(spec.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
-        });
-        act(Point::In(Place::Down), &[], gate, &mut s.in_force);
-        in_force.linears(cpu, (l, &w), [Linear::Down], gate, [&mut *x], &mut s.in_force);
-        act(Point::Out(Place::Down), gate, x, &mut s.in_force);
-        if let Some([_, norm]) = w.post_norm {
-            cpu.by_row(x, spec.hidden, |_, x| kernels.rms_norm_inplace(x, norm, spec.norm_eps));
+        let inner = if spec.gated {
+            cpu.by_row(gate, spec.ffn, |t, gate| {
+                kernels.gate_mul(spec.activation, gate, &up[t * spec.ffn..][..spec.ffn]);
+            });
+            gate
+        } else {
+            cpu.by_row(up, spec.ffn, |_, up| kernels.activate(spec.activation, up));
+            up
+        };
+        act(Point::In(Place::Down), &[], inner, &mut s.in_force);
+        in_force.linears(cpu, (l, &w), [Linear::Down], inner, [&mut *x], &mut s.in_force);
+        act(Point::Out(Place::Down), inner, x, &mut s.in_force);
+        if let Some(norm) = w.norm(Norm::PostFfn) {
+            norm.rows_inplace(cpu, x);
         }
         act(Point::Add(Place::Down), &[], x, &mut s.in_force);
-        if beside_ffn {
-            cpu.by_row(x, spec.hidden, |t, x| kernels.add(x, &s.aside[t * spec.hidden..][..spec.hidden]));
+        join(cpu, spec, hidden, x, beside_ffn.then_some(&s.aside));
+        if let Some(norm) = w.norm(Norm::FfnSum) {
+            norm.rows_inplace(cpu, hidden);
         }
-        cpu.by_row(hidden, spec.hidden, |t, h| kernels.add(h, &x[t * spec.hidden..][..spec.hidden]));
         act(Point::Layer, &[], hidden, &mut s.in_force);
         base.used(l);
         observe(l + 1, hidden);
     }
 }
 
-/// RMSNorm of each token: `[n, hidden]` to `[n, hidden]`.
-pub(crate) fn normalise(cpu: &Cpu, hidden: &[f32], weight: &[f32], spec: &ModelSpec, out: &mut [f32]) {
-    cpu.by_row(out, spec.hidden, |t, y| {
-        cpu.kernels.rms_norm(&hidden[t * spec.hidden..][..spec.hidden], weight, spec.norm_eps, y);
+/// Adds to the residual stream `hidden [n, hidden]` what a sublayer has given in `x`, and what ran beside it.
+fn join(cpu: &Cpu, spec: &ModelSpec, hidden: &mut [f32], x: &mut [f32], aside: Option<&Aligned<f32>>) {
+    let width = spec.hidden;
+    if let Some(aside) = aside {
+        cpu.by_row(x, width, |t, x| cpu.kernels.add(x, &aside[t * width..][..width]));
+    }
+    cpu.by_row(hidden, width, |t, h| {
+        let x = &x[t * width..][..width];
+        match spec.residual_scale {
+            1.0 => cpu.kernels.add(h, x),
+            scale => cpu.kernels.axpy_f32(h, scale, x),
+        }
     });
+}
+
+/// The last norm of a base, of each token's state `[n, hidden]`; a copy where the layers end with a norm.
+pub(crate) fn finish(cpu: &Cpu, base: &Base, hidden: &[f32], out: &mut [f32]) {
+    match base.output_norm() {
+        Some(norm) => norm.rows(cpu, hidden, out),
+        None => out.copy_from_slice(hidden),
+    }
 }
 
 /// Computes, at a module's first use, the part of it that does not depend on the input. The result is kept, so
@@ -184,12 +216,12 @@ fn prepare(cpu: &Cpu, base: &Base, module: &Module) {
 }
 
 /// Fills the rotary tables of every token of the batch, `[tokens, rope_dim]`.
-fn turns(cpu: &Cpu, rope: Rope, spans: &[Span<'_>], tables: &mut [f32]) {
+fn turns(cpu: &Cpu, rope: &Rope, spans: &[Span<'_>], tables: &mut [f32]) {
     cpu.by_row(tables, rope.dim, |t, table| {
         let mut first = 0;
         for s in spans {
             if t < first + s.tokens {
-                return rope_table(rope.base, s.past() + s.blend.positions() + t - first, table);
+                return rope_table(rope, s.past() + s.blend.positions() + t - first, table);
             }
             first += s.tokens;
         }

@@ -7,7 +7,7 @@ use crate::base::Base;
 use crate::batch::Span;
 use crate::blend::Blend;
 use crate::cpu::Cpu;
-use crate::decoder::normalise;
+use crate::decoder::finish;
 use crate::device::{CpuDevice, Device};
 use crate::error::{Code, Error, Result};
 use crate::features::Pooler;
@@ -177,32 +177,69 @@ impl Engine {
         Ok(Prompt { text: text.to_owned(), tokens, offsets })
     }
 
-    /// Embeds tokens into `hidden [tokens, hidden]`.
-    pub fn embed(&self, tokens: impl Iterator<Item = u32>, hidden: &mut Vec<f32>) {
-        let (table, h) = (self.base.embedding(), self.base.spec.hidden);
-        let scale = self.base.spec.embedding_scale;
+    /// Embeds tokens, each with its position in its sequence, into `hidden [tokens, hidden]`.
+    pub fn embed(&self, tokens: impl Iterator<Item = (u32, usize)>, hidden: &mut Vec<f32>) {
+        let (table, h, k) = (self.base.embedding(), self.base.spec.hidden, self.cpu.kernels);
+        let scale = self.base.spec.embedding.scale;
+        let (positions, token_type, norm) = (self.base.positions(), self.base.token_type(), self.base.embedding_norm());
+        let mut learned = vec![0.0; positions.map_or(0, |p| p.cols)];
         hidden.clear();
-        for t in tokens {
+        for (t, position) in tokens {
             let at = hidden.len();
             hidden.resize(at + h, 0.0);
-            self.cpu.kernels.dequantize_row(table, t as usize, &mut hidden[at..]);
+            let row = &mut hidden[at..];
+            k.dequantize_row(table, t as usize, row);
             if scale != 1.0 {
-                hidden[at..].iter_mut().for_each(|v| *v *= scale);
+                row.iter_mut().for_each(|v| *v *= scale);
+            }
+            if let Some(kind) = token_type {
+                k.add(row, kind);
+            }
+            if let Some(table) = positions {
+                k.dequantize_row(table, position, &mut learned);
+                k.add(row, &learned);
+            }
+            if let Some(norm) = norm {
+                norm.row_inplace(k, row);
             }
         }
     }
 
     /// Next-token logits `[n, vocab]` of normed states `[n, hidden]`.
+    ///
+    /// # Panics
+    /// If the base is an encoder.
     pub(crate) fn output(&self, normed: &[f32], logits: &mut [f32], n: usize) {
         self.cpu.matmul(self.base.output(), normed, logits, n);
         self.base.used(self.base.spec.n_layer);
+        let output = &self.base.spec.output;
+        if output.scale != 1.0 {
+            logits.iter_mut().for_each(|v| *v *= output.scale);
+        }
+        if let Some(cap) = output.cap {
+            self.cpu.kernels.soft_cap(logits, cap);
+        }
+    }
+
+    /// Fails if the base is an encoder, which predicts no tokens; `what` is what was asked for.
+    ///
+    /// # Errors
+    /// `E_UNSUPPORTED`.
+    pub fn check_predicts(&self, what: &str) -> Result<()> {
+        if self.base.spec.causal {
+            return Ok(());
+        }
+        let arch = &self.base.spec.arch;
+        Err(Error::new(Code::Unsupported, format!("{what} needs a base that predicts tokens, a {arch} base does not"))
+            .in_file(self.base.path())
+            .hint("an encoder classifies, routes and embeds; take a decoder, as Llama or Qwen, to generate text"))
     }
 
     /// Runs prompts through the first `depth` layers of the bare base and reads `feature`, running a copy of
     /// the states further if it reads deeper layers. With `keep`, the caches are kept.
     pub fn trunk(&self, prompts: Vec<Arc<Prompt>>, depth: usize, feature: Option<&FeatureSpec>, keep: bool) -> Trunked {
         let mut hidden = Vec::new();
-        self.embed(prompts.iter().flat_map(|p| p.tokens.iter().copied()), &mut hidden);
+        self.embed(prompts.iter().flat_map(|p| p.placed()), &mut hidden);
         let mut pooler = feature.map(|f| Pooler::new(f, &self.base, self.cpu.kernels, prompts.iter().map(|p| &**p)));
         let observe = &mut |layer: usize, hidden: &[f32]| {
             if let Some(p) = &mut pooler {
@@ -212,8 +249,9 @@ impl Engine {
         observe(0, &hidden);
         let bare = Blend::none();
         let once = || prompts.iter().map(|p| Span::once(p.tokens.len(), &bare)).collect::<Vec<_>>();
-        let mut caches: Vec<Kv> =
-            prompts.iter().take(if keep { usize::MAX } else { 0 }).map(|_| self.cache(0..depth)).collect();
+        // Only decoders go on from a cache.
+        let kept = if keep && self.base.spec.causal { prompts.len() } else { 0 };
+        let mut caches: Vec<Kv> = (0..kept).map(|_| self.cache(0..depth)).collect();
         let mut spans = once();
         spans.iter_mut().zip(&mut caches).for_each(|(s, kv)| s.kv = Some(kv));
         self.device.layers(0..depth, &mut spans, &mut hidden, observe);
@@ -252,9 +290,9 @@ impl Engine {
     pub fn logits(&self, prompt: &Prompt, blend: &Blend) -> Vec<f32> {
         let (spec, n) = (&self.base.spec, prompt.tokens.len());
         let (mut hidden, mut normed) = (Vec::new(), vec![0.0; n * spec.hidden]);
-        self.embed(prompt.tokens.iter().copied(), &mut hidden);
+        self.embed(prompt.placed(), &mut hidden);
         self.device.layers(0..spec.n_layer, &mut [Span::once(n, blend)], &mut hidden, &mut |_, _| {});
-        normalise(&self.cpu, &hidden, self.base.output_norm(), spec, &mut normed);
+        finish(&self.cpu, &self.base, &hidden, &mut normed);
         let mut out = vec![0.0; n * spec.vocab];
         self.output(&normed, &mut out, n);
         out

@@ -62,9 +62,10 @@ impl<'a> Pooler<'a> {
                         self.norm.copy_from_slice(state);
                         self.kernels.rms_normalise(&mut self.norm);
                     }
-                    StateNorm::Output => {
-                        self.kernels.rms_norm(state, self.base.output_norm(), self.base.spec.norm_eps, &mut self.norm);
-                    }
+                    StateNorm::Output => match self.base.output_norm() {
+                        Some(norm) => norm.row(self.kernels, state, &mut self.norm),
+                        None => self.norm.copy_from_slice(state),
+                    },
                 }
                 match self.spec.parts[i % parts].pool.reduce() {
                     Reduce::Mean => self.kernels.axpy_f32(out, weight, &self.norm),

@@ -389,6 +389,20 @@ impl Kernels {
         x.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * s * w);
     }
 
+    /// `out = (x - mean(x)) / sqrt(var(x) + eps) · weight + bias` (Ba et al. 2016).
+    pub fn layer_norm(self, x: &[f32], [weight, bias]: [&[f32]; 2], eps: f32, out: &mut [f32]) {
+        out.copy_from_slice(x);
+        self.layer_norm_inplace(out, [weight, bias], eps);
+    }
+
+    /// [`Kernels::layer_norm`] in place.
+    pub fn layer_norm_inplace(self, x: &mut [f32], [weight, bias]: [&[f32]; 2], eps: f32) {
+        let mean = x.iter().sum::<f32>() / x.len() as f32;
+        x.iter_mut().for_each(|v| *v -= mean);
+        let s = self.inverse_rms(x, eps);
+        x.iter_mut().zip(weight.iter().zip(bias)).for_each(|(x, (w, b))| *x = *x * s * w + b);
+    }
+
     /// `x /= rms(x)`, with eps 1e-6 and no weight.
     pub fn rms_normalise(self, x: &mut [f32]) {
         let s = self.inverse_rms(x, 1e-6);
@@ -433,6 +447,16 @@ impl Kernels {
     pub fn gate_mul(self, activation: Activation, gate: &mut [f32], up: &[f32]) {
         assert_eq!(gate.len(), up.len());
         dispatch!(self, gate_mul(activation, gate, up));
+    }
+
+    /// `x = activation(x)`.
+    pub fn activate(self, activation: Activation, x: &mut [f32]) {
+        dispatch!(self, activate(activation, x));
+    }
+
+    /// `x = cap · tanh(x / cap)`.
+    pub fn soft_cap(self, x: &mut [f32], cap: f32) {
+        dispatch!(self, soft_cap(x, cap));
     }
 
     /// `x += y`.

@@ -2,7 +2,7 @@
 
 use crate::batch::Span;
 use crate::blend::Blend;
-use crate::decoder::normalise;
+use crate::decoder::finish;
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
 
@@ -35,6 +35,7 @@ pub fn perplexity(
     blend: &Blend,
     each: &mut dyn FnMut(Perplexity) -> bool,
 ) -> Result<Perplexity> {
+    engine.check_predicts("perplexity")?;
     let spec = &engine.base.spec;
     if context < 4 || tokens.len() < context {
         return Err(Error::new(Code::Value, format!("{} tokens do not fill a chunk of {context}", tokens.len()))
@@ -52,7 +53,7 @@ pub fn perplexity(
     };
     for chunk in tokens.chunks_exact(context) {
         let first = bos.unwrap_or(chunk[0]);
-        engine.embed(std::iter::once(first).chain(chunk[1..].iter().copied()), &mut hidden);
+        engine.embed(std::iter::once(first).chain(chunk[1..].iter().copied()).zip(0..), &mut hidden);
         let mut spans = [Span::once(context, blend)];
         engine.device().layers(0..spec.n_layer, &mut spans, &mut hidden, &mut |_, _| {});
         // The last token's successor is in the next chunk.
@@ -60,7 +61,7 @@ pub fn perplexity(
         for part in half.chunks(ROWS) {
             let states = &hidden[part[0] * spec.hidden..(part[0] + part.len()) * spec.hidden];
             let normed = &mut normed[..states.len()];
-            normalise(engine.cpu(), states, engine.base.output_norm(), spec, normed);
+            finish(engine.cpu(), &engine.base, states, normed);
             let logits = &mut logits[..part.len() * spec.vocab];
             engine.output(normed, logits, part.len());
             for (i, row) in part.iter().zip(logits.chunks_exact(spec.vocab)) {

@@ -14,6 +14,13 @@ pub struct Prompt {
     pub offsets: Vec<Range<usize>>,
 }
 
+impl Prompt {
+    /// Its tokens, each with its position.
+    pub fn placed(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
+        self.tokens.iter().copied().zip(0..)
+    }
+}
+
 /// Divides prompts into batches of at most `tokens` tokens; a longer prompt gets a batch of its own.
 pub fn batches<P: Borrow<Prompt>>(prompts: &[P], tokens: usize) -> impl Iterator<Item = &[P]> {
     let mut rest = prompts;

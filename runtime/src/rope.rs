@@ -1,13 +1,14 @@
 //! Tables of rotary position embeddings.
 
-/// Cosines and sines of the rotary embedding at `position` (Su et al. 2021):
-/// `out[2i], out[2i+1] = cos, sin of position · base^(-2i / rope_dim)`, `out [rope_dim]`.
-pub fn rope_table(base: f32, position: usize, out: &mut [f32]) {
-    let dim = out.len() as f64;
-    for (i, pair) in out.chunks_exact_mut(2).enumerate() {
-        let freq = f64::from(base).powf(-2.0 * i as f64 / dim);
-        let (sin, cos) = (position as f64 * freq).sin_cos();
-        pair[0] = cos as f32;
-        pair[1] = sin as f32;
+use conpet_formats::model_spec::Rope;
+
+/// Cosines and sines of a rotary embedding at `position` (Su et al. 2021):
+/// `out[2i], out[2i+1] = cos, sin of position · frequency_i`, times the embedding's magnitude, `out [dim]`.
+pub fn rope_table(rope: &Rope, position: usize, out: &mut [f32]) {
+    let magnitude = f64::from(rope.magnitude);
+    for (frequency, pair) in rope.frequencies.iter().zip(out.chunks_exact_mut(2)) {
+        let (sin, cos) = (position as f64 * frequency).sin_cos();
+        pair[0] = (cos * magnitude) as f32;
+        pair[1] = (sin * magnitude) as f32;
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::batch::Span;
 use crate::blend::Blend;
-use crate::decoder::normalise;
+use crate::decoder::finish;
 use crate::engine::Engine;
 use crate::kv::Kv;
 use crate::prompt::Prompt;
@@ -158,7 +158,11 @@ pub struct Session {
 
 impl Session {
     /// A session whose trunk is the first `depth` layers.
+    ///
+    /// # Panics
+    /// If the base is an encoder, which predicts no tokens.
     pub fn new(engine: &Engine, depth: usize) -> Self {
+        assert!(engine.base.spec.causal, "only decoders go on token by token");
         Self { engine: engine.clone(), depth, hidden: Vec::new(), normed: Vec::new(), logits: Vec::new() }
     }
 
@@ -245,8 +249,11 @@ impl Session {
 
     fn through_trunk(&mut self, sequences: &mut [&mut Sequence]) {
         let (shares, engine, hidden) = (self.shares(sequences, 0), &self.engine, &mut self.hidden);
-        let new = sequences.iter().zip(&shares).flat_map(|(s, n)| &s.tokens[s.passed[0]..s.passed[0] + n]);
-        engine.embed(new.copied(), hidden);
+        let new = sequences.iter().zip(&shares).flat_map(|(s, n)| {
+            let range = s.passed[0]..s.passed[0] + n;
+            s.tokens[range.clone()].iter().copied().zip(range)
+        });
+        engine.embed(new, hidden);
         let bare = Blend::none();
         let mut spans: SmallVec<[Span<'_>; 8]> = sequences
             .iter_mut()
@@ -309,7 +316,7 @@ impl Session {
         self.hidden.clear();
         sequences.iter().filter(|s| s.fresh).for_each(|s| self.hidden.extend_from_slice(&s.last));
         normed.resize(n * spec.hidden, 0.0);
-        normalise(engine.cpu(), &self.hidden, engine.base.output_norm(), spec, normed);
+        finish(engine.cpu(), &engine.base, &self.hidden, normed);
         let mut fresh = sequences.iter_mut().filter(|s| s.fresh);
         if n == 1
             && let Some(s) = fresh.next()

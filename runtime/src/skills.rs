@@ -9,6 +9,7 @@ use crate::select::Selector;
 use conpet_formats::bundle::Bundle;
 use conpet_formats::bundle::manifest::{Manifest, TaskEntry, TaskKind};
 use conpet_formats::fingerprint::{self, CheckDepth};
+use conpet_formats::head::HeadKind;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::selector::SelectorKind;
 use std::ops::Range;
@@ -69,6 +70,14 @@ impl Skills {
             return Err(Error::new(
                 Code::Value,
                 format!("the trunk is {} layers, but the base has {} layers", m.trunk, base.spec.n_layer),
+            )
+            .in_section("manifest"));
+        }
+        let writes = |t: &TaskEntry| t.kind == TaskKind::Generation;
+        if !base.spec.causal && (m.tasks.iter().any(writes) || m.heads.iter().any(|h| h.kind != HeadKind::Linear)) {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!("a task answers by text, and a {} base predicts none", base.spec.arch),
             )
             .in_section("manifest"));
         }

@@ -130,9 +130,10 @@ impl Engine {
         request: &Request,
         emit: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Generated> {
+        self.check_predicts("text")?;
         let begin = Instant::now();
         let routed = self.route(skills, request)?;
-        Dialogue::new(self, skills).write(routed, request, begin, emit)
+        Dialogue::new(self, skills)?.write(routed, request, begin, emit)
     }
 
     /// Generates the answer to an input that has passed the trunk and whose [`crate::answer::Answer`] has no label.
@@ -155,7 +156,7 @@ impl Engine {
             caches: trunked.caches.get(input).cloned().into_iter().collect(),
         };
         let routed = Routed { task: Some(task), decision: None, trunked: Some(one) };
-        Dialogue::new(self, Some(skills)).write(routed, request, Instant::now(), emit)
+        Dialogue::new(self, Some(skills))?.write(routed, request, Instant::now(), emit)
     }
 
     fn route(&self, skills: Option<&Skills>, request: &Request) -> Result<Routed> {
@@ -179,9 +180,13 @@ impl Engine {
 
 impl Dialogue {
     /// A new conversation, without turns.
-    pub fn new(engine: &Engine, skills: Option<&Skills>) -> Self {
+    ///
+    /// # Errors
+    /// If the base is an encoder, which cannot write.
+    pub fn new(engine: &Engine, skills: Option<&Skills>) -> Result<Self> {
+        engine.check_predicts("text")?;
         let session = Session::new(engine, skills.map_or(0, Skills::trunk));
-        Self { engine: engine.clone(), skills: skills.cloned(), session, sequence: None }
+        Ok(Self { engine: engine.clone(), skills: skills.cloned(), session, sequence: None })
     }
 
     /// Generates an answer as [`Engine::generate`] does, but computes only the tokens after the longest prefix

@@ -9,10 +9,14 @@ use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::pet::{Lora, PetSpec, Places, Site};
 use conpet_formats::tensors::TensorsWriter;
-use conpet_formats::tiny::{self, TinyArch, TinyConfig};
+use conpet_formats::tiny::{self, Stretch, TinyArch, TinyConfig};
 use conpet_runtime::base::Base;
+use conpet_runtime::batch::Span;
+use conpet_runtime::blend::Blend;
 use conpet_runtime::engine::Engine;
 use conpet_runtime::module::Module;
+use conpet_runtime::prompt::Prompt;
+use conpet_trainer::decoder::Decoder;
 use conpet_trainer::pet::{self, TrainedModule};
 use std::path::Path;
 use std::sync::Arc;
@@ -27,13 +31,53 @@ pub fn trunk(spec: &ModelSpec, pet: &PetSpec) -> usize {
     if pet.acts_on_input() { 0 } else { spec.n_layer - 2 }
 }
 
-/// A base of each family, in each of its variants. The last layer of the Gemma has full attention, the one
-/// before it a window shorter than the sequences here.
-pub fn families() -> [(&'static str, TinyConfig); 3] {
-    let llama = TinyConfig::default();
-    let biased = TinyConfig { biases: true, ..llama.clone() };
-    let gemma = TinyConfig { arch: TinyArch::Gemma3, layers: 6, window: 2, ..TinyConfig::default() };
-    [("llama", llama), ("llama with biases", biased), ("gemma3", gemma)]
+/// A base of each family, in each of its variants. The last layer of a Gemma has full attention, the one before
+/// it a window shorter than the sequences here.
+pub fn families() -> Vec<(&'static str, TinyConfig)> {
+    let of = |arch| TinyConfig {
+        arch,
+        layers: if arch == TinyArch::Gemma3 { 6 } else { 4 },
+        window: 2,
+        ..TinyConfig::default()
+    };
+    let llama = of(TinyArch::Llama);
+    let stretched = |stretch| TinyConfig { stretch, ..llama.clone() };
+    let variants = [
+        ("llama with biases", TinyConfig { biases: true, ..llama.clone() }),
+        ("llama, slowed", stretched(Stretch::Linear)),
+        ("llama, YaRN", stretched(Stretch::Yarn)),
+        ("llama 3", stretched(Stretch::Factors)),
+        ("phi3, LongRoPE", TinyConfig { stretch: Stretch::Factors, ..of(TinyArch::Phi3) }),
+    ];
+    TinyArch::ALL.into_iter().map(|arch| (arch.name(), of(arch))).chain(variants).collect()
+}
+
+/// Whether all kinds and forms are tried on a family, alone and together; the others try them together.
+pub fn in_full(family: &str) -> bool {
+    ["llama", "gemma3", "bert"].contains(&family)
+}
+
+/// Whether a base can have such a module.
+pub fn possible(spec: &ModelSpec, pet: &PetSpec) -> bool {
+    pet.sites(spec, trunk(spec, pet)).is_ok()
+}
+
+/// What a base gives for each of a prompt's tokens: logits, or the last states of an encoder.
+pub fn output(engine: &Engine, prompt: &Prompt, blend: &Blend) -> Vec<f32> {
+    if engine.base.spec.causal {
+        return engine.logits(prompt, blend);
+    }
+    let mut hidden = Vec::new();
+    engine.embed(prompt.placed(), &mut hidden);
+    let spans = &mut [Span::once(prompt.tokens.len(), blend)];
+    engine.device().layers(0..engine.base.spec.n_layer, spans, &mut hidden, &mut |_, _| {});
+    hidden
+}
+
+/// The same of states after the last layer in training.
+pub fn trained_output(decoder: &Decoder, states: &Tensor) -> Tensor {
+    let states = decoder.final_norm(states).unwrap();
+    if decoder.spec.causal { decoder.logits(&states).unwrap() } else { states }
 }
 
 /// An engine on a tiny base, with activations kept in `f32`.

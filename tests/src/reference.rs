@@ -1,11 +1,11 @@
-//! A decoder of plain loops for every family, with the scalar reference of every PET kind at the points where
+//! Plain loops for every family, with the scalar reference of every PET kind at the points where
 //! it acts: the specification of both trainer and runtime.
 
-use conpet_formats::model_spec::{Activation, ModelSpec};
+use conpet_formats::model_spec::{Activation, ModelSpec, Norm, NormKind, RopeKind};
 use conpet_formats::pet::{Held, PetKind, PetSpec, Place, Point, Site, prefix, prompt};
 use conpet_runtime::base::{Base, Linear};
 use conpet_runtime::kernels::{Kernels, MatrixRef};
-use conpet_runtime::rope::rope_table;
+use conpet_runtime::norm::NormRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -84,10 +84,18 @@ fn product(w: &[Vec<f32>], x: &[f32]) -> Vec<f32> {
     w.iter().map(dot).collect()
 }
 
-fn norm(spec: &ModelSpec, x: &[f32], weight: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    Kernels::naive().rms_norm(x, weight, spec.norm_eps, &mut y);
-    y
+/// A norm of some values, each `width` by themselves; the values themselves without a norm.
+fn norm(norm: Option<NormRef<'_>>, x: &[f32]) -> Vec<f32> {
+    let Some(n) = norm else { return x.to_vec() };
+    let one = |x: &[f32]| -> Vec<f32> {
+        let of = |f: &dyn Fn(f64) -> f64| x.iter().map(|v| f(f64::from(*v))).sum::<f64>() / x.len() as f64;
+        let mean = if n.kind == NormKind::Layer { of(&|v| v) } else { 0.0 };
+        let s = 1.0 / (of(&|v| (v - mean).powi(2)) + f64::from(n.eps)).sqrt();
+        let bias = n.bias.iter().copied().chain(std::iter::repeat(0.0));
+        let all = x.iter().zip(n.weight).zip(bias);
+        all.map(|((x, w), b)| ((f64::from(*x) - mean) * s * f64::from(*w) + f64::from(b)) as f32).collect()
+    };
+    x.chunks(n.weight.len()).flat_map(one).collect()
 }
 
 fn plus(a: &[f32], b: &[f32]) -> Vec<f32> {
@@ -102,12 +110,8 @@ fn sublayer(m: &Blended<'_>, (layer, t, place): (usize, usize, Place), read: &[f
     plus(&z, &aside)
 }
 
-/// Applies the norm of a sublayer's output, in families that have one.
-fn post(spec: &ModelSpec, norms: Option<[&[f32]; 2]>, which: usize, z: Vec<f32>) -> Vec<f32> {
-    norms.map_or(z.clone(), |n| norm(spec, &z, n[which]))
-}
-
-/// Logits `[tokens, vocab]` of a base with modules in force, each at one weight.
+/// Logits `[tokens, vocab]` of a base with modules in force, each at one weight; of an encoder its last states
+/// `[tokens, hidden]`.
 ///
 /// # Panics
 /// If a token or a tensor does not fit the base.
@@ -125,15 +129,21 @@ pub fn logits(base: &Base, tokens: &[u32], modules: &[(f32, &Plain<'_>)]) -> Vec
 pub fn logits_weighed(base: &Base, tokens: &[u32], m: &Blended<'_>) -> Vec<f32> {
     let (spec, h) = (&base.spec, base.spec.hidden);
     let table = rows(base.embedding());
-    let embedded: Vec<f32> =
-        tokens.iter().flat_map(|t| table[*t as usize].iter().map(|v| v * spec.embedding_scale)).collect();
+    let positions = base.positions().map(rows);
+    let embed = |(at, t): (usize, &u32)| {
+        let mut x: Vec<f32> = table[*t as usize].iter().map(|v| v * spec.embedding.scale).collect();
+        x = base.token_type().map_or(x.clone(), |row| plus(&x, row));
+        x = positions.as_ref().map_or(x.clone(), |rows| plus(&x, &rows[at]));
+        norm(base.embedding_norm(), &x)
+    };
+    let embedded: Vec<f32> = tokens.iter().enumerate().flat_map(embed).collect();
     let learned_rows = learned(m, 0, Place::Embedding, prompt::ROWS);
     let learned_tokens = learned_rows.len() / h;
     let all = prompt::apply_reference(learned_rows, &embedded);
     let mut states: Vec<Vec<f32>> = all.chunks(h).map(<[f32]>::to_vec).collect();
     for l in 0..spec.n_layer {
         let w = base.layer(l);
-        let weights = Linear::ALL.map(|x| rows(w.linear(x)));
+        let weights = Linear::ALL.map(|x| if spec.has_linear(x) { rows(w.linear(x)) } else { Vec::new() });
         let linear = |t: usize, place: Place, x: &[f32]| {
             let mut x = x.to_vec();
             act(m, (l, t), Point::In(place), &[], &mut x);
@@ -142,27 +152,36 @@ pub fn logits_weighed(base: &Base, tokens: &[u32], m: &Blended<'_>) -> Vec<f32> 
             act(m, (l, t), Point::Out(place), &x, &mut y);
             y
         };
-        let (mut keys, mut values): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (Vec::new(), Vec::new());
-        for (t, x) in states.iter_mut().enumerate() {
-            let mut a = norm(spec, x, w.attn_norm);
-            act(m, (l, t), Point::Out(Place::AttnNorm), x, &mut a);
-            let [mut q, mut k, v] = [Place::Q, Place::K, Place::V].map(|p| linear(t, p, &a));
-            let rope = spec.rope(l);
-            let mut turn = vec![0.0; rope.dim];
-            rope_table(rope.base, t, &mut turn);
-            for (x, which) in [(&mut q, 0), (&mut k, 1)] {
-                if let Some(norms) = w.qk_norm {
-                    *x = x.chunks(spec.head_dim).flat_map(|head| norm(spec, head, norms[which])).collect();
-                }
-                Kernels::naive().rope(x, spec.head_dim, &turn, rope.kind);
+        let before = |which: Norm, place: Place, t: usize, x: &[f32]| {
+            let mut a = norm(w.norm(which), x);
+            if spec.has(which) {
+                act(m, (l, t), Point::Out(place), x, &mut a);
             }
-            keys.push(k);
-            values.push(v);
+            a
+        };
+        let (mut reads, mut queries) = (Vec::new(), Vec::new());
+        let (mut all_keys, mut all_values): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (Vec::new(), Vec::new());
+        for (t, x) in states.iter().enumerate() {
+            let a = before(Norm::Attn, Place::AttnNorm, t, x);
+            let [mut q, mut k, v] = [Place::Q, Place::K, Place::V].map(|p| linear(t, p, &a));
+            for (x, which) in [(&mut q, Norm::Q), (&mut k, Norm::K)] {
+                *x = norm(w.norm(which), x);
+                turn(spec, l, t, x);
+            }
+            reads.push(a);
+            queries.push(q);
+            all_keys.push(k);
+            all_values.push(v);
+        }
+        for (t, x) in states.iter_mut().enumerate() {
+            let end = if spec.causal { t + 1 } else { all_keys.len() };
+            let (keys, values) = (&all_keys[..end], &all_values[..end]);
+            let (a, q) = (&reads[t], &queries[t]);
             // A window hides older tokens, but never learned rows.
             let first = spec.attention(l).window.map_or(0, |n| (t + 1).saturating_sub(n));
             let kept = if t < learned_tokens { 0 } else { learned_tokens };
             let seen = |rows: &[Vec<f32>]| [&rows[..kept], &rows[first.max(kept)..]].concat();
-            let (keys, values) = (seen(&keys), seen(&values));
+            let (keys, values) = (seen(keys), seen(values));
             let mut o = Vec::new();
             for (i, q) in q.chunks(spec.head_dim).enumerate() {
                 let at = i / (spec.n_head / spec.n_kv_head) * spec.head_dim;
@@ -178,28 +197,63 @@ pub fn logits_weighed(base: &Base, tokens: &[u32], m: &Blended<'_>) -> Vec<f32> 
                     q,
                     pairs.each_ref().map(Vec::as_slice),
                     own.each_ref().map(Vec::as_slice),
+                    (spec.attention_scale, spec.attention_cap),
                 ));
             }
-            let z = post(spec, w.post_norm, 0, linear(t, Place::Output, &o));
-            *x = plus(x, &sublayer(m, (l, t, Place::Output), &a, z));
+            let z = norm(w.norm(Norm::PostAttn), &linear(t, Place::Output, &o));
+            let z = sublayer(m, (l, t, Place::Output), a, z);
+            let sum: Vec<f32> = x.iter().zip(&z).map(|(x, z)| x + spec.residual_scale * z).collect();
+            *x = norm(w.norm(Norm::AttnSum), &sum);
         }
         for (t, x) in states.iter_mut().enumerate() {
-            let mut b = norm(spec, x, w.ffn_norm);
-            act(m, (l, t), Point::Out(Place::FfnNorm), x, &mut b);
-            let [gate, up] = [Place::Gate, Place::Up].map(|p| linear(t, p, &b));
+            let b = before(Norm::Ffn, Place::FfnNorm, t, x);
             let f = |g: f32| match spec.activation {
                 Activation::Silu => g / (1.0 + (-g).exp()),
                 Activation::GeluTanh => {
                     0.5 * g * (1.0 + ((2.0 / std::f32::consts::PI).sqrt() * (g + 0.044_715 * g.powi(3))).tanh())
                 }
+                Activation::Gelu => {
+                    let mut x = [g];
+                    Kernels::naive().activate(Activation::Gelu, &mut x);
+                    x[0]
+                }
             };
-            let hidden: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| f(*g) * u).collect();
-            let z = post(spec, w.post_norm, 1, linear(t, Place::Down, &hidden));
-            *x = plus(x, &sublayer(m, (l, t, Place::Down), &b, z));
+            let hidden: Vec<f32> = if spec.gated {
+                let [gate, up] = [Place::Gate, Place::Up].map(|p| linear(t, p, &b));
+                gate.iter().zip(&up).map(|(g, u)| f(*g) * u).collect()
+            } else {
+                linear(t, Place::Up, &b).iter().map(|u| f(*u)).collect()
+            };
+            let z = norm(w.norm(Norm::PostFfn), &linear(t, Place::Down, &hidden));
+            let z = sublayer(m, (l, t, Place::Down), &b, z);
+            let sum: Vec<f32> = x.iter().zip(&z).map(|(x, z)| x + spec.residual_scale * z).collect();
+            *x = norm(w.norm(Norm::FfnSum), &sum);
             act(m, (l, t), Point::Layer, &[], x);
         }
     }
+    let own = states.iter().skip(learned_tokens).map(|x| norm(base.output_norm(), x));
+    if !spec.causal {
+        return own.flatten().collect();
+    }
     let output = rows(base.output());
-    let own = states.iter().skip(learned_tokens);
-    own.flat_map(|x| product(&output, &norm(spec, x, base.output_norm()))).collect()
+    let bent = |v: f32| spec.output.cap.map_or(v, |c| c * (v / c).tanh());
+    own.flat_map(|x| product(&output, &x)).map(|v| bent(v * spec.output.scale)).collect()
+}
+
+/// Turns the heads of one token's queries or keys at a position, as a layer does.
+fn turn(spec: &ModelSpec, layer: usize, position: usize, x: &mut [f32]) {
+    let Some(rope) = spec.rope(layer) else { return };
+    for head in x.chunks_mut(spec.head_dim) {
+        for (i, frequency) in rope.frequencies.iter().enumerate() {
+            let (a, b) = match rope.kind {
+                RopeKind::Adjacent => (2 * i, 2 * i + 1),
+                RopeKind::Halves => (i, i + rope.dim / 2),
+            };
+            let (sin, cos) = (position as f64 * frequency).sin_cos();
+            let (p, q) = (f64::from(head[a]), f64::from(head[b]));
+            let by = f64::from(rope.magnitude);
+            head[a] = (by * (p * cos - q * sin)) as f32;
+            head[b] = (by * (p * sin + q * cos)) as f32;
+        }
+    }
 }

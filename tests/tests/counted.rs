@@ -108,7 +108,7 @@ fn a_routed_text_answer_passes_the_trunk_once() {
 fn a_second_turn_computes_only_its_own_tokens() {
     let dir = tempfile::tempdir().unwrap();
     let (engine, count) = Counting::engine(conpet_tests::tiny_engine(dir.path()));
-    let mut dialogue = Dialogue::new(&engine, None);
+    let mut dialogue = Dialogue::new(&engine, None).unwrap();
     let mut ask = |text: &str| {
         let request = Request { text: text.into(), raw: true, max_tokens: Some(5), ..Request::default() };
         dialogue.answer(&request, &mut |_| true).unwrap()

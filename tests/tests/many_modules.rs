@@ -132,7 +132,7 @@ fn modules_mixed_in_one_batch_act_as_each_alone() {
         let run = |which: std::ops::Range<usize>| {
             let mut spans: Vec<Span<'_>> = which.clone().map(|i| Span::once(sequences[i].len(), &blends[i])).collect();
             let mut hidden = Vec::new();
-            engine.embed(sequences[which].iter().flat_map(|t| t.iter().copied()), &mut hidden);
+            engine.embed(sequences[which].iter().flat_map(|t| t.iter().copied().zip(0..)), &mut hidden);
             engine.device().layers(0..n_layer, &mut spans, &mut hidden, &mut |_, _| {});
             hidden
         };

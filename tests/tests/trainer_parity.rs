@@ -32,8 +32,8 @@ fn adapters(engine: &Engine, trunk: usize, size: f32) -> TrainedModule {
     let spec = &engine.base.spec;
     let mut a = TrainedModule::none(PetSpec::lora(Lora { rank: 4, alpha: 4.0, scaling: Scaling::AlphaOverRank }));
     for l in trunk..spec.n_layer {
-        for (short, out, input) in spec.linears() {
-            let site = format!("blk.{l}.{short}.weight");
+        for linear in spec.linears() {
+            let (site, (out, input)) = (format!("blk.{l}.{}.weight", linear.name()), spec.shape(linear));
             let mut put = |name: String, v: Vec<f32>, s: (usize, usize)| {
                 a.tensors.insert(name, Tensor::from_vec(v, s, &Device::Cpu).unwrap());
             };
@@ -122,15 +122,17 @@ fn tiny_base() {
     check(conpet_tests::tiny_engine(dir.path()), "tiny", 1, 5.0, 1e-4);
 }
 
-/// Every form of layer that the family has, with texts longer than the window.
+/// Every family, in every form of layer that it has, with texts longer than the window.
 #[test]
-fn tiny_gemma3() {
+fn every_tiny_decoder() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("gemma.gguf");
-    let config = TinyConfig { arch: TinyArch::Gemma3, layers: 7, ..TinyConfig::default() };
-    std::fs::write(&path, tiny::base(&config).unwrap()).unwrap();
-    // As above, through at most seven layers.
-    check(Engine::open(&path, 2).unwrap(), "tiny gemma3", 1, 5.0, 1e-4);
+    for arch in TinyArch::ALL.into_iter().filter(|a| a.is_decoder()) {
+        let path = dir.path().join("base.gguf");
+        let config = TinyConfig { arch, layers: 7, ..TinyConfig::default() };
+        std::fs::write(&path, tiny::base(&config).unwrap()).unwrap();
+        // As above, through at most seven layers.
+        check(Engine::open(&path, 2).unwrap(), arch.name(), 1, 5.0, 1e-4);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! The differentiable decoder: the branch layers of a base with a module in force.
+//! The differentiable layers: the branch layers of a base, decoder or encoder, with a module in force.
 //!
-//! It computes the same as the runtime's decoder (a test compares them), from the same quantized weights, with
+//! They compute the same as the runtime's (a test compares them), from the same quantized weights, with
 //! gradients only for the module's parameters. Each layer is one operator (`decoder/layer.rs`). Layers whose
 //! activations do not fit the memory budget recompute them from their input in the backward pass.
 
@@ -9,11 +9,12 @@ mod layer;
 use crate::nn::attention::{Heads, Ragged};
 use crate::nn::frozen_weight::{FrozenLinear, FrozenWeight, QuantWeight};
 use crate::nn::gate::Gate;
-use crate::nn::rms_norm::{RmsNorm, rms_norm};
+use crate::nn::lm_loss::LmHead;
+use crate::nn::norm::Norm;
 use crate::pet::prompt::WithRows;
-use crate::pet::{Dropout, TrainedModule};
+use crate::pet::{Dropout, Group, TrainedModule};
 use candle_core::{Result, Tensor};
-use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::model_spec::{ModelSpec, Norm as Which};
 use conpet_runtime::base::{Base, LayerRef, Linear};
 use conpet_runtime::engine::Engine;
 use conpet_runtime::kernels::{Kernels, MatrixRef};
@@ -41,8 +42,9 @@ pub struct Decoder {
     /// The base itself.
     pub base: Arc<Base>,
     layers: Vec<Arc<Frozen>>,
-    output_norm: Arc<Vec<f32>>,
-    output: Arc<FrozenWeight>,
+    output_norm: Option<Norm>,
+    /// The output head, of a base that predicts tokens.
+    output: Option<Arc<FrozenWeight>>,
     kernels: Kernels,
     /// Number of threads.
     pub threads: usize,
@@ -71,7 +73,8 @@ impl Decoder {
     pub fn new(engine: &Engine, first: usize, mode: WeightMode) -> Self {
         let base = &engine.base;
         let spec = base.spec.clone();
-        let numbers: usize = spec.linears().iter().map(|(_, o, i)| o * i).sum::<usize>() * (spec.n_layer - first);
+        let numbers: usize = spec.linears().map(|l| spec.shape(l).0 * spec.shape(l).1).sum();
+        let numbers = numbers * (spec.n_layer - first);
         let dense = match mode {
             WeightMode::Dense => true,
             WeightMode::Quant => false,
@@ -83,32 +86,33 @@ impl Decoder {
             let w = FrozenWeight::quantized(parts[0].cols, located, kernels);
             if dense { w.into_dense() } else { w }
         };
-        let norm = |w: &[f32]| RmsNorm { weight: Arc::new(w.to_vec()), eps: spec.norm_eps, kernels };
         let layers = (first..spec.n_layer).map(|l| {
             let w = base.layer(l);
             let weight = |which: &[Linear]| {
                 let parts: Vec<MatrixRef<'_>> = which.iter().map(|x| w.linear(*x)).collect();
                 frozen(&parts, dense).with_bias(bias(&w, which))
             };
-            let pair = |norms: Option<[&[f32]; 2]>| norms.map(|n| n.map(norm));
+            let norm = |which: Which| w.norm(which).map(|n| Norm::new(n, kernels));
+            let of_heads = norm(Which::Q).zip(norm(Which::K)).map(|(q, k)| [q, k]);
+            let group = |g: Group| weight(&g.linears(&spec));
             Arc::new(Frozen {
-                attn_norm: norm(w.attn_norm),
-                qkv: weight(&[Linear::Q, Linear::K, Linear::V]),
-                heads: Heads::new(&spec, l, pair(w.qk_norm), kernels),
-                output: weight(&[Linear::Output]),
-                ffn_norm: norm(w.ffn_norm),
-                gate_up: weight(&[Linear::Gate, Linear::Up]),
-                down: weight(&[Linear::Down]),
-                post_norm: pair(w.post_norm),
+                hidden: spec.hidden,
+                residual_scale: spec.residual_scale,
+                norms: Which::ALL.map(norm),
+                qkv: group(Group::Qkv),
+                heads: Heads::new(&spec, l, of_heads, kernels),
+                output: group(Group::Output),
+                gate_up: group(Group::GateUp),
+                down: group(Group::Down),
             })
         });
         Self {
             first,
             base: base.clone(),
             layers: layers.collect(),
-            output_norm: Arc::new(base.output_norm().to_vec()),
+            output_norm: base.output_norm().map(|n| Norm::new(n, kernels)),
             // The head is read only once for each batch of answers, which is not worth 100 MB of dense weights.
-            output: Arc::new(frozen(&[base.output()], false)),
+            output: spec.causal.then(|| Arc::new(frozen(&[base.output()], false))),
             spec,
             kernels,
             threads: engine.cpu().threads.n(),
@@ -127,7 +131,12 @@ impl Decoder {
         let one = (kept_per_token(&self.spec) * batch.tokens()).max(1);
         let kept = how.activation_bytes.map_or(n, |bytes| bytes / one);
         let pass = Arc::new(Pass {
-            gate: Gate { activation: self.spec.activation, width: self.spec.ffn, kernels: self.kernels },
+            gate: Gate {
+                activation: self.spec.activation,
+                gated: self.spec.gated,
+                width: self.spec.ffn,
+                kernels: self.kernels,
+            },
             batch: batch.clone(),
             dropout: how.dropout.clone(),
             kernels: self.kernels,
@@ -146,19 +155,28 @@ impl Decoder {
         Ok(x)
     }
 
-    /// Applies the final norm.
+    /// Applies the final norm, if the base has one.
     pub fn final_norm(&self, hidden: &Tensor) -> Result<Tensor> {
-        rms_norm(hidden, &self.output_norm, self.spec.norm_eps)
+        self.output_norm.as_ref().map_or_else(|| Ok(hidden.clone()), |n| n.apply(hidden))
     }
 
-    /// The frozen output head `[vocab, hidden]`.
-    pub fn output(&self) -> &Arc<FrozenWeight> {
-        &self.output
+    /// The frozen output head `[vocab, hidden]`, and what becomes of its product.
+    ///
+    /// # Panics
+    /// If the base is an encoder.
+    pub fn output(&self) -> LmHead {
+        let weight = self.output.clone().expect("only decoders predict tokens");
+        LmHead { weight, scale: self.spec.output.scale, cap: self.spec.output.cap }
     }
 
     /// Next-token logits `[n, vocab]` of normed states.
     pub fn logits(&self, normed: &Tensor) -> Result<Tensor> {
-        normed.apply_op1(FrozenLinear { weight: self.output.clone(), threads: self.threads })
+        let LmHead { weight, scale, cap } = self.output();
+        let logits = (normed.apply_op1(FrozenLinear { weight, threads: self.threads })? * f64::from(scale))?;
+        match cap.map(f64::from) {
+            None => Ok(logits),
+            Some(cap) => (logits / cap)?.tanh()? * cap,
+        }
     }
 }
 

@@ -14,8 +14,8 @@ pub mod frozen_weight;
 pub mod gate;
 pub mod lm_loss;
 pub mod matmul;
+pub mod norm;
 pub mod pool;
-pub mod rms_norm;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
@@ -54,7 +54,9 @@ pub(crate) fn add_rows(values: &[f32], sum: &mut [f32]) {
 #[cfg(test)]
 pub(crate) mod check {
     use candle_core::{Device, Result, Tensor, Var};
-    use conpet_formats::model_spec::{Activation, Attention, ModelSpec, Norm, Rope, RopeKind};
+    use conpet_formats::model_spec::{
+        Activation, Attention, Embedding, ModelSpec, Norm, NormKind, Output, Rope, RopeKind,
+    };
 
     /// A small base with a partly rotated head and grouped heads.
     pub(crate) fn spec() -> ModelSpec {
@@ -69,15 +71,25 @@ pub(crate) mod check {
             ffn: 20,
             vocab: 40,
             context: 64,
+            causal: true,
+            norm_kind: NormKind::Rms,
             norm_eps: 1e-5,
-            tied: true,
-            embedding_scale: 1.0,
+            embedding: Embedding { scale: 1.0, positions: false, types: 0, norm: false },
+            residual_scale: 1.0,
             attention_scale: 0.5,
+            attention_cap: None,
             activation: Activation::Silu,
+            gated: true,
             norms: &[Norm::Attn, Norm::Ffn],
+            whole_qk_norm: false,
             biases: Vec::new(),
-            ropes: vec![Rope { kind: RopeKind::Adjacent, base: 100.0, dim: 4 }],
-            attention: vec![Attention { window: None, rope: 0 }],
+            fused: Vec::new(),
+            ropes: vec![Rope::new(RopeKind::Adjacent, 100.0, 4)],
+            longer: None,
+            attention: vec![Attention { window: None, rope: Some(0) }],
+            output: Output { norm: true, tied: true, scale: 1.0, cap: None },
+            pooling: None,
+            tables: Vec::new(),
         }
     }
 

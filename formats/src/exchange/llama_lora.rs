@@ -128,6 +128,7 @@ fn name(spec: &ModelSpec, name: &str) -> Result<(Site, usize)> {
 /// # Errors
 /// `E_UNSUPPORTED` for a module that is not a LoRA alone.
 pub fn write(out: &mut dyn Write, parcel: &Parcel, spec: &ModelSpec, base: &BaseRef, task: &str) -> Result<()> {
+    super::names::check_base(spec)?;
     let Pet::Lora(lora) = parcel.only("a llama.cpp adapter")?.pet else {
         return Err(Error::new(Code::Unsupported, format!("the module is {}, llama.cpp loads LoRA only", parcel.pet))
             .hint("--to peft takes ia3, prompt and prefix too"));

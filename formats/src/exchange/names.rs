@@ -1,4 +1,4 @@
-//! Hugging Face's names of the linears of llama and Gemma 3, and the sites they stand for.
+//! Hugging Face's names of a decoder's linears, which are the same in all families here, and the sites they stand for.
 
 use crate::error::clip;
 use crate::model_spec::ModelSpec;
@@ -14,6 +14,18 @@ const MODULES: [(&str, Place); 7] = [
     ("mlp.up_proj", Place::Up),
     ("mlp.down_proj", Place::Down),
 ];
+
+/// Refuses bases whose linears have other names, or share a tensor, elsewhere.
+///
+/// # Errors
+/// `E_UNSUPPORTED`.
+pub(super) fn check_base(spec: &ModelSpec) -> Result<()> {
+    if spec.causal && spec.fused.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Code::Unsupported, format!("modules of a {} base are not exchanged with other programs", spec.arch))
+        .hint("they are exchanged for decoders whose linears have a tensor each; conpet-inspect extract copies any module as it is"))
+}
 
 /// The places that are linears.
 pub(super) const PLACES: [Place; 7] =

@@ -289,6 +289,7 @@ fn read_prefix(c: Config, tensors: BTreeMap<String, Values>, spec: &ModelSpec) -
 /// # Errors
 /// `E_UNSUPPORTED` for a kind that PEFT does not have.
 pub fn write(folder: &Path, parcel: &Parcel, spec: &ModelSpec, base: &BaseRef, base_name: Option<&str>) -> Result<()> {
+    names::check_base(spec)?;
     let (settings, tensors) = export(parcel, spec, base_name)?;
     let bytes = safetensors(&tensors, base)?;
     fs::create_folder(folder, |dir| {

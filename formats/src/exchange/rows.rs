@@ -23,8 +23,9 @@ pub(super) enum Order {
 /// # Errors
 /// `E_UNSUPPORTED` where only part of a permuted head turns: no converter agrees on its order.
 pub(super) fn reorder(spec: &ModelSpec, site: Site, data: Vec<f32>, cols: usize, to: Order) -> Result<Vec<f32>> {
-    let rope = spec.rope(site.layer);
-    if !matches!(site.place, Place::Q | Place::K) || rope.kind == RopeKind::Halves {
+    // All of a base's embeddings turn alike, those of layers that turn nothing too: the converter permutes them.
+    let Some(rope) = spec.ropes.first().filter(|r| r.kind == RopeKind::Adjacent) else { return Ok(data) };
+    if !matches!(site.place, Place::Q | Place::K) {
         return Ok(data);
     }
     let d = spec.head_dim;
@@ -49,7 +50,7 @@ pub(super) fn reorder(spec: &ModelSpec, site: Site, data: Vec<f32>, cols: usize,
 
 /// Turns keys `[n, kv_dim]` of a layer, in the base's own order, by so many positions.
 pub(super) fn turn(spec: &ModelSpec, layer: usize, keys: &mut [f32], positions: f64) {
-    let rope = spec.rope(layer);
+    let Some(rope) = spec.rope(layer) else { return };
     let (d, half) = (spec.head_dim, rope.dim / 2);
     for head in keys.chunks_exact_mut(d) {
         for i in 0..half {
@@ -57,8 +58,7 @@ pub(super) fn turn(spec: &ModelSpec, layer: usize, keys: &mut [f32], positions: 
                 RopeKind::Adjacent => (2 * i, 2 * i + 1),
                 RopeKind::Halves => (i, i + half),
             };
-            let angle = positions * f64::from(rope.base).powf(-((2 * i) as f64) / rope.dim as f64);
-            let (sin, cos) = angle.sin_cos();
+            let (sin, cos) = (positions * rope.frequencies[i]).sin_cos();
             let (a, b) = (f64::from(head[x]), f64::from(head[y]));
             head[x] = (a * cos - b * sin) as f32;
             head[y] = (a * sin + b * cos) as f32;
@@ -69,6 +69,7 @@ pub(super) fn turn(spec: &ModelSpec, layer: usize, keys: &mut [f32], positions: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model_spec::Rope;
 
     fn spec() -> ModelSpec {
         let base = crate::tiny::base(&crate::tiny::TinyConfig::default()).unwrap();
@@ -95,9 +96,9 @@ mod tests {
     #[test]
     fn turning_there_and_back_is_nothing() {
         let mut spec = spec();
-        (spec.head_dim, spec.ropes[0].dim) = (8, 8);
-        for rope in [RopeKind::Adjacent, RopeKind::Halves] {
-            spec.ropes[0].kind = rope;
+        spec.head_dim = 8;
+        for kind in [RopeKind::Adjacent, RopeKind::Halves] {
+            spec.ropes = vec![Rope::new(kind, 10_000.0, 8)];
             let keys: Vec<f32> = (0..16).map(|v| v as f32 / 7.0 - 1.0).collect();
             let mut turned = keys.clone();
             turn(&spec, 0, &mut turned, 5.0);

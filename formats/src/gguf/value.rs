@@ -220,6 +220,12 @@ impl<'a> Array<'a> {
         Ok(self.bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])))
     }
 
+    /// The elements of an array of flags.
+    pub fn bools(&self) -> Result<impl Iterator<Item = bool> + use<'a>> {
+        self.expect(&[ValueType::Bool])?;
+        Ok(self.bytes.iter().map(|b| *b != 0))
+    }
+
     /// The elements of an array of floats.
     pub fn f32s(&self) -> Result<impl Iterator<Item = f32> + use<'a>> {
         self.expect(&[ValueType::F32])?;

@@ -1,6 +1,6 @@
 //! Writes GGUF v3, streaming: header first, then each tensor's data in order.
 
-use super::value::ValueType;
+use super::value::{Value, ValueType};
 use super::{DEFAULT_ALIGNMENT, MAGIC};
 use crate::quant::QuantType;
 use crate::{Code, Error, Result};
@@ -66,6 +66,33 @@ impl Writer {
     pub fn f32s(&mut self, key: &str, v: &[f32]) -> &mut Self {
         self.array(key, ValueType::F32, v.len());
         v.iter().for_each(|x| self.metadata.extend(x.to_le_bytes()));
+        self
+    }
+
+    /// Adds a value as another file has it.
+    pub fn value(&mut self, key: &str, v: Value<'_>) -> &mut Self {
+        if let Value::Array(a) = v {
+            self.array(key, a.element_type(), a.len());
+            self.metadata.extend(a.raw());
+            return self;
+        }
+        self.key(key, v.value_type());
+        let out = &mut self.metadata;
+        match v {
+            Value::U8(x) => out.push(x),
+            Value::I8(x) => out.extend(x.to_le_bytes()),
+            Value::U16(x) => out.extend(x.to_le_bytes()),
+            Value::I16(x) => out.extend(x.to_le_bytes()),
+            Value::U32(x) => out.extend(x.to_le_bytes()),
+            Value::I32(x) => out.extend(x.to_le_bytes()),
+            Value::F32(x) => out.extend(x.to_le_bytes()),
+            Value::Bool(x) => out.push(x.into()),
+            Value::String(x) => put_string(out, x.as_bytes()),
+            Value::U64(x) => out.extend(x.to_le_bytes()),
+            Value::I64(x) => out.extend(x.to_le_bytes()),
+            Value::F64(x) => out.extend(x.to_le_bytes()),
+            Value::Array(_) => {}
+        }
         self
     }
 

@@ -1,7 +1,7 @@
 //! Nothing of a file is passed over: keys and tensors are read, known to change nothing, or refused by name.
 
 use super::*;
-use crate::gguf::Writer;
+use crate::gguf::{TensorType, Writer};
 use crate::quant::QuantType;
 
 /// The bytes of a llama without its layers' tensors, and what `more` adds.
@@ -35,9 +35,8 @@ fn refused(got: Result<ModelSpec>, code: Code, names: &str) {
 #[test]
 fn a_key_that_may_change_something_is_refused_by_name() {
     for (key, value) in [
-        ("rope.scaling.factor", 8.0),
-        ("rope.scale_linear", 4.0),
-        ("rope.scaling.attn_factor", 0.5),
+        ("rope.scaling.yarn_log_multiplier", 0.5),
+        ("rope.scaling.yarn_ext_factor", 0.5),
         ("attention.scale", 0.1),
         ("logit_scale", 16.0),
     ] {
@@ -47,7 +46,80 @@ fn a_key_that_may_change_something_is_refused_by_name() {
     refused(read(|w| w.bool("llama.attention.causal", false)), Code::Unsupported, "llama.attention.causal");
     refused(read(|w| w.u32("llama.expert_count", 8)), Code::Unsupported, "llama.expert_count");
     refused(read(|w| w.u32("llama.attention.value_length", 8)), Code::Unsupported, "value_length");
-    refused(read(|w| w.str("llama.rope.scaling.type", "yarn")), Code::Unsupported, "yarn");
+    refused(read(|w| w.str("llama.rope.scaling.type", "dynamic")), Code::Unsupported, "dynamic");
+    refused(read(|w| w.f32("llama.rope.scaling.factor", 0.5)), Code::Value, "llama.rope.scaling.factor");
+}
+
+#[test]
+fn a_stretched_rotary_embedding_is_read_whatever_it_is_called() {
+    let plain = Rope::new(RopeKind::Adjacent, 10_000.0, 4);
+    let rope = |more: fn(&mut Writer) -> &mut Writer| read(more).unwrap().ropes.remove(0);
+    assert_eq!(rope(|w| w.f32("llama.rope.scaling.factor", 8.0)), plain.clone().slowed(8.0));
+    assert_eq!(rope(|w| w.f32("llama.rope.scale_linear", 4.0)), plain.clone().slowed(4.0));
+    assert_eq!(rope(|w| w.f32("llama.rope.scaling.attn_factor", 0.5)), plain.clone().grown(0.5));
+    let yarn = rope(|w| w.str("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 4.0));
+    // The original context is the context, unless the file says otherwise.
+    let want = rope::Yarn { factor: 4.0, original: 8, beta_fast: 32.0, beta_slow: 1.0 };
+    assert_eq!(yarn, plain.yarn(want));
+}
+
+#[test]
+fn a_longer_context_takes_the_other_factors_of_phi3() {
+    use crate::tiny::{Stretch, TinyArch, TinyConfig, base};
+    let config = TinyConfig { arch: TinyArch::Phi3, stretch: Stretch::Factors, ..TinyConfig::default() };
+    let bytes = base(&config).unwrap();
+    let spec = ModelSpec::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
+    let plain = Rope::new(RopeKind::Halves, 10_000.0, 16);
+    let by = |step: f32| plain.clone().slowed_by(&std::array::from_fn::<_, 8, _>(|i| 1.0 + step * i as f32));
+    assert_eq!((spec.context, &spec.ropes), (256, &vec![by(1.0)]));
+    assert_eq!(spec.clone().for_context(256), spec);
+    let longer = spec.clone().for_context(257);
+    assert_eq!((longer.context, longer.ropes, longer.longer), (512, vec![by(3.0)], None));
+    assert_eq!(spec.clone().for_context(513), spec, "there are no factors for that");
+}
+
+/// Whatever family a file is of, a key or a tensor that it does not know is never passed over.
+#[test]
+fn an_extra_key_or_tensor_is_refused_by_name_in_every_family() {
+    use crate::tiny::{TinyArch, TinyConfig, base};
+    use rand::{Rng, SeedableRng};
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(5);
+    let mut letters = |n: usize| -> String { (0..n).map(|_| char::from(b'a' + (rng.next_u32() % 26) as u8)).collect() };
+    for arch in TinyArch::ALL {
+        let bytes = base(&TinyConfig { arch, ..TinyConfig::default() }).unwrap();
+        let good = Gguf::parse(&bytes).unwrap();
+        let spec = ModelSpec::from_gguf(&good).unwrap();
+        spec.check_tensors(&good).unwrap();
+        assert_eq!((spec.causal, spec.arch.as_str()), (arch.is_decoder(), arch.name()));
+        for i in 0..40 {
+            let word = letters(3 + i % 5);
+            let stems = ["", "attention.", "rope.", "rope.scaling.", "ssm.", "expert_"];
+            let key = format!("{}.{}{word}", arch.name(), stems[i % stems.len()]);
+            let stems = ["", "blk.0.", "blk.1.attn_q.", "blk.0.ffn_up.", "output.", "token_embd."];
+            let tensor = format!("{}{word}", stems[i / 2 % stems.len()]);
+            let mut w = Writer::new();
+            good.metadata().for_each(|(k, v)| {
+                w.value(k, v);
+            });
+            let as_key = i % 2 == 0;
+            if as_key {
+                w.f32(&key, 1.0);
+            }
+            for t in good.tensors() {
+                let TensorType::Known(ty) = t.ty else { unreachable!() };
+                w.tensor(t.name, ty, &t.ne[..t.n_dims]);
+            }
+            if !as_key {
+                w.tensor(&tensor, QuantType::F32, &[8]);
+            }
+            let mut out = Vec::new();
+            let data = |i: usize| Ok(good.tensors().get(i).map_or(vec![0; 32], |t| good.data(t).to_vec()));
+            w.finish(&mut out, data).unwrap();
+            let g = Gguf::parse(&out).unwrap();
+            let got = ModelSpec::from_gguf(&g).and_then(|s| s.check_tensors(&g).map(|()| s));
+            refused(got, Code::Unsupported, if as_key { &key } else { &tensor });
+        }
+    }
 }
 
 #[test]
@@ -56,6 +128,7 @@ fn a_key_that_changes_nothing_is_not() {
     let same = |more: fn(&mut Writer) -> &mut Writer| assert_eq!(read(more).unwrap(), bare);
     same(|w| w.u32("llama.vocab_size", 4).str("llama.tensor_data_layout", "Meta AI original pth"));
     same(|w| w.f32("llama.rope.scaling.factor", 1.0).f32("llama.rope.scale_linear", 0.0));
+    same(|w| w.f32("llama.rope.scaling.yarn_beta_fast", 16.0).u32("llama.pooling_type", 3));
     // A factor without effect, as llama.cpp reads it.
     same(|w| w.str("llama.rope.scaling.type", "none").f32("llama.rope.scaling.factor", 8.0));
     same(|w| w.bool("llama.attention.causal", true).u32("llama.expert_count", 0));
@@ -83,11 +156,10 @@ fn a_tensor_that_nobody_reads_is_refused_by_name() {
         let g = Gguf::parse(&bytes).unwrap();
         ModelSpec::from_gguf(&g).unwrap().check_tensors(&g)
     };
-    for known in ["blk.1.ffn_norm.weight", "blk.0.attn_q.bias", "output_norm.weight", "output.weight"] {
+    for known in ["blk.1.ffn_norm.weight", "blk.0.attn_q.bias", "blk.0.ffn_up.bias", "output_norm.weight"] {
         with(known).unwrap();
     }
-    for unknown in ["blk.0.ffn_up.bias", "blk.1.attn_q.bias", "blk.2.attn_q.weight", "output.bias", "rope_freqs.weight"]
-    {
+    for unknown in ["blk.0.attn_norm.bias", "blk.1.attn_q.bias", "blk.2.attn_q.weight", "output.bias"] {
         let e = with(unknown).unwrap_err();
         assert!(e.code() == Code::Unsupported && e.to_string().contains(unknown), "{unknown}: {e}");
     }
@@ -113,6 +185,6 @@ fn a_layer_of_gemma3_sees_a_window_and_turns_as_its_place_says() {
     for l in 0..12 {
         let everything = l == 5 || l == 11;
         assert_eq!(s.attention(l).window, (!everything).then_some(24), "layer {l}");
-        assert_eq!(s.rope(l).base, if everything { 1e6 } else { 1e4 }, "layer {l}");
+        assert_eq!(s.rope(l).unwrap().base, if everything { 1e6 } else { 1e4 }, "layer {l}");
     }
 }

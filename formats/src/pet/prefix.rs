@@ -98,15 +98,22 @@ impl Kind for Prefix {
 }
 
 /// Scalar reference: one head's attention of one query, with the learned pairs before the others;
-/// keys and values `[.., dim]`, accumulated in `f64`.
+/// keys and values `[.., dim]`, accumulated in `f64`. Products are multiplied by `scale`, and bent by `cap`
+/// where the base does so.
 ///
 /// # Panics
 /// If there is no key at all or the shapes do not fit.
-pub fn attend_reference(q: &[f32], [learned_k, learned_v]: [&[f32]; 2], [k, v]: [&[f32]; 2]) -> Vec<f32> {
+pub fn attend_reference(
+    q: &[f32],
+    [learned_k, learned_v]: [&[f32]; 2],
+    [k, v]: [&[f32]; 2],
+    (scale, cap): (f32, Option<f32>),
+) -> Vec<f32> {
     assert!(learned_k.len() == learned_v.len() && k.len() == v.len() && !(learned_k.is_empty() && k.is_empty()));
     let d = q.len();
-    let score =
-        |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() / (d as f64).sqrt();
+    let product = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let bent = |s: f64| cap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh());
+    let score = |k: &[f32]| bent(product(k) * f64::from(scale));
     let scores: Vec<f64> = learned_k.chunks_exact(d).chain(k.chunks_exact(d)).map(score).collect();
     let max = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(*s));
     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
@@ -126,7 +133,12 @@ mod tests {
     #[test]
     fn equal_scores_average_learned_and_own_values() {
         let q = [0.0, 0.0];
-        let out = attend_reference(&q, [&[1.0, 2.0], &[4.0, 0.0]], [&[3.0, 1.0, 0.0, 5.0], &[1.0, 3.0, 1.0, 6.0]]);
+        let out = attend_reference(
+            &q,
+            [&[1.0, 2.0], &[4.0, 0.0]],
+            [&[3.0, 1.0, 0.0, 5.0], &[1.0, 3.0, 1.0, 6.0]],
+            (1.0, None),
+        );
         assert_eq!(out, [2.0, 3.0]);
     }
 }

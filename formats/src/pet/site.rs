@@ -1,11 +1,10 @@
 //! Sites: the places of a base where a module acts, each named by the GGUF tensor it acts at.
 
-use crate::model_spec::ModelSpec;
+use crate::model_spec::{Linear, ModelSpec, Norm};
 use crate::{Code, Error, Result};
 use std::fmt;
 
-/// What a site is, whatever its layer. The seven linears come first, in the order of
-/// [`ModelSpec::linears`].
+/// What a site is, whatever its layer. The seven linears come first, in the order of [`Linear::ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Place {
@@ -66,12 +65,23 @@ impl Place {
         })
     }
 
-    /// `[out, in]`: of a linear its weight's; of a norm and the embedding the width twice.
-    pub fn shape(self, spec: &ModelSpec) -> (usize, usize) {
-        match spec.linears().get(self as usize) {
-            Some((_, out, input)) => (*out, *input),
-            None => (spec.hidden, spec.hidden),
+    /// The linear that it is, if it is one.
+    pub fn linear(self) -> Option<Linear> {
+        Linear::ALL.get(self as usize).copied()
+    }
+
+    /// Whether a base has it in its layers: some have no gate, or no norm before a sublayer.
+    pub fn exists(self, spec: &ModelSpec) -> bool {
+        match self {
+            Self::AttnNorm => spec.has(Norm::Attn),
+            Self::FfnNorm => spec.has(Norm::Ffn),
+            _ => self.linear().is_none_or(|l| spec.has_linear(l)),
         }
+    }
+
+    /// `(out, in)`: of a linear its weight's; of a norm and the embedding the width twice.
+    pub fn shape(self, spec: &ModelSpec) -> (usize, usize) {
+        self.linear().map_or((spec.hidden, spec.hidden), |l| spec.shape(l))
     }
 }
 
@@ -162,7 +172,8 @@ impl Site {
         let place = Place::from_short(short).map_err(|_| unknown())?;
         let site = Self { layer: layer.parse().map_err(|_| unknown())?, place };
         // Comparing spellings refuses `+7` and `07`.
-        if place == Place::Embedding || site.layer >= spec.n_layer || site.to_string() != name {
+        let there = place != Place::Embedding && place.exists(spec) && site.layer < spec.n_layer;
+        if !there || site.to_string() != name {
             return Err(unknown());
         }
         Ok(site)
@@ -185,8 +196,8 @@ mod tests {
     #[test]
     fn places_are_the_linears_in_order_and_then_norms_and_embedding() {
         let spec = crate::pet::tests::spec();
-        for (place, (short, out, input)) in Place::ALL.into_iter().zip(spec.linears()) {
-            assert_eq!((place.short(), place.shape(&spec)), (short, (out, input)));
+        for (place, linear) in Place::ALL.into_iter().zip(Linear::ALL) {
+            assert_eq!((place.short(), place.shape(&spec)), (linear.name(), spec.shape(linear)));
         }
         assert_eq!(Places::parse("ffn_down/attn_k", '/').unwrap().to_string(), "attn_k/ffn_down");
         assert_eq!(Places::LINEARS.iter().count(), 7);

@@ -80,6 +80,7 @@ impl Common {
     /// If one cannot be opened, they do not belong together, or a flag's value is not allowed.
     pub fn open(&self) -> Result<(Engine, Option<Skills>)> {
         let mut base = Base::open(&self.model)?;
+        base.extend_context(self.ctx_size);
         if self.mem_budget > 0 {
             base.limit_memory(self.mem_budget.saturating_mul(1 << 20))?;
         }

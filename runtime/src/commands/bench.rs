@@ -1,5 +1,6 @@
 //! `bench`: llama-bench's two tests, and the cost of modules, selection and memory.
 
+use crate::batch::Span;
 use crate::blend::Blend;
 use crate::cli::Common;
 use crate::engine::Engine;
@@ -67,15 +68,26 @@ pub(super) fn run(a: &BenchArgs) -> Result<ExitStatus> {
         .iter()
         .flat_map(|(what, _)| [(*what, "pp", a.n_prompt, Vec::new()), (*what, "tg", a.n_gen, Vec::new())])
         .collect();
+    rows.retain(|(_, test, ..)| *test == "pp" || engine.base.spec.causal);
+    if !engine.base.spec.causal && !a.sequences.is_empty() {
+        engine.check_predicts("--sequences")?;
+    }
+    let tests = rows.len() / forms.len();
     let (mut kv_bytes, mut memory) = (0, Memory::default());
     // Round by round, so that a machine that slows down slows every test; the first round is a warm-up.
     for round in 0..=a.repetitions {
-        for ((_, blend), pair) in forms.iter().zip(rows.chunks_exact_mut(2)) {
-            let pp = prefill(&engine, blend, a.n_prompt, skills.as_ref(), &mut kv_bytes, &mut memory);
-            let tg = decode(&engine, blend, a.n_gen, skills.as_ref());
-            if round > 0 {
-                pair[0].3.push(pp);
-                pair[1].3.push(tg);
+        for ((_, blend), rows) in forms.iter().zip(rows.chunks_exact_mut(tests)) {
+            for (_, test, n, times) in rows {
+                let ns = match *test {
+                    "pp" if engine.base.spec.causal => {
+                        prefill(&engine, blend, *n, skills.as_ref(), &mut kv_bytes, &mut memory)
+                    }
+                    "pp" => encode(&engine, blend, *n, &mut memory),
+                    _ => decode(&engine, blend, *n, skills.as_ref()),
+                };
+                if round > 0 {
+                    times.push(ns);
+                }
             }
         }
     }
@@ -85,7 +97,8 @@ pub(super) fn run(a: &BenchArgs) -> Result<ExitStatus> {
     let touched = Memory::now();
     // Cost of the module: the median over rounds of its time divided by the bare base's.
     let cost = |test: usize| {
-        let ratio = rows.get(2 + test)?.3.iter().zip(&rows[test].3).map(|(m, b)| m / b - 1.0);
+        let ratio =
+            rows.get(tests + test).filter(|_| test < tests)?.3.iter().zip(&rows[test].3).map(|(m, b)| m / b - 1.0);
         Some(median(ratio.collect()))
     };
     let module_cost = [cost(0), cost(1)];
@@ -205,6 +218,10 @@ fn first_answer(engine: &Engine, skills: Option<&Skills>) -> Result<First> {
         engine.decide(skills, &t)?;
         selector_ns = begin.elapsed().as_nanos();
     }
+    if !engine.base.spec.causal {
+        engine.trunk(vec![prompt], engine.base.spec.n_layer, None, false);
+        return Ok(First { selector_ns });
+    }
     let mut session = Session::new(engine, skills.map_or(0, Skills::trunk));
     let mut sequence = session.sequence(Blend::none());
     sequence.push(&prompt.tokens);
@@ -233,6 +250,21 @@ fn prefill(
     let ns = begin.elapsed().as_nanos() as f64;
     *kv = sequence.kv_bytes();
     // Measured while the cache is alive: the memory that serving a prompt of this length takes.
+    let now = Memory::now();
+    if now.anonymous > most.anonymous {
+        *most = now;
+    }
+    ns
+}
+
+/// As [`prefill`], of an encoder: all layers, in one pass without a cache.
+fn encode(engine: &Engine, blend: &Blend, n: usize, most: &mut Memory) -> f64 {
+    let begin = Instant::now();
+    let mut hidden = Vec::new();
+    engine.embed(tokens(engine, n).into_iter().zip(0..), &mut hidden);
+    let layers = 0..engine.base.spec.n_layer;
+    engine.device().layers(layers, &mut [Span::once(n, blend)], &mut hidden, &mut |_, _| {});
+    let ns = begin.elapsed().as_nanos() as f64;
     let now = Memory::now();
     if now.anonymous > most.anonymous {
         *most = now;

@@ -37,11 +37,12 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
     let sampler = a.sampling.config()?;
     let (engine, skills) = a.common.open()?;
     let task = task_or_choice(skills.as_ref(), a.task.as_ref())?;
+    engine.check_predicts("chat")?;
     let template = engine.base.chat_template()?.ok_or_else(|| {
         Error::new(Code::Missing, "this base has no chat template").in_file(&a.common.model).hint("use generate")
     })?;
     let mut talk = Conversation::new(template, a.system.clone());
-    let mut dialogue = Dialogue::new(&engine, skills.as_ref());
+    let mut dialogue = Dialogue::new(&engine, skills.as_ref())?;
     // Room that is kept for an answer: a conversation that leaves less forgets its oldest turns.
     let room = a.predict.min(engine.context() / 4);
     let turns = Queue::open(None)?;

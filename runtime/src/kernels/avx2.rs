@@ -103,6 +103,8 @@ methods! {
     axpy_f32(acc: &mut [f32], a: f32, v: &[f32]);
     softmax(x: &mut [f32]);
     gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]);
+    activate(activation: Activation, x: &mut [f32]);
+    soft_cap(x: &mut [f32], cap: f32);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -121,6 +123,16 @@ fn softmax(x: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]) {
     math::gate_mul(activation, gate, up);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn activate(activation: Activation, x: &mut [f32]) {
+    math::activate(activation, x);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn soft_cap(x: &mut [f32], cap: f32) {
+    math::soft_cap(x, cap);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

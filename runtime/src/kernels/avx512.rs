@@ -73,6 +73,8 @@ narrow! {
     softmax_step(x: &mut [f32], max: f32) -> (f32, f32);
     softmax(x: &mut [f32]);
     gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]);
+    activate(activation: Activation, x: &mut [f32]);
+    soft_cap(x: &mut [f32], cap: f32);
 }
 
 /// Rows multiplied with one or two vectors of columns in registers: 24 of 32 registers hold sums.

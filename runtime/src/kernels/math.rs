@@ -76,9 +76,51 @@ pub(super) fn softmax_step(x: &mut [f32], max: f32) -> (f32, f32) {
 pub(super) fn gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]) {
     let both = gate.iter_mut().zip(up);
     match activation {
-        Activation::Silu => both.for_each(|(g, u)| *g = *g / (1.0 + exp(-*g)) * u),
-        Activation::GeluTanh => both.for_each(|(g, u)| *g = *g / (1.0 + exp(-gelu_slope(*g))) * u),
+        Activation::Silu => both.for_each(|(g, u)| *g = silu(*g) * u),
+        Activation::GeluTanh => both.for_each(|(g, u)| *g = gelu_tanh(*g) * u),
+        Activation::Gelu => both.for_each(|(g, u)| *g = gelu(*g) * u),
     }
+}
+
+#[inline(always)]
+pub(super) fn activate(activation: Activation, x: &mut [f32]) {
+    match activation {
+        Activation::Silu => x.iter_mut().for_each(|v| *v = silu(*v)),
+        Activation::GeluTanh => x.iter_mut().for_each(|v| *v = gelu_tanh(*v)),
+        Activation::Gelu => x.iter_mut().for_each(|v| *v = gelu(*v)),
+    }
+}
+
+/// `x = cap · tanh(x / cap)`.
+#[inline(always)]
+pub(super) fn soft_cap(x: &mut [f32], cap: f32) {
+    let twice = 2.0 / cap;
+    x.iter_mut().for_each(|v| *v = cap * (1.0 - 2.0 / (exp(*v * twice) + 1.0)));
+}
+
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    x / (1.0 + exp(-gelu_slope(x)))
+}
+
+/// `x · Φ(x)`. Absolute error of `Φ` below 1e-7 (Abramowitz & Stegun 1964, 7.1.26).
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let p = 1.061_405_4f32;
+    let p = p * t - 1.453_152_1;
+    let p = p * t + 1.421_413_8;
+    let p = p * t - 0.284_496_74;
+    let p = p * t + 0.254_829_6;
+    // Half of erfc(z): the tail beyond |x|.
+    let tail = 0.5 * p * t * exp(-z * z);
+    if x < 0.0 { x * tail } else { x - x * tail }
 }
 
 /// `gelu(x) = x · σ(gelu_slope(x))`, from `(1 + tanh y) / 2 = σ(2y)`.

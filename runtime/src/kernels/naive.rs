@@ -117,14 +117,37 @@ impl Naive {
         x.iter_mut().for_each(|v| *v *= inv);
     }
 
-    /// `gate = gate / (1 + exp(-gate)) · up`.
+    /// `gate = activation(gate) · up`.
     pub(super) fn gate_mul(self, activation: Activation, gate: &mut [f32], up: &[f32]) {
-        gate.iter_mut().zip(up).for_each(|(g, u)| {
-            let slope = match activation {
-                Activation::Silu => *g,
-                Activation::GeluTanh => math::gelu_slope(*g),
-            };
-            *g = *g / (1.0 + (-slope).exp()) * u;
-        });
+        self.activate(activation, gate);
+        gate.iter_mut().zip(up).for_each(|(g, u)| *g *= u);
     }
+
+    /// `x = activation(x)`.
+    pub(super) fn activate(self, activation: Activation, x: &mut [f32]) {
+        let f: fn(f32) -> f32 = match activation {
+            Activation::Silu => |x| x / (1.0 + (-x).exp()),
+            Activation::GeluTanh => |x| x / (1.0 + (-math::gelu_slope(x)).exp()),
+            Activation::Gelu => |x| (f64::from(x) * normal_cdf(f64::from(x))) as f32,
+        };
+        x.iter_mut().for_each(|v| *v = f(*v));
+    }
+
+    /// `x = cap · tanh(x / cap)`.
+    pub(super) fn soft_cap(self, x: &mut [f32], cap: f32) {
+        x.iter_mut().for_each(|v| *v = cap * (*v / cap).tanh());
+    }
+}
+
+/// `Φ(x)`, by the series `½ + φ(x) Σ x^(2n+1) / (1·3·5…(2n+1))`; beyond 6, what is left is below 1e-9.
+fn normal_cdf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return if x > 0.0 { 1.0 } else { 0.0 };
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    0.5 + sum * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
 }

@@ -138,6 +138,14 @@ impl Neon {
         math::gate_mul(activation, gate, up);
     }
 
+    pub(super) fn activate(self, activation: Activation, x: &mut [f32]) {
+        math::activate(activation, x);
+    }
+
+    pub(super) fn soft_cap(self, x: &mut [f32], cap: f32) {
+        math::soft_cap(x, cap);
+    }
+
     /// `c = a · b`, or added to it; shapes were checked by [`Gemm::check`].
     pub(super) fn gemm(self, g: Gemm<'_>, c: &mut [f32], ldc: usize) {
         for r in (0..g.rows).step_by(GEMM_ROWS) {

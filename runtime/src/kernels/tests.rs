@@ -225,7 +225,10 @@ fn small_vector_operations_equal_the_naive_ones() {
                 let mut h = g.clone();
                 k.gate_mul(Activation::Silu, &mut g, &b);
                 k.gate_mul(Activation::GeluTanh, &mut h, &b);
-                [x, y, s, g, h]
+                let (mut e, mut c) = (b.clone(), b.clone());
+                k.activate(Activation::Gelu, &mut e);
+                k.soft_cap(&mut c, 0.7);
+                [x, y, s, g, h, e, c]
             };
             for (got, want) in apply(k).iter().zip(apply(naive)) {
                 // exp is exact to 2e-7 relative; sums over n terms add their rounding.
@@ -267,7 +270,7 @@ fn softmax_and_silu_survive_extremes() {
         let mut x = [-1e30, 0.0, 80.0, f32::NEG_INFINITY, -1e5, 1.0, 2.0, 3.0, 4.0];
         k.softmax(&mut x);
         assert!((x.iter().sum::<f32>() - 1.0).abs() < 1e-5 && x[2] > 0.999, "{}: {x:?}", k.name());
-        for activation in [Activation::Silu, Activation::GeluTanh] {
+        for activation in [Activation::Silu, Activation::GeluTanh, Activation::Gelu] {
             let mut g = [-200.0, 200.0, 0.0];
             k.gate_mul(activation, &mut g, &[1.0, 1.0, 1.0]);
             assert!(g[0].abs() < 1e-30 && (g[1] - 200.0).abs() < 1e-3 && g[2] == 0.0, "{}: {g:?}", k.name());
@@ -276,6 +279,21 @@ fn softmax_and_silu_survive_extremes() {
         k.gate_mul(Activation::GeluTanh, &mut g, &[1.0, 2.0]);
         // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), computed elsewhere.
         assert!((g[0] - 0.841_192).abs() < 1e-5 && (g[1] + 0.308_571_5).abs() < 1e-5, "{}: {g:?}", k.name());
+        let mut g = [1.0, -0.5, -3.0, 40.0, -40.0];
+        k.activate(Activation::Gelu, &mut g);
+        // x · Φ(x), computed elsewhere.
+        for (g, want) in g.iter().zip([0.841_344_7, -0.154_268_77, -0.004_049_694, 40.0, 0.0]) {
+            assert!((g - want).abs() < 1e-6, "{}: {g} for {want}", k.name());
+        }
+        let mut x = [0.5, -1e6, 1e6];
+        k.soft_cap(&mut x, 2.0);
+        assert!((x[0] - 0.489_837_3).abs() < 1e-6 && x[1..] == [-2.0, 2.0], "{}: {x:?}", k.name());
+        let mut x = [1.0, 2.0, 6.0];
+        k.layer_norm_inplace(&mut x, [&[1.0, 2.0, 1.0], &[0.0, 0.5, 1.0]], 0.0);
+        // mean 3, variance 14 / 3.
+        for (x, want) in x.iter().zip([-0.925_820_1, -0.425_820_1, 2.388_730_1]) {
+            assert!((x - want).abs() < 1e-6, "{}: {x} for {want}", k.name());
+        }
         let mut x = [1.0, f32::NAN, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         k.softmax(&mut x);
         assert!(x.iter().any(|v| v.is_nan()), "{}: NaN must not be hidden", k.name());

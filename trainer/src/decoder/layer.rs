@@ -1,26 +1,26 @@
-//! One decoder layer as one differentiable operator.
+//! One layer as one differentiable operator.
 //!
 //! ```text
-//! a  = rms_norm(x)        qkv = Wqkv a            (normalise,) rotate q, k
-//! o  = attention(qkv)     z   = Wo o              m = x + (rms_norm) z
-//! b  = rms_norm(m)        gu  = Wgu b
-//! h  = f(gate) · up       z   = Wd h              y = m + (rms_norm) z
+//! a  = (norm) x           qkv = Wqkv a            (norm,) (rotate) q, k
+//! o  = attention(qkv)     z   = Wo o              m = (norm) (x + s · (norm) z)
+//! b  = (norm) m           gu  = Wgu b
+//! h  = f(gate) · up       z   = Wd h              y = (norm) (m + s · (norm) z)
 //! ```
 //! The steps in parentheses exist only in some families ([`ModelSpec`]). A module's parts act at the points
-//! between the steps (`pet.rs`). The backward pass reads `qkv`, `o`, `m`, `gu`, the inputs of the norms in
-//! parentheses, and what the parts kept; `a`, `b` and `h` are cheap and recomputed. A layer that kept nothing
+//! between the steps (`pet.rs`). The backward pass reads `qkv`, `o`, `m`, `gu`, the inputs of the norms after
+//! them, and what the parts kept; `a`, `b` and `h` are cheap and recomputed. A layer that kept nothing
 //! recomputes everything from `x`.
 
 use crate::nn::attention::{Heads, Learned, Ragged};
 use crate::nn::frozen_weight::FrozenWeight;
 use crate::nn::gate::Gate;
 use crate::nn::matmul::View;
-use crate::nn::rms_norm::RmsNorm;
+use crate::nn::norm::Norm;
 use crate::nn::{operand, with_numbers};
 use crate::pet::act::At;
 use crate::pet::{Dropout, Group, Plan, Point};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use conpet_formats::model_spec::{ModelSpec, Norm};
+use conpet_formats::model_spec::{ModelSpec, Norm as Which};
 use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,22 +28,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The frozen weights of a layer.
 #[derive(Debug)]
 pub(super) struct Frozen {
-    pub(super) attn_norm: RmsNorm,
+    /// Width of the residual stream.
+    pub(super) hidden: usize,
+    /// Factor on what a sublayer adds to it.
+    pub(super) residual_scale: f32,
+    /// The layer's norms but those of queries and keys, each where the base has it.
+    pub(super) norms: [Option<Norm>; Which::ALL.len()],
     /// q, k and v stacked, `[q_dim + 2 kv_dim, hidden]`.
     pub(super) qkv: FrozenWeight,
     pub(super) heads: Heads,
     /// `[hidden, q_dim]`.
     pub(super) output: FrozenWeight,
-    pub(super) ffn_norm: RmsNorm,
-    /// gate and up stacked, `[2 ffn, hidden]`.
+    /// gate (in bases that have one) and up stacked, `[2 ffn, hidden]`.
     pub(super) gate_up: FrozenWeight,
     /// `[hidden, ffn]`.
     pub(super) down: FrozenWeight,
-    /// Norms of what attention and the feed-forward layer add, in families that have them.
-    pub(super) post_norm: Option<[RmsNorm; 2]>,
 }
 
 impl Frozen {
+    fn norm(&self, which: Which) -> Option<&Norm> {
+        self.norms[which as usize].as_ref()
+    }
+
     fn weight(&self, g: Group) -> &FrozenWeight {
         match g {
             Group::Qkv => &self.qkv,
@@ -77,8 +83,10 @@ struct Saved {
     o: Vec<f32>,
     m: Vec<f32>,
     gate_up: Vec<f32>,
-    /// Inputs of the norms of attention's and the feed-forward layer's outputs, if there are such norms.
+    /// Inputs of the norms of what attention and the feed-forward layer give, if there are such norms.
     outputs: [Vec<f32>; 2],
+    /// Inputs of the norms of the residual stream after each, if there are such norms.
+    sums: [Vec<f32>; 2],
     /// What the parts kept, at the points whose states are not recomputed.
     parts: [Kept; Point::N],
 }
@@ -86,9 +94,11 @@ struct Saved {
 /// Bytes of activations that a layer keeps for each token.
 pub(super) fn kept_per_token(spec: &ModelSpec) -> usize {
     let qkv = spec.q_dim() + 2 * spec.kv_dim();
-    let raw = if spec.has(Norm::Q) { qkv } else { 0 };
-    let outputs = if spec.has(Norm::PostAttn) { 2 * spec.hidden } else { 0 };
-    4 * (qkv + raw + spec.q_dim() + spec.hidden + 2 * spec.ffn + outputs)
+    let raw = if spec.has(Which::Q) { qkv } else { 0 };
+    let more = [Which::PostAttn, Which::PostFfn, Which::AttnSum, Which::FfnSum];
+    let more = more.into_iter().filter(|n| spec.has(*n)).count() * spec.hidden;
+    let inner = if spec.gated { 2 * spec.ffn } else { spec.ffn };
+    4 * (qkv + raw + spec.q_dim() + spec.hidden + inner + more)
 }
 
 /// The operator from `x [n, hidden]` and the layer's vector of parameters (if it has one) to `[n, hidden]`.
@@ -141,11 +151,20 @@ impl LayerOp {
         }
     }
 
-    /// Applies a norm, and the parts that act after it.
-    fn norm(&self, v: &[f32], point: Point, norm: &RmsNorm, x: &[f32]) -> (Vec<f32>, Kept) {
+    /// What a sublayer reads: `x` itself, or its norm, and the parts that act after that.
+    fn before(&self, v: &[f32], point: Point, which: Which, x: &[f32]) -> (Vec<f32>, Kept) {
+        let Some(norm) = self.frozen.norm(which) else { return (x.to_vec(), Vec::new()) };
         let mut y = norm.forward(x);
-        let kept = self.act(v, point, (x, norm.weight.len()), &mut y);
+        let kept = self.act(v, point, (x, self.frozen.hidden), &mut y);
         (y, kept)
+    }
+
+    /// Adds to `dx` the gradient of [`LayerOp::before`]'s input, given that of its result.
+    fn before_back(&self, which: Which, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        match self.frozen.norm(which) {
+            Some(norm) => norm.backward(x, dy, dx),
+            None => add(dx, dy),
+        }
     }
 
     /// Computes `f(gate) · up`, and applies the parts that act on it.
@@ -163,21 +182,28 @@ impl LayerOp {
         (y, kept)
     }
 
-    /// Applies the output norm of a sublayer (0 attention, 1 feed-forward), if it has one; returns what the
-    /// sublayer adds, and the norm's input (empty without a norm).
-    fn post(&self, which: usize, z: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
-        match &self.frozen.post_norm {
-            Some(norms) => (norms[which].forward(&z), z),
+    /// Applies a norm after a step, if there is one; returns the result, and the norm's input (empty without a
+    /// norm).
+    fn after(&self, which: Which, z: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
+        match self.frozen.norm(which) {
+            Some(norm) => (norm.forward(&z), z),
             None => (z, Vec::new()),
         }
     }
 
-    /// Turns the gradient of what a sublayer adds into the gradient of its norm's input.
-    fn post_back(&self, which: usize, z: &[f32], dz: Vec<f32>) -> Vec<f32> {
-        let Some(norms) = &self.frozen.post_norm else { return dz };
+    /// Turns the gradient of [`LayerOp::after`]'s result into that of its input `z`.
+    fn after_back(&self, which: Which, z: &[f32], dz: Vec<f32>) -> Vec<f32> {
+        let Some(norm) = self.frozen.norm(which) else { return dz };
         let mut dx = vec![0.0; z.len()];
-        norms[which].backward(z, &dz, &mut dx);
+        norm.backward(z, &dz, &mut dx);
         dx
+    }
+
+    /// Multiplies by the factor on what a sublayer adds.
+    fn scaled(&self, z: &mut [f32]) {
+        if self.frozen.residual_scale != 1.0 {
+            z.par_chunks_mut(1 << 14).for_each(|z| z.iter_mut().for_each(|v| *v *= self.frozen.residual_scale));
+        }
     }
 
     fn learned<'a>(&self, v: &'a [f32]) -> Option<Learned<'a>> {
@@ -186,10 +212,10 @@ impl LayerOp {
 
     fn run(&self, x: &[f32], v: &[f32]) -> (Vec<f32>, Saved) {
         let (p, w) = (&*self.pass, &*self.frozen);
-        let width = w.attn_norm.weight.len();
+        let width = w.hidden;
         let mut parts: [Kept; Point::N] = std::array::from_fn(|_| Vec::new());
         let mut keep = |point: Point, kept: Kept| parts[point as usize] = kept;
-        let (a, _) = self.norm(v, Point::AttnNorm, &w.attn_norm, x);
+        let (a, _) = self.before(v, Point::AttnNorm, Which::Attn, x);
         let (mut qkv, kept) = self.site(v, Group::Qkv, &a);
         keep(Point::Qkv, kept);
         let raw = if w.heads.normalises() { qkv.clone() } else { Vec::new() };
@@ -198,21 +224,25 @@ impl LayerOp {
         let o = w.heads.forward(&p.batch, &qkv, self.learned(v));
         let (z, kept) = self.site(v, Group::Output, &o);
         keep(Point::Output, kept);
-        let (mut m, attn_out) = self.post(0, z);
+        let (mut m, attn_out) = self.after(Which::PostAttn, z);
         keep(Point::AttnAdd, self.act(v, Point::AttnAdd, (&a, width), &mut m));
         drop(a);
+        self.scaled(&mut m);
         add(&mut m, x);
-        let (b, _) = self.norm(v, Point::FfnNorm, &w.ffn_norm, &m);
+        let (m, attn_sum) = self.after(Which::AttnSum, m);
+        let (b, _) = self.before(v, Point::FfnNorm, Which::Ffn, &m);
         let (gate_up, kept) = self.site(v, Group::GateUp, &b);
         keep(Point::GateUp, kept);
         let (h, _) = self.hidden(v, &gate_up);
         let (z, kept) = self.site(v, Group::Down, &h);
         keep(Point::Down, kept);
-        let (mut y, ffn_out) = self.post(1, z);
+        let (mut y, ffn_out) = self.after(Which::PostFfn, z);
         keep(Point::FfnAdd, self.act(v, Point::FfnAdd, (&b, width), &mut y));
+        self.scaled(&mut y);
         add(&mut y, &m);
+        let (mut y, ffn_sum) = self.after(Which::FfnSum, y);
         keep(Point::Layer, self.act(v, Point::Layer, (&m, width), &mut y));
-        (y, Saved { raw, qkv, o, m, gate_up, outputs: [attn_out, ffn_out], parts })
+        (y, Saved { raw, qkv, o, m, gate_up, outputs: [attn_out, ffn_out], sums: [attn_sum, ffn_sum], parts })
     }
 
     /// Returns the gradient of a group's input (if wanted) and adds the parts' gradients to `grad`. `dy` is
@@ -241,20 +271,22 @@ impl LayerOp {
     /// Gradients of `x` (if wanted) and of the vector. Stops at the point below which nothing is trained.
     fn back(&self, x: &[f32], v: &[f32], dy: &[f32], wants_input: bool) -> (Option<Vec<f32>>, Vec<f32>) {
         let (p, w) = (&*self.pass, &*self.frozen);
-        let width = w.attn_norm.weight.len();
+        let width = w.hidden;
         let kept = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Saved { raw, qkv, o, m, gate_up, outputs, parts } = kept.unwrap_or_else(|| self.run(x, v).1);
+        let Saved { raw, qkv, o, m, gate_up, outputs, sums, parts } = kept.unwrap_or_else(|| self.run(x, v).1);
         let mut grad = vec![0.0; v.len()];
         let kept = |point: Point| &parts[point as usize];
         let below = |point: Point| wants_input || self.learns_until(point);
 
         let mut dm = dy.to_vec();
         self.act_back(Point::Layer, ((&m, width), kept(Point::Layer)), &mut dm, (v, &mut grad), None);
+        let mut dm = self.after_back(Which::FfnSum, &sums[1], dm);
         let mut dz = dm.clone();
-        let (b, kept_b) = self.norm(v, Point::FfnNorm, &w.ffn_norm, &m);
+        self.scaled(&mut dz);
+        let (b, kept_b) = self.before(v, Point::FfnNorm, Which::Ffn, &m);
         let mut db = vec![0.0; b.len()];
         self.act_back(Point::FfnAdd, ((&b, width), kept(Point::FfnAdd)), &mut dz, (v, &mut grad), Some(&mut db));
-        let mut dz = self.post_back(1, &outputs[1], dz);
+        let mut dz = self.after_back(Which::PostFfn, &outputs[1], dz);
         let (h, kept_h) = self.hidden(v, &gate_up);
         let down = (&h[..], kept(Point::Down));
         let Some(mut dh) = self.site_back(Group::Down, down, &mut dz, (v, &mut grad), below(Point::Hidden)) else {
@@ -279,13 +311,15 @@ impl LayerOp {
         if !below(Point::AttnAdd) {
             return (None, grad);
         }
-        w.ffn_norm.backward(&m, &db, &mut dm);
+        self.before_back(Which::Ffn, &m, &db, &mut dm);
 
+        let mut dm = self.after_back(Which::AttnSum, &sums[0], dm);
         let mut dz = dm.clone();
-        let (a, kept_a) = self.norm(v, Point::AttnNorm, &w.attn_norm, x);
+        self.scaled(&mut dz);
+        let (a, kept_a) = self.before(v, Point::AttnNorm, Which::Attn, x);
         let mut da = vec![0.0; a.len()];
         self.act_back(Point::AttnAdd, ((&a, width), kept(Point::AttnAdd)), &mut dz, (v, &mut grad), Some(&mut da));
-        let mut dz = self.post_back(0, &outputs[0], dz);
+        let mut dz = self.after_back(Which::PostAttn, &outputs[0], dz);
         let output = (&o[..], kept(Point::Output));
         let Some(d_o) = self.site_back(Group::Output, output, &mut dz, (v, &mut grad), below(Point::Attention)) else {
             return (None, grad);
@@ -310,12 +344,12 @@ impl LayerOp {
         if !wants_input {
             return (None, grad);
         }
-        w.attn_norm.backward(x, &da, &mut dm);
+        self.before_back(Which::Attn, x, &da, &mut dm);
         (Some(dm), grad)
     }
 
     fn forward(&self, x: &[f32], shape: &Shape, vector: &[f32]) -> Result<(CpuStorage, Shape)> {
-        let hidden = self.frozen.attn_norm.weight.len();
+        let hidden = self.frozen.hidden;
         if shape.dims() != [self.pass.batch.tokens(), hidden] {
             bail!("states of shape {shape:?} for {} tokens of width {hidden}", self.pass.batch.tokens());
         }

@@ -6,9 +6,9 @@ use super::recipe::{Buffers, Gradients, Labelled};
 use crate::decoder::Training;
 use crate::nn::attention::Ragged;
 use crate::nn::lm_loss::lm_loss;
+use crate::nn::norm::Norm;
 use crate::nn::numbers;
 use crate::nn::pool::pool;
-use crate::nn::rms_norm::rms_norm;
 use crate::optim::Param;
 use crate::pet::probe::Probe;
 use crate::pet::{self, Dropout, TrainedModule};
@@ -175,7 +175,7 @@ pub(super) fn pooled(
     let d = job.decoder;
     let x = match feature.norm {
         StateNorm::Output => d.final_norm(y)?,
-        StateNorm::Rms => rms_norm(y, &Arc::new(vec![1.0; d.spec.hidden]), 1e-6)?,
+        StateNorm::Rms => Norm::plain_rms(d.spec.hidden, 1e-6).apply(y)?,
         StateNorm::None => y.clone(),
     };
     let mut ranges = Vec::with_capacity(rows.len() * feature.parts.len());

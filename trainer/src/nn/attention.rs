@@ -1,5 +1,5 @@
-//! Causal grouped-query attention over a ragged batch, with rotary embedding. Each sequence attends only to
-//! itself and starts at position 0.
+//! Grouped-query attention over a ragged batch, with rotary embedding. Each sequence attends only to itself and
+//! starts at position 0; in a decoder a token sees what came before it, in an encoder all of its sequence.
 //!
 //! Query, key and value heads of a token lie side by side in one row, `[q heads | k heads | v heads]`. Work is
 //! split by sequence and key/value head; the query heads that share a key/value head are stacked, so each step
@@ -10,8 +10,8 @@
 //! its window.
 
 use super::matmul::{View, matmul};
-use super::rms_norm::RmsNorm;
-use conpet_formats::model_spec::{ModelSpec, Rope};
+use super::norm::Norm;
+use conpet_formats::model_spec::{ModelSpec, RopeKind};
 use conpet_runtime::kernels::Kernels;
 use conpet_runtime::rope::rope_table;
 use rayon::prelude::*;
@@ -35,7 +35,7 @@ impl Ragged {
         let longest = lens.iter().copied().max().unwrap_or(0);
         let tables = spec.ropes.iter().map(|rope| {
             let mut table = vec![0.0; longest * rope.dim];
-            table.chunks_exact_mut(rope.dim).enumerate().for_each(|(p, t)| rope_table(rope.base, p, t));
+            table.chunks_exact_mut(rope.dim).enumerate().for_each(|(p, t)| rope_table(rope, p, t));
             let back = table.chunks_exact(2).flat_map(|cs| [cs[0], -cs[1]]).collect();
             [table, back]
         });
@@ -72,28 +72,33 @@ pub struct Heads {
     dim: usize,
     /// Factor on the product of a query and a key.
     scale: f32,
+    /// Bends the scaled products.
+    cap: Option<f32>,
+    /// A token does not see what comes after it.
+    causal: bool,
     /// How many of the newest tokens a token sees.
     window: usize,
-    rope: Rope,
-    /// Index of its tables among the batch's rotary tables.
-    table: usize,
-    /// Norms of each query and of each key head, in families that have them.
-    norms: Option<[RmsNorm; 2]>,
+    /// Which pairs turn, how many values of a head do, and the index of the tables among the batch's rotary
+    /// tables; `None` if nothing turns.
+    rope: Option<(RopeKind, usize, usize)>,
+    /// Norms of queries and of keys, in families that have them.
+    norms: Option<[Norm; 2]>,
     kernels: Kernels,
 }
 
 impl Heads {
     /// The heads of a layer of a base.
-    pub fn new(spec: &ModelSpec, layer: usize, norms: Option<[RmsNorm; 2]>, kernels: Kernels) -> Self {
+    pub fn new(spec: &ModelSpec, layer: usize, norms: Option<[Norm; 2]>, kernels: Kernels) -> Self {
         let attention = spec.attention(layer);
         Self {
             query: spec.n_head,
             kv: spec.n_kv_head,
             dim: spec.head_dim,
             scale: spec.attention_scale,
+            cap: spec.attention_cap,
+            causal: spec.causal,
             window: attention.window.unwrap_or(usize::MAX),
-            rope: spec.rope(layer),
-            table: attention.rope,
+            rope: attention.rope.map(|i| (spec.ropes[i].kind, spec.ropes[i].dim, i)),
             norms,
             kernels,
         }
@@ -124,7 +129,7 @@ impl Heads {
     pub fn normalise(&self, qkv: &mut [f32]) {
         let Some(norms) = &self.norms else { return };
         qkv.par_chunks_exact_mut(self.width()).with_min_len(super::MIN_ROWS).for_each(|row| {
-            self.turning(row).for_each(|(which, head)| norms[which].row_inplace(head));
+            self.normed(norms, row).for_each(|(norm, part)| norm.row_inplace(part));
         });
     }
 
@@ -133,26 +138,34 @@ impl Heads {
         let Some(norms) = &self.norms else { return };
         let rows = d_qkv.par_chunks_exact_mut(self.width()).zip(raw.par_chunks_exact(self.width()));
         rows.with_min_len(super::MIN_ROWS).for_each(|(d_row, raw)| {
-            let heads = self.turning(d_row).zip(raw.chunks_exact(self.dim));
-            heads.for_each(|((which, d), x)| norms[which].row_backward(x, d));
+            let mut at = 0;
+            for (norm, d) in self.normed(norms, d_row) {
+                norm.row_backward(&raw[at..at + d.len()], d);
+                at += d.len();
+            }
         });
     }
 
-    /// The heads of a token's row `[width]` that are rotated: query heads (0), then key heads (1).
-    fn turning<'a>(&self, row: &'a mut [f32]) -> impl Iterator<Item = (usize, &'a mut [f32])> + use<'a> {
-        let (query, all) = (self.query, self.query + self.kv);
-        row.chunks_exact_mut(self.dim).take(all).enumerate().map(move |(i, head)| (usize::from(i >= query), head))
+    /// The parts of a token's row `[width]` that are normalised by themselves, in order, each with its norm: heads,
+    /// or all queries and all keys.
+    fn normed<'a>(&self, norms: &'a [Norm; 2], row: &'a mut [f32]) -> impl Iterator<Item = (&'a Norm, &'a mut [f32])> {
+        let (queries, rest) = row.split_at_mut(self.query * self.dim);
+        let keys = &mut rest[..self.kv * self.dim];
+        let parts =
+            |norm: &'a Norm, x: &'a mut [f32]| x.chunks_exact_mut(norm.weight.len()).map(move |part| (norm, part));
+        parts(&norms[0], queries).chain(parts(&norms[1], keys))
     }
 
     /// Rotates the query and key heads of `qkv [n, width]` in place; with `inverse`, rotates backwards, which
     /// also turns a gradient of the rotated values into one of the unrotated.
     pub fn rotate(&self, batch: &Ragged, qkv: &mut [f32], inverse: bool) {
-        let table = &batch.tables[self.table][usize::from(inverse)];
+        let Some((kind, dim, table)) = self.rope else { return };
+        let table = &batch.tables[table][usize::from(inverse)];
         let turning = (self.query + self.kv) * self.dim;
         let rows = qkv.par_chunks_exact_mut(self.width()).zip(&batch.positions);
         rows.with_min_len(super::MIN_ROWS).for_each(|(row, p)| {
-            let table = &table[p * self.rope.dim..(p + 1) * self.rope.dim];
-            self.kernels.rope(&mut row[..turning], self.dim, table, self.rope.kind);
+            let table = &table[p * dim..(p + 1) * dim];
+            self.kernels.rope(&mut row[..turning], self.dim, table, kind);
         });
     }
 
@@ -285,13 +298,24 @@ impl<'a> Part<'a> {
         before + from..before + from.max((token + 1).saturating_sub(self.heads.window))
     }
 
-    /// `softmax(scale · q kᵀ)` over the keys that each token sees, `[group · tokens, total]`.
+    /// `scale · q kᵀ`, bent where the base does so, `[group · tokens, total]`.
+    fn scores(&self) -> Vec<f32> {
+        let (scale, kernels) = (self.heads.scale, self.heads.kernels);
+        let mut s = matmul(self.queries(), self.keys.view().t(), 1);
+        s.iter_mut().for_each(|v| *v *= scale);
+        if let Some(cap) = self.heads.cap {
+            kernels.soft_cap(&mut s, cap);
+        }
+        s
+    }
+
+    /// `softmax` of the scores of the keys that each token sees, `[group · tokens, total]`.
     fn probabilities(&self) -> Vec<f32> {
-        let (len, total, scale) = (self.tokens.len(), self.total(), self.heads.scale);
-        let mut p = matmul(self.queries(), self.keys.view().t(), 1);
+        let (len, total) = (self.tokens.len(), self.total());
+        let mut p = self.scores();
         for (i, row) in p.chunks_exact_mut(total).enumerate() {
-            let (seen, future) = row.split_at_mut(total - len + i % len + 1);
-            seen.iter_mut().for_each(|v| *v *= scale);
+            let end = if self.heads.causal { total - len + i % len + 1 } else { total };
+            let (seen, future) = row.split_at_mut(end);
             let hidden = self.hidden(i % len);
             seen[hidden.clone()].fill(f32::NEG_INFINITY);
             self.heads.kernels.softmax(seen);
@@ -318,6 +342,10 @@ impl<'a> Part<'a> {
         for (ds, p) in ds.chunks_exact_mut(total).zip(p.chunks_exact(total)) {
             let mean = self.heads.kernels.dot_f32(ds, p);
             ds.iter_mut().zip(p).for_each(|(d, p)| *d = scale * p * (*d - mean));
+        }
+        if let Some(cap) = self.heads.cap {
+            // The derivative of c · tanh(x / c) is 1 - (its value / c)².
+            ds.iter_mut().zip(self.scores()).for_each(|(d, s)| *d *= 1.0 - (s / cap) * (s / cap));
         }
         let ds = View::new(&ds, total);
         [matmul(ds, self.keys.view(), 1), matmul(ds.t(), self.queries(), 1), dv]
@@ -347,7 +375,7 @@ fn unstack(part: &[f32], d: usize, tokens: &Range<usize>, at: usize, width: usiz
 mod tests {
     use super::*;
     use crate::nn::check::{plain_gradient, spec, wave};
-    use conpet_formats::model_spec::{Attention, RopeKind};
+    use conpet_formats::model_spec::{Attention, Rope};
     use conpet_formats::pet::prefix::attend_reference;
     use std::sync::Arc;
 
@@ -357,20 +385,33 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_exact_for_both_kinds_of_rotation_and_with_norms_and_windows() {
-        for (kind, query, kv, window) in
-            [(RopeKind::Adjacent, 4, 2, None), (RopeKind::Halves, 2, 2, None), (RopeKind::Halves, 4, 2, Some(2))]
-        {
+    fn gradients_are_exact_whatever_turns_is_normalised_bent_or_seen() {
+        for (kind, query, kv, window, causal) in [
+            (RopeKind::Adjacent, 4, 2, None, true),
+            (RopeKind::Halves, 2, 2, None, false),
+            (RopeKind::Halves, 4, 2, Some(2), true),
+        ] {
             let spec = ModelSpec {
-                ropes: vec![Rope { kind, ..spec().ropes[0] }],
-                attention: vec![Attention { window, rope: 0 }],
+                ropes: vec![Rope::new(kind, 100.0, 4)],
+                attention: vec![Attention { window, rope: Some(0) }],
+                causal,
+                attention_cap: (!causal).then_some(0.8),
                 n_head: query,
                 n_kv_head: kv,
                 ..spec()
             };
             let kernels = Kernels::detect();
-            let norm = |phase| RmsNorm { weight: Arc::new(wave(spec.head_dim, phase)), eps: 1e-5, kernels };
-            let heads = Heads::new(&spec, 0, window.map(|_| [norm(1.0), norm(4.0)]), kernels);
+            // Each head by itself, or all heads together.
+            let norm = |phase, heads| Norm {
+                weight: Arc::new(wave(spec.head_dim * heads, phase)),
+                ..Norm::plain_rms(1, 1e-5)
+            };
+            let norms = match (window, causal) {
+                (Some(_), _) => Some([norm(1.0, 1), norm(4.0, 1)]),
+                (_, false) => Some([norm(1.0, query), norm(4.0, kv)]),
+                _ => None,
+            };
+            let heads = Heads::new(&spec, 0, norms, kernels);
             let batch = Ragged::new(&spec, &[4, 1, 2]).pinned(usize::from(window.is_some()));
             let rotated = |x: &[f32]| {
                 let mut r = x.to_vec();
@@ -421,7 +462,7 @@ mod tests {
 
     #[test]
     fn a_window_hides_all_but_the_newest_and_what_is_pinned() {
-        let spec = ModelSpec { attention: vec![Attention { window: Some(2), rope: 0 }], ..spec() };
+        let spec = ModelSpec { attention: vec![Attention { window: Some(2), rope: Some(0) }], ..spec() };
         let (heads, width) = (plain(&spec), plain(&spec).width());
         let x = wave(5 * width, 0.0);
         let last = |x: &[f32], pinned| {
@@ -454,6 +495,7 @@ mod tests {
                     &x[t * width + q * d..][..d],
                     learned.each_ref().map(Vec::as_slice),
                     own.each_ref().map(Vec::as_slice),
+                    (spec.attention_scale, None),
                 );
                 let got = &got[(t * spec.n_head + q) * d..][..d];
                 // Sums of a few products of size about 1, in f32.

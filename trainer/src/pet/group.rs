@@ -1,6 +1,6 @@
 //! Groups of linears that read the same input and are computed as one product in training.
 
-use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::model_spec::{Linear, ModelSpec};
 use conpet_formats::pet::Place;
 use std::ops::Range;
 
@@ -21,27 +21,28 @@ impl Group {
     /// All four, in forward order.
     pub const ALL: [Self; 4] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down];
 
-    /// Its linears, as indices into [`ModelSpec::linears`] and [`Place::ALL`].
-    pub const fn linears(self) -> Range<usize> {
-        match self {
-            Self::Qkv => 0..3,
-            Self::Output => 3..4,
-            Self::GateUp => 4..6,
-            Self::Down => 6..7,
-        }
+    /// Its linears in a layer of this base, in order.
+    pub fn linears(self, spec: &ModelSpec) -> Vec<Linear> {
+        let all: &[Linear] = match self {
+            Self::Qkv => &[Linear::Q, Linear::K, Linear::V],
+            Self::Output => &[Linear::Output],
+            Self::GateUp => &[Linear::Gate, Linear::Up],
+            Self::Down => &[Linear::Down],
+        };
+        all.iter().copied().filter(|l| spec.has_linear(*l)).collect()
     }
 
     /// Its linears, each with its columns of the group's output.
     pub fn columns(self, spec: &ModelSpec) -> impl Iterator<Item = (Place, Range<usize>)> {
-        let shapes = spec.linears();
-        self.linears().scan(0, move |at, i| {
-            *at += shapes[i].1;
-            Some((Place::ALL[i], *at - shapes[i].1..*at))
+        self.linears(spec).into_iter().scan(0, move |at, l| {
+            let out = spec.shape(l).0;
+            *at += out;
+            Some((Place::ALL[l as usize], *at - out..*at))
         })
     }
 
     /// Number of columns of its output.
     pub fn width(self, spec: &ModelSpec) -> usize {
-        self.linears().map(|i| spec.linears()[i].1).sum()
+        self.linears(spec).into_iter().map(|l| spec.shape(l).0).sum()
     }
 }

@@ -87,11 +87,12 @@ impl Spot {
     /// input of q, k or v, which other linears share.
     pub fn of(spec: &ModelSpec, point: pet::Point) -> Option<Self> {
         let (point, width) = match point {
+            pet::Point::Out(place) if !place.exists(spec) => return None,
             pet::Point::Out(Place::AttnNorm) => (Point::AttnNorm, spec.hidden),
             pet::Point::Out(Place::FfnNorm) => (Point::FfnNorm, spec.hidden),
             pet::Point::Out(place) => {
-                let group = Group::ALL.into_iter().find(|g| g.linears().contains(&(place as usize)))?;
-                let (_, columns) = group.columns(spec).find(|(p, _)| *p == place)?;
+                let at = |g: Group| Some((g, g.columns(spec).find(|(p, _)| *p == place)?.1));
+                let (group, columns) = Group::ALL.into_iter().find_map(at)?;
                 return Some(Self { point: Point::after(group), columns, width: group.width(spec) });
             }
             pet::Point::In(Place::Down) => (Point::Hidden, spec.ffn),

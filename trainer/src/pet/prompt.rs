@@ -19,7 +19,7 @@ impl Trainable for Prompt {
         for row in rows.chunks_exact_mut(shape[1]) {
             let token = rng.below(base.spec.vocab);
             Kernels::detect().dequantize_row(base.embedding(), token, row);
-            row.iter_mut().for_each(|v| *v *= base.spec.embedding_scale);
+            row.iter_mut().for_each(|v| *v *= base.spec.embedding.scale);
         }
         rows
     }

@@ -114,6 +114,7 @@ impl Config {
 
     /// The task and the class of model it was made for, which must be a decoder of this base's family.
     pub(super) fn check_task(&mut self, spec: &ModelSpec) -> Result<()> {
+        names::check_base(spec)?;
         if let Some(task) = self.text("task_type")?.filter(|t| t != "CAUSAL_LM") {
             return Err(Error::new(Code::Unsupported, format!("task_type is {:?}, not \"CAUSAL_LM\"", clip(&task)))
                 .hint(
@@ -122,12 +123,7 @@ impl Config {
         }
         let mapping = self.take("auto_mapping");
         let class = mapping.as_ref().and_then(|m| m.get("base_model_class")).and_then(Value::as_str);
-        let family: &[&str] = match spec.arch.as_str() {
-            "llama" => &["Llama", "Mistral", "SmolLM"],
-            "gemma3" => &["Gemma3"],
-            _ => &[],
-        };
-        match class.filter(|c| !family.iter().any(|f| c.starts_with(f))) {
+        match class.filter(|c| !spec.is_class(c)) {
             Some(class) => Err(Error::new(
                 Code::BaseMismatch,
                 format!("the adapter was made for a {:?}, this base is a {}", clip(class), spec.arch),
