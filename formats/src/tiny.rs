@@ -3,8 +3,10 @@
 //! Same bytes for the same configuration, everywhere: weights come from ChaCha8, the tokenizer
 //! holds all 256 bytes plus merges learned from a fixed list of words.
 
+mod split;
 mod stage;
 
+pub use split::split;
 pub use stage::{no_base, with_task};
 
 use crate::Result;

@@ -1,4 +1,4 @@
-//! A frozen base in memory: a mapped GGUF and the location of each weight in it.
+//! A frozen base in memory: mapped GGUF files and the location of each weight in them.
 //!
 //! Linear weights and the embedding are used where they lie in the map; only the norms (a few hundred KiB) are
 //! copied, because they are read as `f32` whatever the file stores.
@@ -8,20 +8,18 @@ use crate::chat::ChatTemplate;
 use crate::error::{Code, Error, Result};
 use crate::kernels::MatrixRef;
 use crate::tokenizer::Tokenizer;
-use conpet_formats::gguf::{Gguf, TensorInfo, TensorType};
+use conpet_formats::gguf::{Gguf, Shards, TensorInfo, TensorType};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::{self, ModelSpec, Norm};
 use conpet_formats::quant::{self, QuantType};
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
 
 pub use conpet_formats::model_spec::Linear;
 
 /// A frozen quantized model.
 #[derive(Debug)]
 pub struct Base {
-    map: Mapped,
-    path: PathBuf,
+    files: Shards,
     /// The shape of the model.
     pub spec: ModelSpec,
     /// The GGUF's tokenizer.
@@ -31,16 +29,15 @@ pub struct Base {
     output_norm: Vec<f32>,
     output: Weight,
     budget: Option<Budget>,
-    /// The file's modification time before anything was read from it.
-    modified: Option<SystemTime>,
 }
 
-/// Where a matrix `[rows, cols]` lies in the mapped file.
+/// Where a matrix `[rows, cols]` lies in the mapped files.
 #[derive(Debug, Clone, Copy)]
 struct Weight {
     ty: QuantType,
     rows: usize,
     cols: usize,
+    file: usize,
     start: usize,
     len: usize,
 }
@@ -84,26 +81,30 @@ impl<'a> LayerRef<'a> {
 }
 
 impl Base {
-    /// Maps a GGUF and locates every weight in it. No weight is read in advance.
+    /// Maps a GGUF, with its other shards if it is one of several, and locates every weight. No weight is read in
+    /// advance.
     ///
     /// # Errors
-    /// If the file is not a strict GGUF, its architecture or a tensor type is unsupported, or a
+    /// If the file is not a strict GGUF, a shard is missing, its architecture or a tensor type is unsupported, or a
     /// tensor is missing, has another shape than the metadata demands, or is not one that the
     /// architecture has.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_map(Mapped::open(path)?, path).map_err(|e| e.in_file(path))
+        Self::from_files(Shards::open(path)?).map_err(|e| e.in_file(path))
     }
 
     /// As [`Base::open`], from bytes already in memory or mapped; `path` only names them in messages.
     pub fn from_map(map: Mapped, path: &Path) -> Result<Self> {
-        let modified = map.modified()?;
-        let gguf = Gguf::parse(&map)?;
+        Self::from_files(Shards::of(map, path)?)
+    }
+
+    fn from_files(files: Shards) -> Result<Self> {
+        let gguf = files.gguf()?;
         let spec = ModelSpec::from_gguf(&gguf)?;
         let weight = |name: &str, rows: usize, cols: usize| find(&gguf, name, rows, cols);
         let vector = |name: &str, width: usize| -> Result<Vec<f32>> {
             let w = find(&gguf, name, 1, width)?;
             let mut v = vec![0.0; width];
-            quant::dequantize(w.ty, &map[w.start..w.start + w.len], &mut v);
+            quant::dequantize(w.ty, &files.map(w.file)[w.start..w.start + w.len], &mut v);
             match v.iter().position(|x| !x.is_finite()) {
                 None => Ok(v),
                 Some(i) => Err(Error::new(Code::NotFinite, format!("element {i} is not finite")).in_section(name)),
@@ -111,7 +112,7 @@ impl Base {
         };
         let layers = (0..spec.n_layer)
             .map(|l| {
-                let mut linears = [Weight { ty: QuantType::F32, rows: 0, cols: 0, start: 0, len: 0 }; 7];
+                let mut linears = [Weight { ty: QuantType::F32, rows: 0, cols: 0, file: 0, start: 0, len: 0 }; 7];
                 let mut biases = [const { None }; 7];
                 for (linear, (_, out, input)) in Linear::ALL.into_iter().zip(spec.linears()) {
                     linears[linear as usize] = weight(&linear.weight(l), out, input)?;
@@ -135,7 +136,7 @@ impl Base {
         let output = if spec.tied { embedding } else { weight(model_spec::OUTPUT, spec.vocab, spec.hidden)? };
         let output_norm = vector(model_spec::OUTPUT_NORM, spec.hidden)?;
         spec.check_tensors(&gguf)?;
-        let tokenizer = Tokenizer::from_gguf(&gguf, map.clone())?;
+        let tokenizer = Tokenizer::from_gguf(&gguf, files.map(0).clone())?;
         if tokenizer.n_vocab() > spec.vocab {
             return Err(Error::new(
                 Code::Shape,
@@ -143,8 +144,7 @@ impl Base {
             )
             .in_section("tokenizer.ggml.tokens"));
         }
-        let path = path.to_owned();
-        Ok(Self { path, spec, tokenizer, layers, embedding, output_norm, output, map, budget: None, modified })
+        Ok(Self { spec, tokenizer, layers, embedding, output_norm, output, files, budget: None })
     }
 
     /// Keeps at most `bytes` of weights in memory; the rest is read from the file in every pass.
@@ -152,33 +152,27 @@ impl Base {
     /// # Errors
     /// If `bytes` is less than the largest layer, or the output head.
     pub fn limit_memory(&mut self, bytes: usize) -> Result<()> {
-        let place = |w: &Weight| w.start..w.start + w.len;
+        let place = |w: &Weight| (self.files.map(w.file).clone(), w.start..w.start + w.len);
         let layers = self.layers.iter().map(|l| l.linears.iter().map(place).collect());
         let parts = layers.chain([vec![place(&self.output)]]).collect();
-        self.budget = Some(Budget::new(parts, bytes).map_err(|e| e.in_file(&self.path))?);
+        self.budget = Some(Budget::new(parts, bytes).map_err(|e| e.in_file(self.path()))?);
         Ok(())
     }
 
-    /// Fails if the file is not what it was when it was opened: cut short, unreadable, or written to.
+    /// Fails if a file is not what it was when it was opened: cut short, unreadable, or written to.
     /// Unlike a bundle, a base has no reason to change, and no digests that are cheap to compare.
     ///
     /// # Errors
     /// `E_CHANGED`.
     pub fn check(&self) -> Result<()> {
-        let checked = self.map.check().and_then(|()| {
-            if self.map.modified()? == self.modified {
-                return Ok(());
-            }
-            Err(Error::new(Code::Changed, "the base was written to while it was in use"))
-        });
-        checked.map_err(|e| e.in_file(&self.path))
+        self.files.check()
     }
 
     /// Notes that a pass is done with a layer, so that its weights may leave memory. The output head counts as
     /// the layer after the last.
     pub(crate) fn used(&self, layer: usize) {
         if let Some(b) = &self.budget {
-            b.used(&self.map, layer);
+            b.used(layer);
         }
     }
 
@@ -213,24 +207,24 @@ impl Base {
         &self.output_norm
     }
 
-    /// The mapped file.
-    pub fn map(&self) -> &Mapped {
-        &self.map
+    /// The mapped files.
+    pub fn files(&self) -> &Shards {
+        &self.files
     }
 
-    /// The file parsed as GGUF again (cheap: nothing is copied).
+    /// The files parsed as GGUF again (cheap: nothing is copied).
     pub fn gguf(&self) -> Result<Gguf<'_>> {
-        Gguf::parse(&self.map).map_err(|e| e.in_file(&self.path))
+        self.files.gguf()
     }
 
     /// The chat template of the GGUF, if it has one.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        ChatTemplate::from_gguf(&self.gguf()?).map_err(|e| e.in_file(&self.path))
+        ChatTemplate::from_gguf(&self.gguf()?).map_err(|e| e.in_file(self.path()))
     }
 
-    /// The path of the file.
+    /// The path of the file, the first if there are several.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.files.path()
     }
 
     /// Bytes of weights one token reads when decoding: all linears and the output head.
@@ -244,7 +238,7 @@ impl Base {
     }
 
     fn matrix(&self, w: Weight) -> MatrixRef<'_> {
-        MatrixRef { ty: w.ty, rows: w.rows, cols: w.cols, data: &self.map[w.start..w.start + w.len] }
+        MatrixRef { ty: w.ty, rows: w.rows, cols: w.cols, data: &self.files.map(w.file)[w.start..w.start + w.len] }
     }
 }
 
@@ -270,5 +264,5 @@ fn find(gguf: &Gguf<'_>, name: &str, rows: usize, cols: usize) -> Result<Weight>
     }
     // The parser has proved offset + len <= file length, so both fit usize.
     let (start, len) = (info.offset as usize, info.len as usize);
-    Ok(Weight { ty, rows, cols, start, len })
+    Ok(Weight { ty, rows, cols, file: info.file, start, len })
 }
