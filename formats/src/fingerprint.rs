@@ -3,11 +3,12 @@
 //! Four digests (BLAKE3, lower-case hex): the *structure* (hyper-parameters, tensor names, types
 //! and shapes), the *tokenizer* (tokens, merges, types, special ids, pre-tokenizer, chat template), a *sample* of
 //! the file (64 blocks of 4 KiB spread evenly: tells models of equal shape apart without touching
-//! the whole file), and the whole *file*. An edge box checks the first three at every start
+//! the whole file), and the whole *file*. A split base is taken as the file it would be in one piece ([`Whole`]), so
+//! that it has the fingerprint of the base before it was split. An edge box checks the first three at every start
 //! ([`CheckDepth::Quick`]: about 256 KiB read); installation and `verify` check all four.
 
 use crate::bundle::manifest::BaseRef;
-use crate::gguf::{Gguf, Value};
+use crate::gguf::{Gguf, Value, Whole};
 use crate::model_spec::ModelSpec;
 use crate::{Code, Error, Result};
 
@@ -27,19 +28,20 @@ const SAMPLE_BYTES: u64 = 4096;
 ///
 /// # Errors
 /// If the base is not one this release runs.
-pub fn base_ref(gguf: &Gguf<'_>, file: &[u8]) -> Result<BaseRef> {
+pub fn base_ref(gguf: &Gguf<'_>) -> Result<BaseRef> {
     let spec = ModelSpec::from_gguf(gguf)?;
+    let whole = Whole::of(gguf);
     let quant = gguf.tensor("blk.0.ffn_down.weight").map_or_else(String::new, |t| match t.ty {
         crate::gguf::TensorType::Known(q) => q.name().to_owned(),
         crate::gguf::TensorType::Unknown(id) => format!("type {id}"),
     });
     Ok(BaseRef {
         arch: spec.arch.clone(),
-        file_blake3: vec![file_digest(file)],
-        file_len: file.len() as u64,
+        file_blake3: vec![digest(&whole)],
+        file_len: whole.len(),
         name: clean(&spec.name),
         quant,
-        sample: sample(file),
+        sample: sample(&whole),
         structure: structure(gguf)?,
         tokenizer: tokenizer(gguf)?,
     })
@@ -49,7 +51,7 @@ pub fn base_ref(gguf: &Gguf<'_>, file: &[u8]) -> Result<BaseRef> {
 ///
 /// # Errors
 /// `E_BASE`, naming the first part that differs.
-pub fn check_base(want: &BaseRef, gguf: &Gguf<'_>, file: &[u8], depth: CheckDepth) -> Result<()> {
+pub fn check_base(want: &BaseRef, gguf: &Gguf<'_>, depth: CheckDepth) -> Result<()> {
     let differs = |what: &str, want: &str, got: &str| {
         Err(Error::new(Code::BaseMismatch, format!("this base's {what} is {got}, the bundle was trained on {want}"))
             .hint("give the base the bundle names (conpet-inspect shows it); modules never run on another base"))
@@ -64,15 +66,16 @@ pub fn check_base(want: &BaseRef, gguf: &Gguf<'_>, file: &[u8], depth: CheckDept
             return differs(what, want, &got);
         }
     }
-    if want.file_len != file.len() as u64 {
-        return differs("file length", &want.file_len.to_string(), &file.len().to_string());
+    let whole = Whole::of(gguf);
+    if want.file_len != whole.len() {
+        return differs("file length", &want.file_len.to_string(), &whole.len().to_string());
     }
-    let got = sample(file);
+    let got = sample(&whole);
     if want.sample != got {
         return differs("weight sample", &want.sample, &got);
     }
     if depth == CheckDepth::Full {
-        let got = file_digest(file);
+        let got = digest(&whole);
         if !want.file_blake3.contains(&got) {
             return differs("file digest", &want.file_blake3.join(" or "), &got);
         }
@@ -85,14 +88,24 @@ pub fn file_digest(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-fn sample(file: &[u8]) -> String {
+fn digest(whole: &Whole<'_>) -> String {
+    let mut h = blake3::Hasher::new();
+    whole.pieces().for_each(|p| {
+        h.update(p);
+    });
+    h.finalize().to_hex().to_string()
+}
+
+fn sample(whole: &Whole<'_>) -> String {
     let mut h = blake3::Hasher::new_derive_key("conpet 2026 base sample v1");
-    let len = file.len() as u64;
+    let len = whole.len();
     for i in 0..SAMPLE_BLOCKS {
         // The last block ends with the file; small files are simply hashed more than once.
         let start = len.saturating_sub(SAMPLE_BYTES) * i / (SAMPLE_BLOCKS - 1);
         let end = (start + SAMPLE_BYTES).min(len);
-        h.update(&file[start as usize..end as usize]);
+        whole.range(start..end).for_each(|p| {
+            h.update(p);
+        });
     }
     h.finalize().to_hex().to_string()
 }
@@ -192,7 +205,7 @@ mod tests {
     use crate::tiny::{self, TinyConfig};
 
     fn check(want: &BaseRef, bytes: &[u8], depth: CheckDepth) -> Result<()> {
-        check_base(want, &Gguf::parse(bytes)?, bytes, depth)
+        check_base(want, &Gguf::parse(bytes)?, depth)
     }
 
     /// The base with the bytes behind the first `what` changed in place.
@@ -206,7 +219,7 @@ mod tests {
     #[test]
     fn each_part_of_a_base_is_held() {
         let base = tiny::base(&TinyConfig::default()).unwrap();
-        let want = base_ref(&Gguf::parse(&base).unwrap(), &base).unwrap();
+        let want = base_ref(&Gguf::parse(&base).unwrap()).unwrap();
         check(&want, &base, CheckDepth::Full).unwrap();
         let differs = |bytes: &[u8], depth, part: &str| {
             let e = check(&want, bytes, depth).unwrap_err();

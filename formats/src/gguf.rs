@@ -5,13 +5,20 @@
 //! are stricter than llama.cpp's where laxness has led to faults: little-endian v2 and v3 only,
 //! unique names, aligned offsets in order without overlap, every tensor inside the file. Tensor
 //! types this project cannot run are listed and refused only on use.
+//!
+//! [`Shards`] are the files of one base: often one, or the shards that a large base is split into. A split base
+//! is read as the one file that it would be in one piece ([`Whole`]).
 
 pub mod reader;
+pub mod shards;
 pub mod value;
+pub mod whole;
 pub mod writer;
 
 pub use reader::{Gguf, TRAILING_CAP, TensorInfo, TensorType};
+pub use shards::Shards;
 pub use value::{Array, Value, ValueType};
+pub use whole::Whole;
 pub use writer::Writer;
 
 /// File magic.

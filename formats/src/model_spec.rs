@@ -172,16 +172,9 @@ impl ModelSpec {
     /// Reads and checks the spec of a base.
     ///
     /// # Errors
-    /// If the architecture, or a key or value of it, is not one that this release runs; if the file is one
-    /// part of a split model.
+    /// If the architecture, or a key or value of it, is not one that this release runs.
     pub fn from_gguf(g: &Gguf<'_>) -> Result<Self> {
         let arch = g.required_str("general.architecture")?;
-        if let Some(parts) = g.u32("split.count")?.filter(|n| *n > 1) {
-            let part = g.u32("split.no")?.unwrap_or(0) + 1;
-            return Err(Error::new(Code::Unsupported, format!("the file is part {part} of {parts} of a split model"))
-                .in_section("key split.count")
-                .hint("join the parts with llama-gguf-split --merge, and give the file that it writes"));
-        }
         let Some(family) = FAMILIES.iter().find(|f| f.arch == arch) else {
             let known: Vec<String> = FAMILIES.iter().map(|f| format!("{} ({})", f.arch, f.models)).collect();
             let known = format!("this release runs: {}", known.join(", "));

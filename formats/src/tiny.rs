@@ -4,9 +4,11 @@
 //! holds all 256 bytes plus merges learned from a fixed list of words.
 
 mod family;
+mod split;
 mod stage;
 
 pub use family::TinyArch;
+pub use split::split;
 pub use stage::{no_base, with_task};
 
 use crate::Result;

@@ -1,4 +1,4 @@
-//! A frozen base in memory: a mapped GGUF and the location of each weight in it.
+//! A frozen base in memory: mapped GGUF files and the location of each weight in them.
 //!
 //! Linear weights and the embedding are used where they lie in the map; only the norms (a few hundred KiB) are
 //! copied, because they are read as `f32` whatever the file stores.
@@ -9,21 +9,19 @@ use crate::error::{Code, Error, Result};
 use crate::kernels::MatrixRef;
 use crate::norm::NormRef;
 use crate::tokenizer::Tokenizer;
-use conpet_formats::gguf::{Gguf, TensorInfo, TensorType};
+use conpet_formats::gguf::{Gguf, Shards, TensorInfo, TensorType};
 use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::{self, ModelSpec, Norm};
 use conpet_formats::quant::{self, QuantType};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
 
 pub use conpet_formats::model_spec::Linear;
 
 /// A frozen quantized model.
 #[derive(Debug)]
 pub struct Base {
-    map: Mapped,
-    path: PathBuf,
+    files: Shards,
     /// The shape of the model.
     pub spec: ModelSpec,
     /// The GGUF's tokenizer.
@@ -37,16 +35,15 @@ pub struct Base {
     output_norm: Option<Vectors>,
     output: Option<Weight>,
     budget: Option<Budget>,
-    /// The file's modification time before anything was read from it.
-    modified: Option<SystemTime>,
 }
 
-/// Where a matrix `[rows, cols]` lies in the mapped file.
+/// Where a matrix `[rows, cols]` lies in the mapped files.
 #[derive(Debug, Clone, Copy)]
 struct Weight {
     ty: QuantType,
     rows: usize,
     cols: usize,
+    file: usize,
     start: usize,
     len: usize,
 }
@@ -99,26 +96,30 @@ impl<'a> LayerRef<'a> {
 }
 
 impl Base {
-    /// Maps a GGUF and locates every weight in it. No weight is read in advance.
+    /// Maps a GGUF, with its other shards if it is one of several, and locates every weight. No weight is read in
+    /// advance.
     ///
     /// # Errors
-    /// If the file is not a strict GGUF, its architecture or a tensor type is unsupported, or a
+    /// If the file is not a strict GGUF, a shard is missing, its architecture or a tensor type is unsupported, or a
     /// tensor is missing, has another shape than the metadata demands, or is not one that the
     /// architecture has.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_map(Mapped::open(path)?, path).map_err(|e| e.in_file(path))
+        Self::from_files(Shards::open(path)?).map_err(|e| e.in_file(path))
     }
 
     /// As [`Base::open`], from bytes already in memory or mapped; `path` only names them in messages.
     pub fn from_map(map: Mapped, path: &Path) -> Result<Self> {
-        let modified = map.modified()?;
-        let gguf = Gguf::parse(&map)?;
+        Self::from_files(Shards::of(map, path)?)
+    }
+
+    fn from_files(files: Shards) -> Result<Self> {
+        let gguf = files.gguf()?;
         let spec = ModelSpec::from_gguf(&gguf)?;
         let weight = |name: &str, rows: usize, cols: usize| find(&gguf, name, rows, cols);
         let vector = |name: &str, width: usize| -> Result<Vec<f32>> {
             let w = find(&gguf, name, 1, width)?;
             let mut v = vec![0.0; width];
-            quant::dequantize(w.ty, &map[w.start..w.start + w.len], &mut v);
+            quant::dequantize(w.ty, &files.map(w.file)[w.start..w.start + w.len], &mut v);
             match v.iter().position(|x| !x.is_finite()) {
                 None => Ok(v),
                 Some(i) => Err(Error::new(Code::NotFinite, format!("element {i} is not finite")).in_section(name)),
@@ -154,7 +155,7 @@ impl Base {
         let embedding = weight(model_spec::EMBEDDING, spec.vocab, h)?;
         let positions = spec.embedding.positions.then(|| weight(model_spec::POSITIONS, spec.context, h)).transpose()?;
         let types = Some(spec.embedding.types).filter(|n| *n > 0);
-        let token_type = types.map(|n| first_row(&map, weight(model_spec::TOKEN_TYPES, n, h)?)).transpose()?;
+        let token_type = types.map(|n| first_row(&files, weight(model_spec::TOKEN_TYPES, n, h)?)).transpose()?;
         let embedding_norm = spec.embedding.norm.then(|| norm(model_spec::EMBEDDING_NORM, h)).transpose()?;
         let output_norm = spec.output.norm.then(|| norm(model_spec::OUTPUT_NORM, h)).transpose()?;
         let output = match (spec.causal, spec.output.tied) {
@@ -163,7 +164,7 @@ impl Base {
             (true, false) => Some(weight(model_spec::OUTPUT, spec.vocab, h)?),
         };
         spec.check_tensors(&gguf)?;
-        let tokenizer = Tokenizer::from_gguf(&gguf, map.clone())?;
+        let tokenizer = Tokenizer::from_gguf(&gguf, files.map(0).clone())?;
         if tokenizer.n_vocab() > spec.vocab {
             return Err(Error::new(
                 Code::Shape,
@@ -172,7 +173,6 @@ impl Base {
             .in_section("tokenizer.ggml.tokens"));
         }
         Ok(Self {
-            path: path.to_owned(),
             spec,
             tokenizer,
             layers,
@@ -182,9 +182,8 @@ impl Base {
             embedding_norm,
             output_norm,
             output,
-            map,
+            files,
             budget: None,
-            modified,
         })
     }
 
@@ -199,33 +198,27 @@ impl Base {
     /// # Errors
     /// If `bytes` is less than the largest layer, or the output head.
     pub fn limit_memory(&mut self, bytes: usize) -> Result<()> {
-        let place = |w: &Weight| w.start..w.start + w.len;
+        let place = |w: &Weight| (self.files.map(w.file).clone(), w.start..w.start + w.len);
         let layers = self.layers.iter().map(|l| l.linears.iter().flatten().map(place).collect());
         let parts = layers.chain([self.output.iter().map(place).collect()]).collect();
-        self.budget = Some(Budget::new(parts, bytes).map_err(|e| e.in_file(&self.path))?);
+        self.budget = Some(Budget::new(parts, bytes).map_err(|e| e.in_file(self.path()))?);
         Ok(())
     }
 
-    /// Fails if the file is not what it was when it was opened: cut short, unreadable, or written to.
+    /// Fails if a file is not what it was when it was opened: cut short, unreadable, or written to.
     /// Unlike a bundle, a base has no reason to change, and no digests that are cheap to compare.
     ///
     /// # Errors
     /// `E_CHANGED`.
     pub fn check(&self) -> Result<()> {
-        let checked = self.map.check().and_then(|()| {
-            if self.map.modified()? == self.modified {
-                return Ok(());
-            }
-            Err(Error::new(Code::Changed, "the base was written to while it was in use"))
-        });
-        checked.map_err(|e| e.in_file(&self.path))
+        self.files.check()
     }
 
     /// Notes that a pass is done with a layer, so that its weights may leave memory. The output head counts as
     /// the layer after the last.
     pub(crate) fn used(&self, layer: usize) {
         if let Some(b) = &self.budget {
-            b.used(&self.map, layer);
+            b.used(layer);
         }
     }
 
@@ -274,24 +267,24 @@ impl Base {
         NormRef { kind: self.spec.norm_kind, eps: self.spec.norm_eps, weight, bias }
     }
 
-    /// The mapped file.
-    pub fn map(&self) -> &Mapped {
-        &self.map
+    /// The mapped files.
+    pub fn files(&self) -> &Shards {
+        &self.files
     }
 
-    /// The file parsed as GGUF again (cheap: nothing is copied).
+    /// The files parsed as GGUF again (cheap: nothing is copied).
     pub fn gguf(&self) -> Result<Gguf<'_>> {
-        Gguf::parse(&self.map).map_err(|e| e.in_file(&self.path))
+        self.files.gguf()
     }
 
     /// The chat template of the GGUF, if it has one.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        ChatTemplate::from_gguf(&self.gguf()?).map_err(|e| e.in_file(&self.path))
+        ChatTemplate::from_gguf(&self.gguf()?).map_err(|e| e.in_file(self.path()))
     }
 
-    /// The path of the file.
+    /// The path of the file, the first if there are several.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.files.path()
     }
 
     /// Bytes of weights one token reads when decoding: all linears and the output head.
@@ -306,15 +299,15 @@ impl Base {
     }
 
     fn matrix(&self, w: Weight) -> MatrixRef<'_> {
-        MatrixRef { ty: w.ty, rows: w.rows, cols: w.cols, data: &self.map[w.start..w.start + w.len] }
+        MatrixRef { ty: w.ty, rows: w.rows, cols: w.cols, data: &self.files.map(w.file)[w.start..w.start + w.len] }
     }
 }
 
 /// The first row of a matrix as floats.
-fn first_row(map: &Mapped, w: Weight) -> Result<Vec<f32>> {
+fn first_row(files: &Shards, w: Weight) -> Result<Vec<f32>> {
     let mut out = vec![0.0; w.cols];
     let row = w.rows(0..1);
-    quant::dequantize(row.ty, &map[row.start..row.start + row.len], &mut out);
+    quant::dequantize(row.ty, &files.map(row.file)[row.start..row.start + row.len], &mut out);
     Ok(out)
 }
 
@@ -340,5 +333,5 @@ fn find(gguf: &Gguf<'_>, name: &str, rows: usize, cols: usize) -> Result<Weight>
     }
     // The parser has proved offset + len <= file length, so both fit usize.
     let (start, len) = (info.offset as usize, info.len as usize);
-    Ok(Weight { ty, rows, cols, start, len })
+    Ok(Weight { ty, rows, cols, file: info.file, start, len })
 }

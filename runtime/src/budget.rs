@@ -10,10 +10,11 @@ use std::ops::Range;
 
 const MIB: usize = 1 << 20;
 
-/// The parts of a map in the order of their use, and how many of the first of them stay.
+/// The parts of a base in the order of their use, each as ranges of mapped files, and how many of the first of
+/// them stay.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    parts: Vec<Vec<Range<usize>>>,
+    parts: Vec<Vec<(Mapped, Range<usize>)>>,
     stay: usize,
 }
 
@@ -22,8 +23,8 @@ impl Budget {
     ///
     /// # Errors
     /// If the largest part alone is more than `bytes`.
-    pub(crate) fn new(parts: Vec<Vec<Range<usize>>>, bytes: usize) -> Result<Self> {
-        let sizes: Vec<usize> = parts.iter().map(|p| p.iter().map(Range::len).sum()).collect();
+    pub(crate) fn new(parts: Vec<Vec<(Mapped, Range<usize>)>>, bytes: usize) -> Result<Self> {
+        let sizes: Vec<usize> = parts.iter().map(|p| p.iter().map(|(_, r)| r.len()).sum()).collect();
         let needs =
             |stay: usize| sizes[..stay].iter().sum::<usize>() + sizes[stay..].iter().copied().max().unwrap_or_default();
         match (0..=parts.len()).rev().find(|stay| needs(*stay) <= bytes) {
@@ -38,13 +39,13 @@ impl Budget {
 
     /// Notes that a part was used: unless it is one that stays, it leaves memory and the next such part is
     /// prefetched.
-    pub(crate) fn used(&self, map: &Mapped, part: usize) {
+    pub(crate) fn used(&self, part: usize) {
         if part < self.stay {
             return;
         }
-        self.parts[part].iter().for_each(|r| map.forget(r.clone()));
+        self.parts[part].iter().for_each(|(map, r)| map.forget(r.clone()));
         let next = if part + 1 < self.parts.len() { part + 1 } else { self.stay };
-        self.parts[next].iter().for_each(|r| map.will_need(r.clone()));
+        self.parts[next].iter().for_each(|(map, r)| map.will_need(r.clone()));
     }
 }
 
@@ -54,7 +55,8 @@ mod tests {
 
     #[test]
     fn the_first_parts_stay_and_the_largest_of_the_others_fits_beside_them() {
-        let parts = || [10, 10, 10, 30].map(|n| vec![0..n / 2, n / 2..n]).to_vec();
+        let map = Mapped::from_vec(vec![0; 30]);
+        let parts = || [10, 10, 10, 30].map(|n| [0..n / 2, n / 2..n].map(|r| (map.clone(), r)).to_vec()).to_vec();
         let stay = |bytes: usize| Budget::new(parts(), bytes).map(|b| b.stay);
         assert_eq!(stay(60).unwrap(), 4);
         assert_eq!(stay(59).unwrap(), 2, "the third would leave no room for the head");

@@ -35,7 +35,8 @@ impl Engine {
     pub fn embeddings(&self, texts: &[&str], pool: &Pool) -> Result<Vec<Vec<f32>>> {
         let spec = &self.base.spec;
         let feature = FeatureSpec::single(spec.n_layer as u32, pool.clone(), StateNorm::Output);
-        let prompts = texts.iter().map(|t| Ok(Arc::new(self.prompt(t, None)?))).collect::<Result<Vec<Arc<Prompt>>>>()?;
+        let prompts =
+            texts.iter().map(|t| Ok(Arc::new(self.prompt(t, None)?))).collect::<Result<Vec<Arc<Prompt>>>>()?;
         let mut out = Vec::with_capacity(texts.len());
         for batch in batches(&prompts, self.batch()) {
             let trunked = self.trunk(batch.to_vec(), spec.n_layer, Some(&feature), false);

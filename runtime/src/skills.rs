@@ -57,7 +57,7 @@ impl Skills {
     /// Takes an opened bundle; refuses a base with another fingerprint.
     pub fn new(bundle: Bundle, base: &Arc<Base>) -> Result<Self> {
         let m = bundle.manifest();
-        fingerprint::check_base(&m.base, &base.gguf()?, base.map(), CheckDepth::Quick)
+        fingerprint::check_base(&m.base, &base.gguf()?, CheckDepth::Quick)
             .map_err(|e| e.in_file(base.path()).in_section(format!("bundle {}", bundle.path().display())))?;
         let payload = match m.selector.section {
             Some(s) => Some(bundle.section_map(s)?),

@@ -173,7 +173,7 @@ fn skills(trunk: u32, fill: impl FnOnce(Draft) -> Draft, ask: impl FnOnce(Result
     let bytes = base();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("b.cpb");
-    let reference = base_ref(&Gguf::parse(&bytes).unwrap(), &bytes).unwrap();
+    let reference = base_ref(&Gguf::parse(&bytes).unwrap()).unwrap();
     fill(Draft::new(reference, "dynamic", trunk)).create(&path).unwrap();
     let base = Arc::new(Base::from_map(Mapped::from_vec(bytes), Path::new("base.gguf")).unwrap());
     ask(Skills::new(Bundle::open(&path).unwrap(), &base));

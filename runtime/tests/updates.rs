@@ -29,7 +29,7 @@ impl Place {
         let config = TinyConfig::default();
         let base = tiny::base(&config).unwrap();
         std::fs::write(p.at("base.gguf"), &base).unwrap();
-        let base = base_ref(&Gguf::parse(&base).unwrap(), &base).unwrap();
+        let base = base_ref(&Gguf::parse(&base).unwrap()).unwrap();
         with_task(Draft::new(base, "dynamic", 1), "one", 1, config.hidden).create(&p.at("b.cpb")).unwrap();
         std::fs::copy(p.at("b.cpb"), p.at("new.cpb")).unwrap();
         let next = Draft::from_bundle(&Bundle::open(&p.at("new.cpb")).unwrap());

@@ -31,7 +31,7 @@ impl Place {
         let (base, bundle) = (dir.path().join("base.gguf"), dir.path().join("b.cpb"));
         let gguf = tiny::base(&TinyConfig::default()).unwrap();
         std::fs::write(&base, &gguf).unwrap();
-        let reference = fingerprint::base_ref(&Gguf::parse(&gguf).unwrap(), &gguf).unwrap();
+        let reference = fingerprint::base_ref(&Gguf::parse(&gguf).unwrap()).unwrap();
         let weights: Vec<f32> = (0..128).map(|i| (i as f32).sin()).collect();
         let (d, feature) = (Draft::new(reference, "dynamic", 1), FeatureSpec::single(4, Pool::Mean, StateNorm::Output));
         let d = tiny::with_task(d, "one", &["no", "yes"], feature, &weights, &[0.0, 0.0]).unwrap();

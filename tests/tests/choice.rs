@@ -49,7 +49,7 @@ fn likelihood(engine: &Engine, decoder: &Decoder, prompt: &Prompt, label: &[u32]
 fn choice_head(engine: &Engine, labels: &[Vec<u32>], mean: bool) -> Head {
     let payload = choice::write(labels).unwrap();
     let range = 0..payload.len();
-    let base = base_ref(&engine.base.gguf().unwrap(), engine.base.map()).unwrap();
+    let base = base_ref(&engine.base.gguf().unwrap()).unwrap();
     let mut draft = Draft::new(base, "dynamic", 1);
     draft.manifest.tasks.push(TaskEntry {
         ensemble: Vec::new(),

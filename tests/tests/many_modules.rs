@@ -25,7 +25,7 @@ const LORA: &str = "lora:r=8,alpha=16";
 /// A bundle of generation tasks, each with a module of this spec above the trunk.
 fn bundle(engine: &Engine, path: &Path, trunk: u32, pets: &[&str]) {
     let spec = &engine.base.spec;
-    let base = base_ref(&engine.base.gguf().unwrap(), engine.base.map()).unwrap();
+    let base = base_ref(&engine.base.gguf().unwrap()).unwrap();
     let mut d = Draft::new(base, "dynamic", trunk);
     for (id, text) in pets.iter().enumerate() {
         let pet = PetSpec::from_canonical(text).unwrap();

@@ -189,10 +189,10 @@ fn bias(layer: &LayerRef<'_>, which: &[Linear]) -> Vec<f32> {
     which.iter().flat_map(own).collect()
 }
 
-/// A borrowed matrix as a range of the base's map.
+/// A borrowed matrix as a range of one of the base's maps.
 fn located(base: &Base, m: MatrixRef<'_>) -> QuantWeight {
-    let start = m.data.as_ptr() as usize - base.map().as_ptr() as usize;
-    QuantWeight { map: base.map().clone(), bytes: start..start + m.data.len(), ty: m.ty, rows: m.rows }
+    let (map, bytes) = base.files().locate(m.data);
+    QuantWeight { map: map.clone(), bytes, ty: m.ty, rows: m.rows }
 }
 
 #[cfg(test)]

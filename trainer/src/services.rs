@@ -243,7 +243,7 @@ impl<'a> Services<'a> {
     pub fn draft(&self, method: &str) -> Result<Draft> {
         let Some(bundle) = &self.bundle else {
             let base = &self.engine.base;
-            let reference = fingerprint::base_ref(&base.gguf()?, base.map()).map_err(|e| e.in_file(base.path()))?;
+            let reference = fingerprint::base_ref(&base.gguf()?).map_err(|e| e.in_file(base.path()))?;
             return Ok(Draft::new(reference, method, self.trunk() as u32));
         };
         Ok(Draft::from_bundle(bundle))

@@ -31,7 +31,7 @@ use std::path::Path;
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let path = dir.path().join("skills.cpb");
 /// let file = tiny::base(&TinyConfig::default())?;
-/// let base = fingerprint::base_ref(&Gguf::parse(&file)?, &file)?;
+/// let base = fingerprint::base_ref(&Gguf::parse(&file)?)?;
 ///
 /// let mut draft = Draft::new(base, "dynamic", 0);
 /// draft.manifest.tasks.push(TaskEntry {

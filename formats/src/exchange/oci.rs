@@ -12,7 +12,7 @@
 use crate::bundle::{Bundle, verify};
 use crate::error::clip;
 use crate::fingerprint::{CheckDepth, check_base};
-use crate::gguf::Gguf;
+use crate::gguf::{Shards, Whole};
 use crate::mmap::Mapped;
 use crate::{Code, Error, Result, fs};
 use serde::{Deserialize, Serialize};
@@ -93,10 +93,10 @@ pub fn write(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<Writte
     let file = Mapped::open(bundle)?;
     // Bytes after the end are an unfinished append.
     let bytes = file.get(..opened.end() as usize).ok_or_else(|| changed(bundle))?;
-    let base = base.map(|p| Mapped::open(p).map(|m| (p, m))).transpose()?;
-    if let Some((path, map)) = &base {
-        let gguf = Gguf::parse(map).map_err(|e| e.in_file(path))?;
-        check_base(&opened.manifest().base, &gguf, map, CheckDepth::Full).map_err(|e| e.in_file(path))?;
+    let base = base.map(Shards::open).transpose()?;
+    let gguf = base.as_ref().map(Shards::gguf).transpose()?;
+    if let (Some(files), Some(gguf)) = (&base, &gguf) {
+        check_base(&opened.manifest().base, gguf, CheckDepth::Full).map_err(|e| e.in_file(files.path()))?;
     }
     let mut written = None;
     fs::create_folder(folder, |dir| {
@@ -105,14 +105,14 @@ pub fn write(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<Writte
             std::fs::create_dir(&d).map_err(|e| Error::io("create", e).in_file(&d))?;
         }
         let mut total = 0;
-        let mut layer = |path: &Path, media_type: &str, bytes: &[u8]| {
-            let mut d = blob(dir, media_type, bytes)?;
+        let mut layer = |title: &Path, media_type: &str, pieces: &[&[u8]]| {
+            let mut d = blob(dir, media_type, pieces)?;
             total += d.size;
-            let title = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let title = title.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             d.annotations.insert(TITLE.into(), title);
             Ok::<_, Error>(d)
         };
-        let mut layers = vec![layer(bundle, BUNDLE, bytes)?];
+        let mut layers = vec![layer(bundle, BUNDLE, &[bytes])?];
         // The bundle may have grown or been rolled back between opening and mapping: what was written counts.
         let copy = blob_path(dir, &layers[0].digest);
         if let Some(f) = verify(&copy, true)?.into_iter().find(|f| f.damage) {
@@ -120,15 +120,16 @@ pub fn write(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<Writte
                 .in_file(bundle)
                 .hint("run conpet-inspect verify on the bundle"));
         }
-        if let Some((path, map)) = &base {
-            layers.push(layer(path, BASE, map)?);
+        // A split base becomes one file, of the same fingerprint.
+        if let (Some(files), Some(gguf)) = (&base, &gguf) {
+            layers.push(layer(&files.whole_path(), BASE, &Whole::of(gguf).pieces().collect::<Vec<_>>())?);
         }
         let m = opened.manifest();
         let manifest = Manifest {
             schema_version: 2,
             media_type: Some(MANIFEST.into()),
             artifact_type: Some(BUNDLE.into()),
-            config: blob(dir, EMPTY, b"{}")?,
+            config: blob(dir, EMPTY, &[b"{}"])?,
             layers,
             annotations: BTreeMap::from([
                 ("org.conpet.base.name".into(), m.base.name.clone()),
@@ -136,12 +137,12 @@ pub fn write(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<Writte
                 ("org.conpet.stage".into(), m.stage.to_string()),
             ]),
         };
-        let mut d = blob(dir, MANIFEST, &json(&manifest))?;
+        let mut d = blob(dir, MANIFEST, &[&json(&manifest)])?;
         written = Some(Written { manifest: d.digest.clone(), bytes: total + d.size + 2 });
         d.artifact_type = Some(BUNDLE.into());
         let index = Index { schema_version: 2, media_type: Some(INDEX.into()), manifests: vec![d] };
-        put(&dir.join("index.json"), &json(&index))?;
-        put(&dir.join(LAYOUT), &json(&Layout { image_layout_version: "1.0.0".into() }))
+        put(&dir.join("index.json"), &[&json(&index)])?;
+        put(&dir.join(LAYOUT), &[&json(&Layout { image_layout_version: "1.0.0".into() })])
     })?;
     written.ok_or_else(|| changed(bundle))
 }
@@ -205,22 +206,22 @@ pub fn read(folder: &Path, bundle: &Path, base: Option<&Path>) -> Result<()> {
     }
     if let Some(to) = base {
         let there = to.exists();
-        let map = match (there, one(BASE)?) {
-            (true, _) => Mapped::open(to)?,
-            (false, Some(l)) => checked(folder, l)?,
+        let files = match (there, one(BASE)?) {
+            (true, _) => Shards::open(to)?,
+            (false, Some(l)) => Shards::of(checked(folder, l)?, to)?,
             (false, None) => {
                 return Err(Error::new(Code::Missing, "the layout holds no base")
                     .in_file(folder)
                     .hint("give the base's own file with -m, or leave -m out"));
             }
         };
-        let gguf = Gguf::parse(&map).map_err(|e| e.in_file(to))?;
-        check_base(&Bundle::open(&blob)?.manifest().base, &gguf, &map, CheckDepth::Full).map_err(|e| e.in_file(to))?;
+        check_base(&Bundle::open(&blob)?.manifest().base, &files.gguf()?, CheckDepth::Full)
+            .map_err(|e| e.in_file(to))?;
         if !there {
-            put(to, &map)?;
+            put(to, &[files.map(0)])?;
         }
     }
-    put(bundle, &bytes)
+    put(bundle, &[&bytes])
 }
 
 /// A blob, after its length and digest were compared with its descriptor.
@@ -237,7 +238,7 @@ fn checked(folder: &Path, d: &Descriptor) -> Result<Mapped> {
             Error::new(Code::Truncated, format!("{} bytes, its descriptor says {}", map.len(), d.size)).in_file(&path)
         );
     }
-    if digest(&map) != d.digest {
+    if digest(&[&map]) != d.digest {
         return Err(Error::new(Code::Digest, "its SHA-256 is not its name")
             .in_file(&path)
             .hint("the blob is damaged; pull the artifact again"));
@@ -262,8 +263,10 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+fn digest(pieces: &[&[u8]]) -> String {
+    let mut h = Sha256::new();
+    pieces.iter().for_each(|p| h.update(p));
+    let hex: String = h.finalize().iter().map(|b| format!("{b:02x}")).collect();
     format!("sha256:{hex}")
 }
 
@@ -273,21 +276,21 @@ fn blob_path(folder: &Path, digest: &str) -> std::path::PathBuf {
 }
 
 /// Writes a blob; equal content is one blob.
-fn blob(folder: &Path, media_type: &str, bytes: &[u8]) -> Result<Descriptor> {
-    let digest = digest(bytes);
+fn blob(folder: &Path, media_type: &str, pieces: &[&[u8]]) -> Result<Descriptor> {
+    let digest = digest(pieces);
     let path = blob_path(folder, &digest);
     if !path.exists() {
-        put(&path, bytes)?;
+        put(&path, pieces)?;
     }
     Ok(Descriptor {
         media_type: media_type.into(),
         digest,
-        size: bytes.len() as u64,
+        size: pieces.iter().map(|p| p.len() as u64).sum(),
         artifact_type: None,
         annotations: BTreeMap::new(),
     })
 }
 
-fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::create_new(path, |w| w.write_all(bytes).map_err(|e| Error::io("write", e)))
+fn put(path: &Path, pieces: &[&[u8]]) -> Result<()> {
+    fs::create_new(path, |w| pieces.iter().try_for_each(|p| w.write_all(p)).map_err(|e| Error::io("write", e)))
 }

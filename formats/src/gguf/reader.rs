@@ -13,7 +13,8 @@ use std::fmt;
 /// What holds for every value of this type: version 2 or 3, little-endian; keys and tensor names
 /// unique and non-empty; alignment a power of two from 8 to 4096; tensor offsets aligned,
 /// ascending, not overlapping; each tensor of a known type whole blocks long and inside the file;
-/// nothing but [`TRAILING_CAP`] zero bytes behind the last.
+/// nothing but [`TRAILING_CAP`] zero bytes behind the last. Of a split base ([`super::Shards`]) this holds
+/// for each file, and names of tensors are unique over all of them.
 ///
 /// # Example
 /// ```
@@ -37,15 +38,18 @@ use std::fmt;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Gguf<'a> {
-    bytes: &'a [u8],
+    /// The file; of a split base, all of them in order.
+    pub(super) files: Vec<&'a [u8]>,
     version: u32,
     alignment: u32,
     data_offset: usize,
-    metadata: Vec<(&'a str, Value<'a>)>,
-    tensors: Vec<TensorInfo<'a>>,
+    pub(super) metadata: Vec<(&'a str, Value<'a>)>,
+    /// Where the metadata end, in the first file.
+    metadata_end: usize,
+    pub(super) tensors: Vec<TensorInfo<'a>>,
     /// Indices into `metadata` and into `tensors`, in the order of names.
     by_key: Vec<u32>,
-    by_name: Vec<u32>,
+    pub(super) by_name: Vec<u32>,
 }
 
 /// The type of a tensor's values.
@@ -82,7 +86,9 @@ pub struct TensorInfo<'a> {
     pub ne: [u64; 4],
     /// How many sizes were given.
     pub n_dims: usize,
-    /// Absolute offset of the data in the file, in bytes.
+    /// Which file holds the data: 0, unless the base is split.
+    pub file: usize,
+    /// Absolute offset of the data in that file, in bytes.
     pub offset: u64,
     /// Bytes of data; for an unknown type, up to the next tensor or the end.
     pub len: u64,
@@ -136,22 +142,24 @@ impl<'a> Gguf<'a> {
         let n_kv = c.count(n_kv, 13, KV_CAP, "metadata keys").map_err(|e| e.at(16))?;
         let n_tensors = c.count(n_tensors, 33, TENSOR_CAP, "tensors").map_err(|e| e.at(8))?;
         let metadata = read_metadata(&mut c, n_kv)?;
-        let by_key = by_name(bytes, n_kv, "key", |i| metadata[i].0)?;
+        let metadata_end = c.offset();
+        let by_key = by_name(n_kv, |i| metadata[i].0).map_err(|i| twice("key", bytes, metadata[i].0))?;
         let alignment = alignment(bytes, &metadata)?;
         let mut tensors = Vec::with_capacity(n_tensors);
         for _ in 0..n_tensors {
             tensors.push(read_tensor(&mut c)?);
         }
-        let by_name = by_name(bytes, n_tensors, "tensor", |i| tensors[i].name)?;
+        let by_name = by_name(n_tensors, |i| tensors[i].name).map_err(|i| twice("tensor", bytes, tensors[i].name))?;
         let data_offset = c
             .offset()
             .checked_next_multiple_of(alignment as usize)
             .ok_or_else(|| Error::new(Code::Layout, "the header ends beyond all addresses").at(c.offset() as u64))?;
         place(&mut tensors, data_offset as u64, alignment, bytes)?;
-        Ok(Self { bytes, version, alignment, data_offset, metadata, tensors, by_key, by_name })
+        let files = vec![bytes];
+        Ok(Self { files, version, alignment, data_offset, metadata, metadata_end, tensors, by_key, by_name })
     }
 
-    /// Format version.
+    /// Format version; as alignment and start of the data, of the first file.
     pub fn version(&self) -> u32 {
         self.version
     }
@@ -179,7 +187,13 @@ impl<'a> Gguf<'a> {
     /// A tensor's bytes.
     pub fn data(&self, t: &TensorInfo<'a>) -> &'a [u8] {
         // `place` proved that every tensor lies inside the file.
-        &self.bytes[t.offset as usize..(t.offset + t.len) as usize]
+        &self.files[t.file][t.offset as usize..(t.offset + t.len) as usize]
+    }
+    /// A key and its value as they lie in the first file; `i` counts [`Gguf::metadata`].
+    pub(crate) fn raw_entry(&self, i: usize) -> &'a [u8] {
+        let start =
+            |i: usize| self.metadata.get(i).map_or(self.metadata_end, |(key, _)| entry(self.files[0], key) as usize);
+        &self.files[0][start(i)..start(i + 1)]
     }
 
     /// A metadata value.
@@ -270,20 +284,24 @@ fn read_metadata<'a>(c: &mut Cursor<'a>, n: usize) -> Result<Vec<(&'a str, Value
     Ok(out)
 }
 
-/// The indices `0..n` in the order of their names, each of which must occur once.
-fn by_name<'a>(bytes: &[u8], n: usize, what: &str, name: impl Fn(usize) -> &'a str) -> Result<Vec<u32>> {
+/// The indices `0..n` in the order of their names.
+///
+/// # Errors
+/// The index of a name that occurred before.
+pub(super) fn by_name<'a>(n: usize, name: impl Fn(usize) -> &'a str) -> Result<Vec<u32>, usize> {
     let mut order: Vec<u32> = (0..n as u32).collect();
     order.sort_unstable_by_key(|i| name(*i as usize));
     // Equal names are neighbours now, the later one of unknown place among them.
     match order.windows(2).find(|w| name(w[0] as usize) == name(w[1] as usize)) {
         None => Ok(order),
-        Some(w) => {
-            let later = name(w[0].max(w[1]) as usize);
-            Err(Error::new(Code::Duplicate, format!("this {what} occurs twice"))
-                .in_section(format!("{what} {later}"))
-                .at(entry(bytes, later)))
-        }
+        Some(w) => Err(w[0].max(w[1]) as usize),
     }
+}
+
+fn twice(what: &str, bytes: &[u8], name: &str) -> Error {
+    Error::new(Code::Duplicate, format!("this {what} occurs twice"))
+        .in_section(format!("{what} {name}"))
+        .at(entry(bytes, name))
 }
 
 /// Where the entry begins that has this name: with the name's length.
@@ -330,7 +348,7 @@ fn read_tensor<'a>(c: &mut Cursor<'a>) -> Result<TensorInfo<'a>> {
     let id = c.u32()?;
     let ty = QuantType::from_ggml(id).map_or(TensorType::Unknown(id), TensorType::Known);
     let offset = c.u64()?;
-    Ok(TensorInfo { name, ty, ne, n_dims, offset, len: 0 })
+    Ok(TensorInfo { name, ty, ne, n_dims, file: 0, offset, len: 0 })
 }
 
 /// Turns relative offsets into absolute ones and proves the layout.

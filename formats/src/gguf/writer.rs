@@ -32,6 +32,18 @@ impl Writer {
         put_string(&mut self.metadata, v.as_bytes());
         self
     }
+    /// Adds a u16 value.
+    pub fn u16(&mut self, key: &str, v: u16) -> &mut Self {
+        self.key(key, ValueType::U16);
+        self.metadata.extend(v.to_le_bytes());
+        self
+    }
+    /// Adds an i32 value.
+    pub fn i32(&mut self, key: &str, v: i32) -> &mut Self {
+        self.key(key, ValueType::I32);
+        self.metadata.extend(v.to_le_bytes());
+        self
+    }
     /// Adds a u32 value.
     pub fn u32(&mut self, key: &str, v: u32) -> &mut Self {
         self.key(key, ValueType::U32);

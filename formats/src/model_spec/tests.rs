@@ -145,11 +145,6 @@ fn heads_may_be_given_by_layer_if_all_are_the_same() {
 }
 
 #[test]
-fn a_part_of_a_split_model_says_so() {
-    refused(read(|w| w.u32("split.count", 3).u32("split.no", 1)), Code::Unsupported, "part 2 of 3");
-}
-
-#[test]
 fn a_tensor_that_nobody_reads_is_refused_by_name() {
     let with = |name: &str| {
         let bytes = llama(|w| w.tensor(name, QuantType::F32, &[64]));

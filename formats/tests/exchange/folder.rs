@@ -24,7 +24,7 @@ impl World {
         let gguf = Gguf::parse(&bytes).unwrap();
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("base.gguf"), &bytes).unwrap();
-        Self { dir, spec: ModelSpec::from_gguf(&gguf).unwrap(), base: base_ref(&gguf, &bytes).unwrap() }
+        Self { dir, spec: ModelSpec::from_gguf(&gguf).unwrap(), base: base_ref(&gguf).unwrap() }
     }
 
     pub(crate) fn config() -> TinyConfig {

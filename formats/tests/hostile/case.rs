@@ -126,13 +126,13 @@ impl Kind {
                 // What no model is may be looked at; a model must make sense.
                 if gguf.get("general.architecture").is_some() {
                     ModelSpec::from_gguf(&gguf)?;
-                    base_ref(&gguf, &file)?;
+                    base_ref(&gguf)?;
                 }
                 Ok(false)
             }
             Self::Base => {
                 let want = &forge::bundle().manifest().base;
-                check_base(want, &Gguf::parse(&file)?, &file, CheckDepth::Quick).map(|()| false)
+                check_base(want, &Gguf::parse(&file)?, CheckDepth::Quick).map(|()| false)
             }
             Self::Module => Tensors::parse(&file).map(|_| false),
             Self::Bundle => {

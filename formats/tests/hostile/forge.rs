@@ -39,7 +39,7 @@ pub(crate) fn bundle_bytes() -> &'static [u8] {
     BYTES.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("b.cpb");
-        let reference = base_ref(&Gguf::parse(base()).unwrap(), base()).unwrap();
+        let reference = base_ref(&Gguf::parse(base()).unwrap()).unwrap();
         with_task(Draft::new(reference, "dynamic", 1), "one").create(&path).unwrap();
         with_task(Draft::from_bundle(&Bundle::open(&path).unwrap()), "two").append(&path).unwrap();
         std::fs::read(path).unwrap()

@@ -111,7 +111,7 @@ pub(super) fn run(a: &BenchArgs) -> Result<ExitStatus> {
             let (ts, ts_sd) = spread(&per_second);
             json!({
                 "build_commit": option_env!("CONPET_COMMIT"), "model_filename": engine.base.path().file_name().map(|f| f.to_string_lossy()),
-                "model_type": format!("{} {}", engine.base.spec.arch, engine.base.quant_name()), "model_size": engine.base.map().len(),
+                "model_type": format!("{} {}", engine.base.spec.arch, engine.base.quant_name()), "model_size": engine.base.files().bytes(),
                 "model_n_params": engine.base.spec.parameters(), "bytes_per_token": engine.base.bytes_per_token(), "n_batch": engine.batch(), "n_threads": engine.cpu().threads.n(), "use_mmap": true,
                 "type_k": a.common.cache_type, "type_v": a.common.cache_type,
                 "n_prompt": if *test == "pp" { *n } else { 0 }, "n_gen": if *test == "tg" { *n } else { 0 },

@@ -32,7 +32,7 @@ fn main() -> Result<()> {
             }
             "--lora" => {
                 let file = std::fs::read(rest.next().context("--lora needs a file")?)?;
-                let known = base_ref(&engine.base.gguf()?, engine.base.map())?;
+                let known = base_ref(&engine.base.gguf()?)?;
                 let parcel = llama_lora::read(&file, &engine.base.spec, &known)?;
                 let len = parcel.payload.len();
                 let map = Mapped::from_vec(parcel.payload);

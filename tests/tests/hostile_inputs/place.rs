@@ -65,7 +65,7 @@ fn good() -> &'static Good {
     GOOD.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         let base = tiny::base(&TinyConfig::default()).unwrap();
-        let reference = base_ref(&Gguf::parse(&base).unwrap(), &base).unwrap();
+        let reference = base_ref(&Gguf::parse(&base).unwrap()).unwrap();
         let path = dir.path().join("b.cpb");
         with_task(Draft::new(reference, "dynamic", 1), "one").create(&path).unwrap();
         with_task(Draft::from_bundle(&Bundle::open(&path).unwrap()), "two").append(&path).unwrap();

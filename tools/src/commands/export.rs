@@ -10,8 +10,7 @@ use conpet_formats::bundle::manifest::{Manifest, TaskEntry};
 use conpet_formats::exchange::{Parcel, llama_lora, oci, peft};
 use conpet_formats::fingerprint::{CheckDepth, check_base};
 use conpet_formats::fs;
-use conpet_formats::gguf::Gguf;
-use conpet_formats::mmap::Mapped;
+use conpet_formats::gguf::Shards;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::template;
 use serde::Serialize;
@@ -99,9 +98,9 @@ fn module(args: &ExportArgs, bundle: &Bundle, format: Format, to: &Path) -> Resu
             "give the bundle's base with -m BASE.gguf: its heads decide the order of rows",
         )
     })?;
-    let map = Mapped::open(base)?;
-    let gguf = Gguf::parse(&map).map_err(|e| e.in_file(base))?;
-    check_base(&m.base, &gguf, &map, CheckDepth::Quick).map_err(|e| e.in_file(base))?;
+    let files = Shards::open(base)?;
+    let gguf = files.gguf()?;
+    check_base(&m.base, &gguf, CheckDepth::Quick).map_err(|e| e.in_file(base))?;
     let spec = ModelSpec::from_gguf(&gguf).map_err(|e| e.in_file(base))?;
     let entry = &m.modules[index];
     let lost = lost(m, index);

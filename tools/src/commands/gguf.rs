@@ -7,8 +7,7 @@ use crate::cli::GgufArgs;
 use crate::exit::{ExitStatus, Failure};
 use crate::output::Output;
 use crate::table::{Table, number};
-use conpet_formats::gguf::{Array, Gguf, TensorInfo, TensorType, Value, ValueType};
-use conpet_formats::mmap::Mapped;
+use conpet_formats::gguf::{Array, Gguf, Shards, TensorInfo, TensorType, Value, ValueType};
 use conpet_formats::model_spec::ModelSpec;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -20,10 +19,12 @@ const FIRST: usize = 4;
 struct Listing<'a> {
     schema: &'static str,
     file: String,
-    bytes: usize,
+    bytes: u64,
     version: u32,
     alignment: u32,
     data_offset: usize,
+    /// All files of a split base; `file` is the first of them, and version, alignment and offset are its own.
+    shards: Vec<String>,
     /// Why this release cannot run it; `None` if it can.
     unsupported: Option<String>,
     /// Values in all tensors together.
@@ -59,14 +60,16 @@ struct Tensor<'a> {
     name: &'a str,
     r#type: String,
     ne: &'a [u64],
+    /// Index into `shards`.
+    shard: usize,
     offset: u64,
     bytes: u64,
 }
 
 pub(super) fn run(args: &GgufArgs, out: &mut Output<'_>) -> Result<ExitStatus, Failure> {
-    let map = Mapped::open(&args.file)?;
-    let gguf = Gguf::parse(&map).map_err(|e| e.in_file(&args.file))?;
-    let differences = if args.cross_check { Some(cross_check::run(&gguf, &map, &args.file)?) } else { None };
+    let files = Shards::open(&args.file)?;
+    let gguf = files.gguf()?;
+    let differences = if args.cross_check { Some(cross_checked(&files)?) } else { None };
     let agrees = differences.as_ref().is_none_or(Vec::is_empty);
     let status = if agrees { ExitStatus::Success } else { ExitStatus::Damaged };
     let unsupported = unsupported(&gguf);
@@ -74,11 +77,12 @@ pub(super) fn run(args: &GgufArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
     if out.json() {
         out.object(&Listing {
             schema: "conpet.inspect.gguf/1",
-            file: args.file.display().to_string(),
-            bytes: map.len(),
+            file: files.path().display().to_string(),
+            bytes: files.bytes(),
             version: gguf.version(),
             alignment: gguf.alignment(),
             data_offset: gguf.data_offset(),
+            shards: files.paths().map(|p| p.display().to_string()).collect(),
             unsupported,
             numbers,
             metadata: gguf.metadata().map(|(key, v)| Entry { key, r#type: type_name(&v), value: shown(&v) }).collect(),
@@ -87,8 +91,12 @@ pub(super) fn run(args: &GgufArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
         })?;
         return Ok(status);
     }
-    out.field("file", &args.file.display().to_string());
-    out.field("gguf", &format!("version {}, {} bytes", gguf.version(), number(map.len() as u64)));
+    let split = files.len() > 1;
+    for (i, path) in files.paths().enumerate() {
+        out.field(if i == 0 { "file" } else { "" }, &path.display().to_string());
+    }
+    let several = if split { format!(" in {}", count(files.len(), "shard")) } else { String::new() };
+    out.field("gguf", &format!("version {}, {} bytes{several}", gguf.version(), number(files.bytes())));
     out.field("data", &format!("at {}, aligned to {}", number(gguf.data_offset() as u64), gguf.alignment()));
     out.field("runs", &unsupported.as_deref().map_or("yes".to_owned(), |why| format!("no: {why}")));
     out.field(
@@ -104,12 +112,26 @@ pub(super) fn run(args: &GgufArgs, out: &mut Output<'_>) -> Result<ExitStatus, F
     let mut t = Table::new(&["key", "type", "value"]);
     gguf.metadata().for_each(|(k, v)| t.row([k, &type_name(&v), &for_people(&shown(&v))]));
     out.table("metadata", &t);
-    let mut t = Table::new(&["tensor", "type", "sizes", ">offset", ">bytes"]);
+    let offset = if split { ">shard: offset" } else { ">offset" };
+    let mut t = Table::new(&["tensor", "type", "sizes", offset, ">bytes"]);
     for x in gguf.tensors().iter().map(tensor) {
-        t.row([x.name, &x.r#type, &format!("{:?}", x.ne), &number(x.offset), &number(x.bytes)]);
+        let shard = if split { format!("{}: ", x.shard + 1) } else { String::new() };
+        let offset = shard + &number(x.offset);
+        t.row([x.name, &x.r#type, &format!("{:?}", x.ne), &offset, &number(x.bytes)]);
     }
     out.table("tensors (sizes: fastest first)", &t);
     Ok(status)
+}
+
+/// What gguf-rs reads differently in any of the files.
+fn cross_checked(files: &Shards) -> Result<Vec<String>, Failure> {
+    let mut all = Vec::new();
+    for (i, path) in files.paths().enumerate() {
+        let map = files.map(i);
+        let gguf = Gguf::parse(map).map_err(|e| e.in_file(path))?;
+        all.extend(cross_check::run(&gguf, map, path)?);
+    }
+    Ok(all)
 }
 
 /// Why this release cannot run the base, if it cannot.
@@ -135,7 +157,14 @@ fn tensor_type(t: &TensorInfo<'_>) -> String {
 }
 
 fn tensor<'a>(t: &'a TensorInfo<'_>) -> Tensor<'a> {
-    Tensor { name: t.name, r#type: tensor_type(t), ne: &t.ne[..t.n_dims], offset: t.offset, bytes: t.len }
+    Tensor {
+        name: t.name,
+        r#type: tensor_type(t),
+        ne: &t.ne[..t.n_dims],
+        shard: t.file,
+        offset: t.offset,
+        bytes: t.len,
+    }
 }
 
 fn type_name(v: &Value<'_>) -> String {

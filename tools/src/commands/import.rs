@@ -7,7 +7,7 @@ use crate::output::Output;
 use conpet_formats::bundle::{Bundle, Draft};
 use conpet_formats::exchange::{self, NewTask, Parcel, Source};
 use conpet_formats::fingerprint::{CheckDepth, base_ref, check_base};
-use conpet_formats::gguf::Gguf;
+use conpet_formats::gguf::Shards;
 use conpet_formats::mmap::Mapped;
 use conpet_formats::model_spec::ModelSpec;
 use serde::Serialize;
@@ -61,8 +61,8 @@ fn adapter(args: &ImportArgs, source: Source) -> Result<Import, Failure> {
     let missing = |what: &str, hint: &str| Failure::usage(format!("{what} is missing"), hint);
     let base = args.base.as_ref().ok_or_else(|| missing("--base", "give the adapter's base with -m BASE.gguf"))?;
     let name = args.task.clone().ok_or_else(|| missing("--task", "give the new task a name with --task NAME"))?;
-    let map = Mapped::open(base)?;
-    let gguf = Gguf::parse(&map).map_err(|e| e.in_file(base))?;
+    let files = Shards::open(base)?;
+    let gguf = files.gguf()?;
     let spec = ModelSpec::from_gguf(&gguf).map_err(|e| e.in_file(base))?;
     let existing = match args.bundle.symlink_metadata() {
         Ok(_) => Some(Bundle::open(&args.bundle)?),
@@ -70,10 +70,10 @@ fn adapter(args: &ImportArgs, source: Source) -> Result<Import, Failure> {
     };
     let base_ref = match &existing {
         Some(b) => {
-            check_base(&b.manifest().base, &gguf, &map, CheckDepth::Full).map_err(|e| e.in_file(base))?;
+            check_base(&b.manifest().base, &gguf, CheckDepth::Full).map_err(|e| e.in_file(base))?;
             b.manifest().base.clone()
         }
-        None => base_ref(&gguf, &map).map_err(|e| e.in_file(base))?,
+        None => base_ref(&gguf).map_err(|e| e.in_file(base))?,
     };
     let parcel = match source {
         Source::LlamaLora => {

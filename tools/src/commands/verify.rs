@@ -7,8 +7,7 @@ use crate::output::Output;
 use crate::table::{Table, number};
 use conpet_formats::bundle::{self, Bundle, Finding, Survey, Trust};
 use conpet_formats::fingerprint::{CheckDepth, check_base};
-use conpet_formats::gguf::Gguf;
-use conpet_formats::mmap::Mapped;
+use conpet_formats::gguf::Shards;
 use serde::Serialize;
 use std::path::Path;
 
@@ -131,10 +130,9 @@ fn signer(file: &Path, trust: &Trust) -> Result<String, Failure> {
 
 fn check(bundle: &Path, base: &Path, full: bool) -> Result<(), Failure> {
     let bundle = Bundle::open(bundle)?;
-    let map = Mapped::open(base)?;
+    let files = Shards::open(base)?;
     let depth = if full { CheckDepth::Full } else { CheckDepth::Quick };
-    let gguf = Gguf::parse(&map).map_err(|e| e.in_file(base))?;
-    check_base(&bundle.manifest().base, &gguf, &map, depth).map_err(|e| e.in_file(base))?;
+    check_base(&bundle.manifest().base, &files.gguf()?, depth).map_err(|e| e.in_file(base))?;
     Ok(())
 }
 

@@ -58,3 +58,50 @@ fn cross_check_refuses_what_gguf_rs_does_not_survive() {
         assert!(ran.stderr.contains("which gguf-rs does not survive"), "{}", ran.stderr);
     }
 }
+
+/// Any shard shows the whole base, and every command that takes a base takes it.
+#[test]
+fn a_split_base_is_one_base() {
+    let p = Place::new();
+    for (name, bytes) in conpet_formats::tiny::split(&p.bytes("base.gguf"), "part", 2).unwrap() {
+        std::fs::write(p.path(&name), bytes).unwrap();
+    }
+    let shown = p.run("gguf @/part-00002-of-00002.gguf --cross-check");
+    let head: Vec<&str> = shown.stdout.lines().take(7).collect();
+    assert_snapshot!(head.join("\n"), @r"
+    file       @/part-00001-of-00002.gguf
+               @/part-00002-of-00002.gguf
+    gguf       version 3, 43,232 bytes in 2 shards
+    data       at 12,352, aligned to 32
+    runs       yes
+    tensors    20 tensors, 27,936 parameters: 5 x F32, 15 x Q8_0
+    cross      gguf-rs agrees
+    ");
+    let tensors: Vec<&str> = shown.stdout.lines().filter(|l| l.contains("attn_q.weight")).collect();
+    assert_snapshot!(tensors.join("\n"), @r"
+    blk.0.attn_q.weight       Q8_0  [32, 32]       1: 29,088   1,088
+    blk.1.attn_q.weight       Q8_0  [32, 32]          2: 960   1,088
+    ");
+    let json = |file: &str| -> serde_json::Value {
+        serde_json::from_str(&p.run(&format!("gguf @/{file} --json")).stdout).unwrap()
+    };
+    let (whole, split) = (json("base.gguf"), json("part-00001-of-00002.gguf"));
+    assert_eq!(whole["numbers"], split["numbers"]);
+    assert_eq!((whole["shards"].as_array().unwrap().len(), split["shards"].as_array().unwrap().len()), (1, 2));
+    assert_eq!((&split["tensors"][0]["shard"], &split["tensors"][19]["shard"]), (&0.into(), &1.into()));
+    let verified = p.run("verify @/b.cpb --full -m @/part-00002-of-00002.gguf");
+    assert_eq!(verified.status, ExitStatus::Success, "{}", verified.whole());
+    // An OCI layout holds it as one file: the base that was split.
+    let packed = p.run("export @/b.cpb --to oci @/layout -m @/part-00001-of-00002.gguf");
+    assert_eq!(packed.status, ExitStatus::Success, "{}", packed.whole());
+    let back = p.run("import @/layout -b @/c.cpb -m @/back.gguf");
+    assert_eq!(back.status, ExitStatus::Success, "{}", back.whole());
+    assert!(p.bytes("back.gguf") == p.bytes("base.gguf"));
+    std::fs::remove_file(p.path("part-00001-of-00002.gguf")).unwrap();
+    assert_snapshot!(p.run("gguf @/part-00002-of-00002.gguf").whole(), @r"
+    Damaged (1)
+    --- stderr
+    error: @/part-00001-of-00002.gguf: shard 1 of 2 is missing [E_MISSING]
+    hint: download or copy all shards of one base again, into one folder
+    ");
+}

@@ -36,7 +36,7 @@ impl Place {
             tiny::base(&TinyConfig { layers: 2, hidden: 32, heads: 2, kv_heads: 1, ffn: 32, ..TinyConfig::default() });
         let base = base.unwrap();
         std::fs::write(place.path("base.gguf"), &base).unwrap();
-        let base = base_ref(&Gguf::parse(&base).unwrap(), &base).unwrap();
+        let base = base_ref(&Gguf::parse(&base).unwrap()).unwrap();
         let path = place.path("b.cpb");
         with_task(Draft::new(base, "dynamic", 1), "intent", &["lights on", "lights off"]).create(&path).unwrap();
         let next = Draft::from_bundle(&Bundle::open(&path).unwrap());
