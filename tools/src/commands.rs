@@ -2,6 +2,7 @@
 
 mod apply;
 mod compact;
+mod convert;
 mod delta;
 mod diff;
 mod export;
@@ -46,6 +47,7 @@ pub(crate) fn run(command: &Command, out: &mut Output<'_>) -> Result<ExitStatus,
         Command::Status(a) => status::run(a, out),
         Command::Import(a) => import::run(a, out),
         Command::Export(a) => export::run(a, out),
+        Command::Convert(a) => convert::run(a, out),
     }
 }
 
