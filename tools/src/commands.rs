@@ -12,6 +12,7 @@ mod hexmap;
 mod import;
 mod log;
 mod mark_good;
+mod quantize;
 mod recover;
 mod rollback;
 mod show;
@@ -48,6 +49,7 @@ pub(crate) fn run(command: &Command, out: &mut Output<'_>) -> Result<ExitStatus,
         Command::Import(a) => import::run(a, out),
         Command::Export(a) => export::run(a, out),
         Command::Convert(a) => convert::run(a, out),
+        Command::Quantize(a) => quantize::run(a, out),
     }
 }
 

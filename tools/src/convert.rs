@@ -8,7 +8,20 @@
 mod bert;
 mod checkpoint;
 mod config;
+mod decoder;
+mod gemma2;
+mod gemma3;
+mod granite;
+mod llama;
+mod modern_bert;
+mod olmo2;
+mod phi3;
 mod plan;
+mod qwen2;
+mod qwen3;
+mod roberta;
+mod rope;
+mod smollm3;
 mod tokenizer;
 
 use crate::file_type::{FileType, Shape};
@@ -34,7 +47,20 @@ struct Family {
 }
 
 /// The families there are.
-const FAMILIES: &[Family] = &[bert::FAMILY];
+const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    gemma2::FAMILY,
+    gemma3::FAMILY,
+    phi3::FAMILY,
+    granite::FAMILY,
+    smollm3::FAMILY,
+    olmo2::FAMILY,
+    bert::FAMILY,
+    roberta::FAMILY,
+    modern_bert::FAMILY,
+];
 
 /// What was written.
 #[derive(Debug)]

@@ -126,13 +126,37 @@ impl FileType {
         let (n, is) = (shape.layers, |part: &str| name.ends_with(&format!(".{part}.weight")));
         let outer = || layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
         match (self.ty, self.mix) {
-            (Q2K, Mix::Two) if is("attn_v") || is("attn_qkv") => if shape.group >= 4 { Q4K } else { Q3K },
+            (Q2K, Mix::Two) if is("attn_v") || is("attn_qkv") => {
+                if shape.group >= 4 {
+                    Q4K
+                } else {
+                    Q3K
+                }
+            }
             (Q2K, Mix::Two) if is("ffn_down") || is("attn_output") => Q3K,
-            (Q3K, Mix::Medium) if is("attn_v") || is("attn_qkv") => if layer < 2 { Q5K } else { Q4K },
-            (Q3K, Mix::Medium) if is("ffn_down") => if layer < n / 16 { Q5K } else { Q4K },
+            (Q3K, Mix::Medium) if is("attn_v") || is("attn_qkv") => {
+                if layer < 2 {
+                    Q5K
+                } else {
+                    Q4K
+                }
+            }
+            (Q3K, Mix::Medium) if is("ffn_down") => {
+                if layer < n / 16 {
+                    Q5K
+                } else {
+                    Q4K
+                }
+            }
             (Q3K, Mix::Medium) if is("attn_output") => Q4K,
             (Q3K, Mix::Large) if is("attn_v") || is("attn_qkv") || is("ffn_down") || is("attn_output") => Q5K,
-            (Q4K, Mix::Small) if is("attn_v") || is("attn_qkv") => if layer < 4 { Q5K } else { Q4K },
+            (Q4K, Mix::Small) if is("attn_v") || is("attn_qkv") => {
+                if layer < 4 {
+                    Q5K
+                } else {
+                    Q4K
+                }
+            }
             (Q4K, Mix::Small) if is("ffn_down") && layer < n / 8 => Q5K,
             (Q4K | Q5K, Mix::Medium) if (is("attn_v") || is("attn_qkv") || is("ffn_down")) && outer() => Q6K,
             (ty, _) => ty,

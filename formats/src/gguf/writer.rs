@@ -132,11 +132,7 @@ impl Writer {
     ///
     /// # Errors
     /// As [`Writer::finish`], and those of `fill`.
-    pub fn stream(
-        &self,
-        out: &mut dyn Write,
-        mut fill: impl FnMut(usize, &mut dyn Write) -> Result<()>,
-    ) -> Result<()> {
+    pub fn stream(&self, out: &mut dyn Write, mut fill: impl FnMut(usize, &mut dyn Write) -> Result<()>) -> Result<()> {
         let io = |e| Error::io("write", e);
         let align = u64::from(DEFAULT_ALIGNMENT);
         let mut header = Vec::with_capacity(self.metadata.len() + 64 * self.tensors.len() + 24);

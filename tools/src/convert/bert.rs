@@ -7,8 +7,7 @@ use conpet_formats::{Code, Error, Result};
 use serde_json::{Value, json};
 use std::path::Path;
 
-pub(super) const FAMILY: Family =
-    Family { arch: "bert", classes: &["BertModel", "BertForMaskedLM"], plan, tokenizer };
+pub(super) const FAMILY: Family = Family { arch: "bert", classes: &["BertModel", "BertForMaskedLM"], plan, tokenizer };
 
 fn tokenizer(plan: &mut Plan<'_>, folder: &Path) -> Result<()> {
     pooling(plan, folder)?;
@@ -96,8 +95,11 @@ pub(super) fn pooling(p: &mut Plan<'_>, folder: &Path) -> Result<()> {
             p.u32("pooling_type", *id);
             Ok(())
         }
-        (_, bad) => Err(Error::new(Code::Unsupported, format!("pooling by {} is not supported", bad.unwrap_or(&"no known mode")))
-            .in_file(&path)
-            .hint("mean, cls and lasttoken are")),
+        (_, bad) => Err(Error::new(
+            Code::Unsupported,
+            format!("pooling by {} is not supported", bad.unwrap_or(&"no known mode")),
+        )
+        .in_file(&path)
+        .hint("mean, cls and lasttoken are")),
     }
 }

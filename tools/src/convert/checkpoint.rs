@@ -73,8 +73,13 @@ impl Checkpoint {
         let view = SafeTensors::deserialize(&map).map_err(wrong)?;
         for (name, t) in view.tensors() {
             let start = t.data().as_ptr() as usize - map.as_ptr() as usize;
-            let stored =
-                Stored { file: self.files.len(), dtype: t.dtype(), shape: t.shape().to_vec(), start, len: t.data().len() };
+            let stored = Stored {
+                file: self.files.len(),
+                dtype: t.dtype(),
+                shape: t.shape().to_vec(),
+                start,
+                len: t.data().len(),
+            };
             if self.tensors.insert(name.clone(), stored).is_some() {
                 return Err(Error::new(Code::Duplicate, "this tensor is in two files")
                     .in_file(&path)

@@ -93,7 +93,13 @@ impl<'a> Plan<'a> {
     }
 
     /// Plans tensor `name` from the checkpoint's `from`, which has the prefix and this shape, slowest size first.
-    pub(crate) fn tensor(&mut self, name: impl Into<String>, from: &str, shape: &[usize], change: Change) -> Result<()> {
+    pub(crate) fn tensor(
+        &mut self,
+        name: impl Into<String>,
+        from: &str,
+        shape: &[usize],
+        change: Change,
+    ) -> Result<()> {
         let whole = format!("{}{from}", self.prefix);
         self.weights.matrix(&whole, shape)?;
         let mut out = shape.to_vec();

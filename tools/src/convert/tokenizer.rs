@@ -5,11 +5,13 @@
 
 mod byte_pairs;
 mod pre;
+mod sentence_pieces;
 mod special;
 mod vocabulary;
 mod word_pieces;
 
 pub(super) use byte_pairs::byte_pairs;
+pub(super) use sentence_pieces::{is_sentence_pieces, sentence_pieces};
 pub(super) use word_pieces::word_pieces;
 
 use super::config::{json, object};

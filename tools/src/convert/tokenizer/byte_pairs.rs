@@ -13,6 +13,10 @@ pub(in crate::convert) fn byte_pairs(plan: &mut Plan<'_>, folder: &Path, usual: 
     if files.at(&["model", "type"]).and_then(Value::as_str) != Some("BPE") {
         return Err(files.wrong(Code::Unsupported, "the tokenizer is not of type BPE, which this family has"));
     }
+    // Composed letters change nothing of a text that is composed already, and llama.cpp has no step for it.
+    if let Some(other) = files.at(&["normalizer"]).filter(|n| n.get("type").and_then(Value::as_str) != Some("NFC")) {
+        return Err(files.wrong(Code::Unsupported, format!("the normalizer {other} is not one that is known")));
+    }
     let vocabulary = Vocabulary::read(&files, plan.config.num("vocab_size")?)?;
     plan.keys
         .str("tokenizer.ggml.model", "gpt2")

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 /// A split by this expression, then bytes.
 const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// llama.cpp's name for the pre-tokenizer. Of several names for the same rules it takes the one that `usual` lists.
@@ -43,7 +44,9 @@ pub(super) fn name(files: &Files, usual: &'static [&'static str]) -> Result<&'st
 #[derive(Debug, PartialEq)]
 enum Step<'a> {
     /// Text to bytes; `words`: split by GPT-2's own expression first.
-    Bytes { words: bool },
+    Bytes {
+        words: bool,
+    },
     /// Each digit for itself.
     Digits,
     /// What an expression matches is a word, and so is what lies between.
@@ -59,7 +62,11 @@ impl<'a> Step<'a> {
                 Self::Bytes { words: is("use_regex", json!(true)) }
             }
             Some("Digits") if is("individual_digits", json!(true)) => Self::Digits,
-            Some("Split") if is("behavior", json!("Isolated")) && is("invert", json!(false)) => {
+            // Words kept and the rest removed is the same, for these expressions leave no rest.
+            Some("Split")
+                if is("behavior", json!("Isolated")) && is("invert", json!(false))
+                    || is("behavior", json!("Removed")) && is("invert", json!(true)) =>
+            {
                 v.get("pattern").and_then(|p| p.get("Regex")?.as_str()).map_or(Self::Other, Self::Split)
             }
             _ => Self::Other,

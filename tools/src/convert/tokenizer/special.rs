@@ -136,13 +136,16 @@ impl Around {
             pair = &pair[..pair.len() - 1];
         }
         let sequence = |v: Option<&Value>| v.and_then(|v| v.get("Sequence")?.get("id")?.as_str().map(String::from));
-        if pair.len() > 2 && sequence(pair.first()).as_deref() == Some("A") && sequence(pair.last()).as_deref() == Some("B")
+        if pair.len() > 2
+            && sequence(pair.first()).as_deref() == Some("A")
+            && sequence(pair.last()).as_deref() == Some("B")
         {
             let between = &pair[1..pair.len() - 1];
             let parts = |t: Option<String>| {
                 t.is_some_and(|t| ["sep", "eos"].iter().any(|n| self.texts.get(n).is_some_and(|x| *x == t)))
             };
-            let add = parts(token(between.first())) && last.is_none() || between.len() == 2 && parts(token(between.get(1)));
+            let add =
+                parts(token(between.first())) && last.is_none() || between.len() == 2 && parts(token(between.get(1)));
             self.add.insert("sep", add);
             if let Some(eos) = self.texts.get("eos").cloned().filter(|_| add) {
                 self.texts.entry("sep").or_insert(eos);
@@ -180,7 +183,8 @@ fn from_config(found: &mut BTreeMap<&'static str, usize>, config: &Config, size:
 /// More tokens that end an answer, as `generation_config.json` lists them.
 fn stops(found: &mut BTreeMap<&'static str, usize>, files: &Files, size: usize) {
     let listed = files.generation.get("eos_token_id").and_then(Value::as_array).into_iter().flatten();
-    let mut more: Vec<usize> = listed.filter_map(|v| v.as_u64()).map(|id| id as usize).filter(|id| *id < size).collect();
+    let mut more: Vec<usize> =
+        listed.filter_map(|v| v.as_u64()).map(|id| id as usize).filter(|id| *id < size).collect();
     more.retain(|id| ["eos", "eot", "eom"].iter().all(|n| found.get(n) != Some(id)));
     for name in ["eot", "eom"] {
         if !found.contains_key(name) && !more.is_empty() {

@@ -14,8 +14,7 @@ pub(super) const UNUSED: i32 = 5;
 pub(super) const BYTE: i32 = 6;
 
 /// The names of special tokens in `tokenizer_config.json`.
-const SPECIAL: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const SPECIAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// A vocabulary.
 #[derive(Debug)]
@@ -83,9 +82,7 @@ pub(super) fn added(files: &Files, ids: &BTreeMap<&str, usize>) -> Result<Vec<Ad
         let special = entry.get("special").and_then(Value::as_bool).unwrap_or(false);
         out.push(Added { id, text: text.to_owned(), special });
     }
-    let next = |out: &[Added]| {
-        out.iter().map(|a| a.id).chain(ids.values().copied()).max().map_or(0, |last| last + 1)
-    };
+    let next = |out: &[Added]| out.iter().map(|a| a.id).chain(ids.values().copied()).max().map_or(0, |last| last + 1);
     for text in SPECIAL.iter().filter_map(|key| files.special(key)) {
         if out.iter().all(|a| a.text != text) {
             // One that the vocabulary lacks comes after all others, as transformers numbers it.
@@ -97,7 +94,7 @@ pub(super) fn added(files: &Files, ids: &BTreeMap<&str, usize>) -> Result<Vec<Ad
 }
 
 /// Tokens that are special by their look, though some checkpoints do not say so.
-fn looks_special(text: &str) -> bool {
+pub(super) fn looks_special(text: &str) -> bool {
     let within = |a: &str, b: &str| text.starts_with(a) && text.ends_with(b);
     ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&text)
         || within("<|", "|>")

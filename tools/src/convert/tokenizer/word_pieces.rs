@@ -58,9 +58,13 @@ fn check(files: &Files) -> Result<()> {
 /// The vocabulary of a `vocab.txt`, one piece a line; the rest as transformers takes it for a BERT.
 fn of_list(files: &mut Files, text: &str, size: usize) -> Result<Vocabulary> {
     let ids: BTreeMap<&str, usize> = text.lines().enumerate().map(|(i, line)| (line, i)).collect();
-    for (key, token) in
-        [("unk_token", "[UNK]"), ("sep_token", "[SEP]"), ("pad_token", "[PAD]"), ("cls_token", "[CLS]"), ("mask_token", "[MASK]")]
-    {
+    for (key, token) in [
+        ("unk_token", "[UNK]"),
+        ("sep_token", "[SEP]"),
+        ("pad_token", "[PAD]"),
+        ("cls_token", "[CLS]"),
+        ("mask_token", "[MASK]"),
+    ] {
         if files.special(key).is_none() {
             files.config.insert(key.to_owned(), json!(token));
         }
