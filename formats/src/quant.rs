@@ -16,6 +16,7 @@ pub mod q5_1;
 pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
+mod search;
 
 use crate::{Code, Error, Result};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -256,6 +257,21 @@ fn fifth_bits(qh: [u8; 4], codes: &mut [u8]) {
     }
 }
 
+/// Appends the fifth bits of 32 codes and their low nibbles.
+fn put_five(out: &mut Vec<u8>, code: impl Fn(usize) -> u8) {
+    let codes: [u8; 32] = std::array::from_fn(code);
+    let high = codes.iter().enumerate().fold(0u32, |bits, (i, c)| bits | u32::from(c >> 4) << i);
+    out.extend(high.to_le_bytes());
+    out.extend((0..16).map(|i| codes[i] & 15 | codes[i + 16] << 4));
+}
+
+/// Appends 256 codes of two bits: four runs of 32 in each 32 bytes.
+fn put_two(out: &mut Vec<u8>, codes: &[u8; 256]) {
+    for half in codes.chunks_exact(128) {
+        out.extend((0..32).map(|i| (0..4).fold(0, |byte, k| byte | half[i + 32 * k] << (2 * k))));
+    }
+}
+
 /// The blocks in `bytes`; `None` if they are not whole blocks.
 pub fn blocks<B: Block>(bytes: &[u8]) -> Option<&[B]> {
     <[B]>::ref_from_bytes(bytes).ok()
@@ -305,6 +321,11 @@ pub fn quantize(ty: QuantType, x: &[f32]) -> Result<Vec<u8>> {
     };
     if let Some(i) = x.iter().position(|v| !v.is_finite()) {
         return Err(Error::new(Code::NotFinite, format!("number {i} is {}", x[i])));
+    }
+    let too_large = |v: &f32| half::f16::from_f32(*v).is_infinite();
+    if let Some(i) = x.iter().position(|v| ty == QuantType::F16 && too_large(v)) {
+        return Err(Error::new(Code::NotFinite, format!("number {i} is {}, which F16 cannot hold", x[i]))
+            .hint("write BF16 or F32"));
     }
     let mut out = Vec::with_capacity(size);
     with_block!(ty, B => match B::QUANTIZE {

@@ -62,6 +62,10 @@ pub enum Command {
     Import(ImportArgs),
     /// Write a module as a PEFT folder or a llama.cpp LoRA file, or the whole bundle as an OCI layout
     Export(ExportArgs),
+    /// Make a base of a Hugging Face checkpoint: a folder with config.json, a tokenizer and safetensors
+    Convert(ConvertArgs),
+    /// Write a base in F16, BF16 or F32 in another type, as llama-quantize does
+    Quantize(QuantizeArgs),
 }
 
 /// A bundle.
@@ -299,6 +303,34 @@ pub struct ExportArgs {
     /// The stage to read [default: the current one]
     #[arg(long, value_name = "STAGE")]
     pub stage: Option<u64>,
+}
+
+/// What to convert, and where to.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The folder of the checkpoint
+    #[arg(value_name = "DIR")]
+    pub from: PathBuf,
+    /// The base to create (*.gguf); it must not exist
+    #[arg(short = 'o', long = "output", alias = "outfile", value_name = "FILE")]
+    pub to: PathBuf,
+    /// Type of the weights: f32, f16, bf16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k and others
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub outtype: String,
+}
+
+/// What to quantize, how, and where to.
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// The base (*.gguf), in F16, BF16 or F32
+    #[arg(value_name = "IN")]
+    pub from: PathBuf,
+    /// The base to create; it must not exist
+    #[arg(value_name = "OUT")]
+    pub to: PathBuf,
+    /// Type of the weights: q8_0, q4_0, q4_1, q5_0, q5_1, q6_k, or a mixture such as q4_k_m
+    #[arg(value_name = "TYPE")]
+    pub ty: String,
 }
 
 /// Inserts `show` where the first word is no command: `conpet-inspect FILE`. A bare word before another

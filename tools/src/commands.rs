@@ -2,6 +2,7 @@
 
 mod apply;
 mod compact;
+mod convert;
 mod delta;
 mod diff;
 mod export;
@@ -11,6 +12,7 @@ mod hexmap;
 mod import;
 mod log;
 mod mark_good;
+mod quantize;
 mod recover;
 mod rollback;
 mod show;
@@ -46,6 +48,8 @@ pub(crate) fn run(command: &Command, out: &mut Output<'_>) -> Result<ExitStatus,
         Command::Status(a) => status::run(a, out),
         Command::Import(a) => import::run(a, out),
         Command::Export(a) => export::run(a, out),
+        Command::Convert(a) => convert::run(a, out),
+        Command::Quantize(a) => quantize::run(a, out),
     }
 }
 

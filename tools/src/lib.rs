@@ -8,10 +8,13 @@
 
 pub mod cli;
 mod commands;
+mod convert;
 pub mod escape;
 mod exit;
+mod file_type;
 mod output;
 mod part;
+mod rows;
 mod table;
 mod view;
 

@@ -81,6 +81,18 @@ impl Writer {
         self
     }
 
+    /// Adds an array of bools.
+    pub fn bools(&mut self, key: &str, v: &[bool]) -> &mut Self {
+        self.array(key, ValueType::Bool, v.len());
+        self.metadata.extend(v.iter().map(|b| u8::from(*b)));
+        self
+    }
+    /// Adds an array of bytes.
+    pub fn u8s(&mut self, key: &str, v: &[u8]) -> &mut Self {
+        self.array(key, ValueType::U8, v.len());
+        self.metadata.extend(v);
+        self
+    }
     /// Adds a value as another file has it.
     pub fn value(&mut self, key: &str, v: Value<'_>) -> &mut Self {
         if let Value::Array(a) = v {
@@ -125,6 +137,14 @@ impl Writer {
     /// # Errors
     /// If a tensor's bytes are not the size its declaration demands, or writing fails.
     pub fn finish<D: AsRef<[u8]>>(&self, out: &mut dyn Write, mut data: impl FnMut(usize) -> Result<D>) -> Result<()> {
+        self.stream(out, |i, out| out.write_all(data(i)?.as_ref()).map_err(|e| Error::io("write", e)))
+    }
+
+    /// As [`Writer::finish`], for tensors that are made piece by piece: `fill(i, out)` writes the i-th to `out`.
+    ///
+    /// # Errors
+    /// As [`Writer::finish`], and those of `fill`.
+    pub fn stream(&self, out: &mut dyn Write, mut fill: impl FnMut(usize, &mut dyn Write) -> Result<()>) -> Result<()> {
         let io = |e| Error::io("write", e);
         let align = u64::from(DEFAULT_ALIGNMENT);
         let mut header = Vec::with_capacity(self.metadata.len() + 64 * self.tensors.len() + 24);
@@ -153,16 +173,32 @@ impl Writer {
         header.resize(header.len().next_multiple_of(align as usize), 0);
         out.write_all(&header).map_err(io)?;
         for (i, size) in sizes.into_iter().enumerate() {
-            let bytes = data(i)?;
-            let bytes = bytes.as_ref();
-            if bytes.len() as u64 != size {
-                return Err(Error::new(Code::Shape, format!("{} bytes where {size} were declared", bytes.len()))
+            let mut counted = Counted { out, bytes: 0 };
+            fill(i, &mut counted)?;
+            if counted.bytes != size {
+                return Err(Error::new(Code::Shape, format!("{} bytes where {size} were declared", counted.bytes))
                     .in_section(format!("tensor {}", self.tensors[i].0)));
             }
-            out.write_all(bytes).map_err(io)?;
             out.write_all(&vec![0; (size.next_multiple_of(align) - size) as usize]).map_err(io)?;
         }
         Ok(())
+    }
+}
+
+/// Counts what is written.
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    bytes: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Q2_K: 256 numbers in 16 runs of 16, each `d · scale · q - dmin · min`.
 
-use super::{Block, Half};
+use super::search::{Affine, affine, nearest};
+use super::{Block, Half, put_two};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Q2_K: 256 numbers in 16 runs of 16, each `d · scale · q - dmin · min`.
@@ -25,6 +26,7 @@ impl Block for BlockQ2K {
     const LEN: usize = 256;
     const RUN: usize = 16;
     const BITS: u32 = 2;
+    const QUANTIZE: Option<fn(&[f32], &mut Vec<u8>)> = Some(quantize);
 
     #[inline(always)]
     fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {
@@ -42,4 +44,30 @@ impl Block for BlockQ2K {
             }
         }
     }
+}
+
+/// Appends one block. Scale and minimum of each run are found by trying, then written in four bits.
+pub(super) fn quantize(x: &[f32], out: &mut Vec<u8>) {
+    const HOW: Affine = Affine { max: 3, from: -0.5, tries: 15, absolute: true };
+    let (mut codes, mut scales, mut mins) = ([0u8; 256], [0f32; 16], [0f32; 16]);
+    for (j, (run, codes)) in x.chunks_exact(16).zip(codes.chunks_exact_mut(16)).enumerate() {
+        let weights: Vec<f32> = run.iter().map(|v| v.abs()).collect();
+        (scales[j], mins[j]) = affine(run, &weights, &HOW, codes);
+    }
+    let largest = |v: &[f32; 16]| v.iter().copied().fold(0.0f32, f32::max);
+    let four = |v: &[f32; 16], max: f32| v.map(|s| if max > 0.0 { nearest(15.0 / max * s) as u8 } else { 0 });
+    let (max_scale, max_min) = (largest(&scales), largest(&mins));
+    let (low, high) = (four(&scales, max_scale), four(&mins, max_min));
+    let (d, dmin) = (half::f16::from_f32(max_scale / 15.0), half::f16::from_f32(max_min / 15.0));
+    for (j, (run, codes)) in x.chunks_exact(16).zip(codes.chunks_exact_mut(16)).enumerate() {
+        let scale = d.to_f32() * f32::from(low[j]);
+        let min = dmin.to_f32() * f32::from(high[j]);
+        if scale != 0.0 {
+            codes.iter_mut().zip(run).for_each(|(c, v)| *c = nearest((v + min) / scale).clamp(0, 3) as u8);
+        }
+    }
+    out.extend((0..16).map(|j| low[j] | high[j] << 4));
+    put_two(out, &codes);
+    out.extend(d.to_le_bytes());
+    out.extend(dmin.to_le_bytes());
 }

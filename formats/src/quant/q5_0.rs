@@ -1,6 +1,7 @@
 //! Q5_0: 32 numbers as `d · (q - 16)`; the fifth bits stand apart.
 
-use super::{Block, Half, fifth_bits, nibbles};
+use super::search::extreme;
+use super::{Block, Half, fifth_bits, nibbles, put_five};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Q5_0: 32 numbers as `d · (q - 16)`; the fifth bits stand apart.
@@ -23,6 +24,7 @@ impl Block for BlockQ5_0 {
     const LEN: usize = 32;
     const RUN: usize = 32;
     const BITS: u32 = 5;
+    const QUANTIZE: Option<fn(&[f32], &mut Vec<u8>)> = Some(quantize);
 
     #[inline(always)]
     fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {
@@ -34,4 +36,12 @@ impl Block for BlockQ5_0 {
         nibbles(&self.qs, codes);
         fifth_bits(self.qh, codes);
     }
+}
+
+/// Appends one block: `d = x_max / -16`, where `x_max` is the number of largest magnitude.
+pub(super) fn quantize(x: &[f32], out: &mut Vec<u8>) {
+    let d = extreme(x) / -16.0;
+    let inv = if d == 0.0 { 0.0 } else { 1.0 / d };
+    out.extend(half::f16::from_f32(d).to_le_bytes());
+    put_five(out, |i| (x[i] * inv + 16.5).clamp(0.0, 31.0) as u8);
 }

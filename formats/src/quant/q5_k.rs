@@ -1,6 +1,7 @@
 //! Q5_K: as Q4_K with a fifth bit for each number.
 
-use super::q4_k::scales_mins;
+use super::q4_k::{put_nibbles, put_runs, scales_mins};
+use super::search::Affine;
 use super::{Block, Half};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -28,6 +29,7 @@ impl Block for BlockQ5K {
     const LEN: usize = 256;
     const RUN: usize = 32;
     const BITS: u32 = 5;
+    const QUANTIZE: Option<fn(&[f32], &mut Vec<u8>)> = Some(quantize);
 
     #[inline(always)]
     fn scales<H: Half>(&self, scale: &mut [f32], min: &mut [f32]) {
@@ -43,4 +45,11 @@ impl Block for BlockQ5K {
             }
         }
     }
+}
+
+/// Appends one block.
+pub(super) fn quantize(x: &[f32], out: &mut Vec<u8>) {
+    let codes = put_runs(x, &Affine { max: 31, from: -0.5, tries: 15, absolute: false }, out);
+    out.extend((0..32).map(|i| (0..8).fold(0, |byte, r| byte | (codes[32 * r + i] >> 4) << r)));
+    put_nibbles(out, &codes);
 }
