@@ -261,16 +261,18 @@ impl Engine {
     fn rendered(&self, skills: &Skills, trunked: &Trunked, runs: &[&Run]) -> Result<Vec<Trunked>> {
         let prompts = runs
             .iter()
-            .map(|r| self.task_prompt(&skills.manifest().tasks[r.task], &trunked.prompts[r.input].text).map(Arc::new))
+            .map(|r| {
+                let text = Self::in_words_of(&skills.manifest().tasks[r.task], &trunked.prompts[r.input].text)?;
+                self.prompt(&text, None).map(Arc::new)
+            })
             .collect::<Result<Vec<_>>>()?;
         let keep = !trunked.caches.is_empty();
         Ok(batches(&prompts, self.batch()).map(|b| self.trunk(b.to_vec(), trunked.depth, None, keep)).collect())
     }
 
-    /// A text rendered with a task's template and tokenized.
-    pub(crate) fn task_prompt(&self, task: &TaskEntry, text: &str) -> Result<Prompt> {
-        let text = template::render(&task.template, text).map_err(|e| e.in_section(format!("task {}", task.name)))?;
-        self.prompt(&text, None)
+    /// A text rendered with a task's template.
+    pub(crate) fn in_words_of(task: &TaskEntry, text: &str) -> Result<String> {
+        template::render(&task.template, text).map_err(|e| e.in_section(format!("task {}", task.name)))
     }
 
     /// Scores `[classes]` of each request. Requests whose heads read the same feature share batches, so the
@@ -282,7 +284,8 @@ impl Engine {
             match a.head.choices() {
                 Some(c) => {
                     let mut session = Session::new(self, a.trunked.depth);
-                    let sequence = continued(&session, a.blend.clone(), &a.prompt().tokens, Some((a.trunked, a.input)));
+                    let tokens = self.unclosed(&a.prompt().tokens);
+                    let sequence = continued(&session, a.blend.clone(), tokens, Some((a.trunked, a.input)));
                     out[i] = c.scores(&mut session, sequence);
                 }
                 None => left.push(i),

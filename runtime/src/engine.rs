@@ -153,16 +153,40 @@ impl Engine {
         self.device.cache(layers, self.kv_type)
     }
 
-    /// Tokenizes a text. With `words`, the text came out of a chat template, and control tokens are read
-    /// outside these byte ranges; without, they are read nowhere.
+    /// Tokenizes a text that is complete: an input to be classified or measured. With `words`, the text came out
+    /// of a chat template, and control tokens are read outside these byte ranges; without, they are read nowhere.
     ///
     /// # Errors
     /// If the text has no tokens or more than the context.
     pub fn prompt(&self, text: &str, words: Option<&[Range<usize>]>) -> Result<Prompt> {
+        self.tokenized(text, words, self.base.tokenizer.closing())
+    }
+
+    /// Tokenizes a text that is to be continued, as [`Engine::prompt`] does: the two differ by the token at the
+    /// end, where the base has one.
+    ///
+    /// # Errors
+    /// See [`Engine::prompt`].
+    pub fn opening(&self, text: &str, words: Option<&[Range<usize>]>) -> Result<Prompt> {
+        self.tokenized(text, words, None)
+    }
+
+    /// Tokens without the one that closes them, so that they can be continued.
+    pub(crate) fn unclosed<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
+        let closed = self.base.tokenizer.closing().filter(|c| tokens.last() == Some(c));
+        &tokens[..tokens.len() - usize::from(closed.is_some())]
+    }
+
+    fn tokenized(&self, text: &str, words: Option<&[Range<usize>]>, closing: Option<u32>) -> Result<Prompt> {
         let (mut tokens, mut offsets) = self.base.tokenizer.encode_with_offsets(text, words)?;
-        if let Some(bos) = self.base.tokenizer.bos() {
+        // A template may have spelled the token at either end; there is never a second one.
+        if let Some(bos) = self.base.tokenizer.bos().filter(|bos| tokens.first() != Some(bos)) {
             tokens.insert(0, bos);
             offsets.insert(0, 0..0);
+        }
+        if let Some(closing) = closing.filter(|c| tokens.last() != Some(c)) {
+            tokens.push(closing);
+            offsets.push(text.len()..text.len());
         }
         if tokens.is_empty() {
             return Err(Error::new(Code::Value, "the input is empty").hint("give at least one character of text"));

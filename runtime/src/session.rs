@@ -138,7 +138,7 @@ impl Sequence {
 ///     session.sequence(Blend::none()).with_sampler(Sampler::new(SamplerConfig::default()))
 /// });
 /// for (sequence, text) in both.iter_mut().zip(["Once upon a time", "The sea"]) {
-///     sequence.push(&engine.prompt(text, None)?.tokens);
+///     sequence.push(&engine.opening(text, None)?.tokens);
 /// }
 /// let [a, b] = &mut both;
 /// for _ in 0..16 {

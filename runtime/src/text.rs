@@ -217,12 +217,12 @@ impl Dialogue {
         let entry = routed.task.and_then(|t| skills.as_ref().map(|s| &s.manifest().tasks[t]));
         let (prompt, blend) = match (&skills, entry) {
             (Some(skills), Some(task)) if !request.raw => {
-                (engine.task_prompt(task, &request.text)?, skills.blend(task)?)
+                (engine.opening(&Engine::in_words_of(task, &request.text)?, None)?, skills.blend(task)?)
             }
             (Some(skills), Some(task)) => {
-                (engine.prompt(&request.text, request.words.as_deref())?, skills.blend(task)?)
+                (engine.opening(&request.text, request.words.as_deref())?, skills.blend(task)?)
             }
-            _ => (engine.prompt(&request.text, request.words.as_deref())?, Blend::none()),
+            _ => (engine.opening(&request.text, request.words.as_deref())?, Blend::none()),
         };
         let own = entry.filter(|e| e.max_answer > 0).map(|e| e.max_answer as usize);
         let wanted = request.max_tokens.or(own).unwrap_or(MOST_TOKENS);

@@ -4,14 +4,26 @@
 //! index tables are built (about 2 MiB and a few milliseconds for 49,000 tokens), where the usual library holds
 //! several copies of every string. The tests compare the results with that library's.
 
+mod aligned;
 mod bpe;
+mod charsmap;
+mod classes;
+mod ends;
+mod keys;
 mod pretokenize;
+mod special;
 mod spm;
+mod unigram;
 mod vocab;
+mod wordpiece;
+mod words;
 
 use crate::error::{Code, Error, Result};
 use conpet_formats::gguf::Gguf;
 use conpet_formats::mmap::Mapped;
+use ends::Ends;
+use keys::Keys;
+use special::Specials;
 use std::borrow::Cow;
 use std::ops::Range;
 use vocab::{TokenKind, Vocab};
@@ -24,64 +36,71 @@ pub const TEXT_CAP: usize = 16 << 20;
 pub struct Tokenizer {
     vocab: Vocab,
     model: Model,
-    /// Control and user-defined tokens, sorted by first byte and then by falling length.
-    specials: Vec<u32>,
-    /// For each first byte, the range of its tokens in `specials`.
-    special_start: Box<[Range<usize>; 256]>,
-    bos: Option<u32>,
-    eos: Option<u32>,
-    ends: Vec<u32>,
+    specials: Specials,
+    ends: Ends,
 }
 
+/// How words become tokens.
 #[derive(Debug)]
 enum Model {
     Bpe(bpe::Bpe),
     Spm(spm::Spm),
+    Unigram(unigram::Unigram),
+    WordPiece(wordpiece::WordPiece),
+}
+
+impl Model {
+    /// Every text begins with BOS unless the file says otherwise.
+    fn begins(&self) -> bool {
+        match self {
+            Self::Bpe(m) => m.pattern.begins,
+            Self::Spm(_) => true,
+            Self::Unigram(_) | Self::WordPiece(_) => false,
+        }
+    }
+
+    /// A text stands between BOS and a separator unless the file says otherwise.
+    fn wraps(&self) -> bool {
+        match self {
+            Self::Bpe(m) => m.pattern.wraps,
+            Self::WordPiece(_) => true,
+            Self::Spm(_) | Self::Unigram(_) => false,
+        }
+    }
 }
 
 impl Tokenizer {
     /// Reads and checks the tables; `map` holds the bytes `gguf` was parsed from.
     ///
     /// # Errors
-    /// If a table is missing or inconsistent, or the tokenizer's kind is not supported.
+    /// If a table is missing or inconsistent, the tokenizer's kind is not supported, or the file has a key of a
+    /// tokenizer that is not known.
     pub fn from_gguf(gguf: &Gguf<'_>, map: Mapped) -> Result<Self> {
-        Self::read(gguf, map).map_err(|e| e.in_section("tokenizer"))
+        Self::read(&Keys::new(gguf), map).map_err(|e| e.in_section("tokenizer"))
     }
 
-    fn read(gguf: &Gguf<'_>, map: Mapped) -> Result<Self> {
-        let vocab = Vocab::read(gguf, map)?;
-        let model = match gguf.required_str("tokenizer.ggml.model")? {
-            "gpt2" => Model::Bpe(bpe::Bpe::read(gguf, &vocab)?),
-            "llama" => Model::Spm(spm::Spm::read(gguf, &vocab)?),
-            other => {
+    fn read(keys: &Keys<'_>, map: Mapped) -> Result<Self> {
+        let kind = keys.str("model")?;
+        let mut vocab = Vocab::read(keys, map.clone())?;
+        ends::mark(&mut vocab);
+        let model = match kind {
+            Some("gpt2") => Model::Bpe(bpe::Bpe::read(keys, &vocab)?),
+            Some("llama") => Model::Spm(spm::Spm::read(keys, &vocab)?),
+            Some("t5") => Model::Unigram(unigram::Unigram::read(keys, &vocab, &map)?),
+            Some("bert") => Model::WordPiece(wordpiece::WordPiece::read(keys, &vocab)?),
+            Some(other) => {
                 return Err(Error::new(Code::Unsupported, format!("tokenizer model {other:?} is not supported"))
-                    .hint("this release reads byte-level BPE (gpt2) and SentencePiece (llama)"));
+                    .hint("this release reads byte-level BPE (gpt2), SentencePiece (llama, t5) and WordPiece (bert)"));
+            }
+            None => {
+                return Err(Error::new(Code::Missing, "the file lacks the key tokenizer.ggml.model")
+                    .hint("the file is not a complete model; convert or download it again"));
             }
         };
-        let id = |key: &str| -> Result<Option<u32>> {
-            match gguf.u32(key)? {
-                Some(id) if id as usize >= vocab.len() => {
-                    Err(Error::new(Code::Value, format!("{key} is {id}, but there are {} tokens", vocab.len())))
-                }
-                other => Ok(other),
-            }
-        };
-        let (bos, eos) = (id("tokenizer.ggml.bos_token_id")?, id("tokenizer.ggml.eos_token_id")?);
-        let mut ends: Vec<u32> = eos.into_iter().chain(id("tokenizer.ggml.eot_token_id")?).collect();
-        for name in ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "</s>"] {
-            ends.extend(vocab.find(name.as_bytes()).filter(|t| vocab.kind(*t) == TokenKind::Control));
-        }
-        let mut specials: Vec<u32> = (0..vocab.len() as u32)
-            .filter(|t| matches!(vocab.kind(*t), TokenKind::Control | TokenKind::User) && !vocab.bytes(*t).is_empty())
-            .collect();
-        specials.sort_by_key(|t| (vocab.bytes(*t)[0], std::cmp::Reverse(vocab.bytes(*t).len())));
-        let first = |t: &u32| usize::from(vocab.bytes(*t)[0]);
-        let special_start = Box::new(std::array::from_fn(|b| {
-            specials.partition_point(|s| first(s) < b)..specials.partition_point(|s| first(s) <= b)
-        }));
-        let spm = matches!(model, Model::Spm(_));
-        let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(spm);
-        Ok(Self { vocab, model, specials, special_start, bos: bos.filter(|_| add_bos), eos, ends })
+        let specials = Specials::read(keys, &vocab)?;
+        let ends = Ends::read(keys, &vocab, &model)?;
+        keys.all_read()?;
+        Ok(Self { vocab, model, specials, ends })
     }
 
     /// Tokens of a text. With `special`, control tokens that the text spells are read as such; use it for
@@ -113,48 +132,25 @@ impl Tokenizer {
         // As in llama.cpp, the text after a control token begins anew, with SentencePiece's leading space.
         let (mut at, mut first) = (0, true);
         while at < text.len() {
-            let next = self.next_special(text, at, words);
-            let end = next.map_or(text.len(), |(start, _)| start);
+            let found = self.specials.next(&self.vocab, text, at, words);
+            let end = found.as_ref().map_or(text.len(), |f| f.range.start);
             if at < end {
+                let words = &text[at..end];
                 match &self.model {
-                    Model::Bpe(m) => m.encode(&self.vocab, &text[at..end], at, &mut out),
-                    Model::Spm(m) => m.encode(&self.vocab, &text[at..end], at, first, &mut out),
+                    Model::Bpe(m) => m.encode(&self.vocab, words, at, &mut out),
+                    Model::Spm(m) => m.encode(&self.vocab, words, at, first, &mut out),
+                    Model::Unigram(m) => m.encode(&self.vocab, words, at, &mut out),
+                    Model::WordPiece(m) => m.encode(&self.vocab, words, at, &mut out),
                 }
                 first = false;
             }
             at = end;
-            if let Some((start, token)) = next {
-                let len = self.vocab.bytes(token).len();
-                out.push(token, start..start + len);
-                (at, first) = (start + len, true);
+            if let Some(f) = found {
+                (at, first) = (f.range.end, true);
+                out.push(f.token, f.range);
             }
         }
         Ok((out.tokens, out.offsets))
-    }
-
-    /// The first special token at or after `from`, the longest if several start there. Control tokens do not
-    /// count in the speakers' `words`, and no special token counts across their borders.
-    fn next_special(&self, text: &str, from: usize, words: Option<&[Range<usize>]>) -> Option<(usize, u32)> {
-        let bytes = text.as_bytes();
-        let whole = 0..bytes.len();
-        let mut words = words.unwrap_or(std::slice::from_ref(&whole)).iter().skip_while(|w| w.end <= from).peekable();
-        for at in from..bytes.len() {
-            while words.next_if(|w| w.end <= at).is_some() {}
-            let here = &self.specials[self.special_start[usize::from(bytes[at])].clone()];
-            if here.is_empty() {
-                continue;
-            }
-            let said = words.peek().is_some_and(|w| w.contains(&at));
-            let limit = words.peek().map_or(bytes.len(), |w| if said { w.end } else { w.start });
-            let fits = |t: &&u32| {
-                let spoken = !said || self.vocab.kind(**t) != TokenKind::Control;
-                spoken && bytes[at..limit].starts_with(self.vocab.bytes(**t))
-            };
-            if let Some(t) = here.iter().find(fits) {
-                return Some((at, *t));
-            }
-        }
-        None
     }
 
     /// The bytes a token stands for; empty for control tokens and unknown ids.
@@ -166,7 +162,8 @@ impl Tokenizer {
             (TokenKind::Control, _) => Cow::Borrowed(&[]),
             (TokenKind::User, _) => Cow::Borrowed(self.vocab.bytes(token)),
             (_, Model::Bpe(_)) => Cow::Owned(bpe::decode(self.vocab.bytes(token))),
-            (_, Model::Spm(m)) => m.decode(&self.vocab, token),
+            (_, Model::Spm(_) | Model::Unigram(_)) => spm::decode(&self.vocab, token),
+            (_, Model::WordPiece(_)) => wordpiece::decode(self.vocab.bytes(token)),
         }
     }
 
@@ -184,17 +181,21 @@ impl Tokenizer {
     pub fn n_vocab(&self) -> usize {
         self.vocab.len()
     }
-    /// The token that begins every prompt, if the file asks for one.
+    /// The token that begins every text, if the file asks for one.
     pub fn bos(&self) -> Option<u32> {
-        self.bos
+        self.ends.bos
+    }
+    /// The token that ends every text that is complete, if the file asks for one: encoders read between these two.
+    pub fn closing(&self) -> Option<u32> {
+        self.ends.closing
     }
     /// The token that ends a sequence.
     pub fn eos(&self) -> Option<u32> {
-        self.eos
+        self.ends.eos
     }
     /// True for tokens that end an answer.
     pub fn is_end(&self, token: u32) -> bool {
-        self.ends.contains(&token)
+        self.ends.all.contains(&token)
     }
 }
 
@@ -209,6 +210,11 @@ impl Encoded {
     fn push(&mut self, token: u32, range: Range<usize>) {
         self.tokens.push(token);
         self.offsets.push(range);
+    }
+
+    fn truncate(&mut self, n: usize) {
+        self.tokens.truncate(n);
+        self.offsets.truncate(n);
     }
 }
 

@@ -79,9 +79,15 @@ impl Prepared {
         let mut inputs = Vec::with_capacity(rows.len());
         for (i, r) in rows.iter().enumerate() {
             let named = |e: Error| e.in_section(format!("task {}, row {}", task.name, i + 1));
-            let input = cut(engine.prompt(&r.text, None).map_err(named)?, plan.max_len);
+            let input = cut(engine, engine.prompt(&r.text, None).map_err(named)?, plan.max_len);
             let (rendered, words) = render(engine, task, r, &input.text).map_err(named)?;
-            let mut p = engine.prompt(&rendered, words.as_deref()).map_err(named)?;
+            // A text that is answered goes on; one that is judged is complete.
+            let goes_on = plan.says_labels || matches!(r.goal, Goal::Completion(_));
+            let mut p = match goes_on {
+                true => engine.opening(&rendered, words.as_deref()),
+                false => engine.prompt(&rendered, words.as_deref()),
+            }
+            .map_err(named)?;
             answers.push(p.tokens.len());
             let answer = match &r.goal {
                 Goal::Completion(text) => {
@@ -214,16 +220,20 @@ pub(crate) fn render(
     template.render(&messages, true).map(|(text, words)| (text, Some(words)))
 }
 
-/// Truncates a prompt to its first `n` tokens, and its text accordingly.
-fn cut(mut p: Prompt, n: usize) -> Prompt {
+/// Truncates a prompt to its first `n` tokens, of which the last still closes it, and its text accordingly.
+fn cut(engine: &Engine, mut p: Prompt, n: usize) -> Prompt {
     if p.tokens.len() > n {
-        p.tokens.truncate(n);
-        p.offsets.truncate(n);
+        let closing = engine.base.tokenizer.closing();
+        let words = n.saturating_sub(usize::from(closing.is_some()));
+        p.tokens.truncate(words);
+        p.offsets.truncate(words);
         let mut end = p.offsets.last().map_or(0, |r| r.end);
         while !p.text.is_char_boundary(end) {
             end -= 1;
         }
         p.text.truncate(end);
+        p.offsets.extend(closing.map(|_| end..end));
+        p.tokens.extend(closing);
     }
     p
 }

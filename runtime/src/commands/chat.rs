@@ -139,7 +139,7 @@ impl Conversation {
             let messages: Vec<Message> = self.system.iter().chain(&self.turns[forgotten..]).cloned().collect();
             let (text, words) = self.template.render(&messages, true).map_err(|e| e.in_file(engine.base.path()))?;
             let last = forgotten + 1 == self.turns.len();
-            match engine.prompt(&text, Some(&words)).map(|p| p.tokens.len()) {
+            match engine.opening(&text, Some(&words)).map(|p| p.tokens.len()) {
                 Ok(n) if last || n + room <= engine.context() => return Ok((forgotten, text, words)),
                 Err(e) if last || e.code() != Code::Cap => return Err(e),
                 _ => {}

@@ -2,10 +2,10 @@
 //! characters, words are split by a pattern, and pairs merge in the order they were learned.
 
 use super::Encoded;
-use super::pretokenize::{Pattern, split};
+use super::keys::Keys;
+use super::pretokenize::Pattern;
 use super::vocab::{TokenKind, Vocab};
 use crate::error::{Code, Error, Result};
-use conpet_formats::gguf::Gguf;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hash::{BuildHasher, RandomState};
@@ -13,7 +13,8 @@ use std::hash::{BuildHasher, RandomState};
 /// The merge rules.
 #[derive(Debug)]
 pub(super) struct Bpe {
-    pattern: Pattern,
+    /// How text is split into words.
+    pub(super) pattern: Pattern,
     /// Hash table with open addressing, keyed by (left, right); it holds rank + 1 (0 is empty) and the merged
     /// token.
     merges: Vec<Merge>,
@@ -31,15 +32,16 @@ struct Merge {
     token: u32,
 }
 
-/// The printable character that spells a byte, as GPT-2's table assigns them.
+/// The printable character that spells a byte, as GPT-2's table assigns them: most bytes spell themselves, and the
+/// others, in their order, the characters from U+0100 on.
 fn spell(b: u8) -> char {
-    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    if printable(b) {
-        b as char
-    } else {
-        let before = (0..b).filter(|x| !printable(*x)).count() as u32;
-        char::from_u32(256 + before).unwrap_or('?')
-    }
+    let before = match b {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => return b as char,
+        0..=b' ' => b,
+        0x7f..=0xa0 => b - 0x7f + 33,
+        0xad => 67,
+    };
+    char::from_u32(256 + u32::from(before)).unwrap_or('?')
 }
 
 /// The bytes of a token's spelling; characters that spell no byte stand for themselves.
@@ -58,11 +60,10 @@ pub(super) fn decode(spelling: &[u8]) -> Vec<u8> {
 }
 
 impl Bpe {
-    pub(super) fn read(gguf: &Gguf<'_>, vocab: &Vocab) -> Result<Self> {
-        let pattern = Pattern::from_name(gguf.str("tokenizer.ggml.pre")?.unwrap_or("default"))?;
-        let key = "tokenizer.ggml.merges";
-        let merges =
-            gguf.array(key)?.ok_or_else(|| Error::new(Code::Missing, format!("the file lacks the key {key}")))?;
+    pub(super) fn read(keys: &Keys<'_>, vocab: &Vocab) -> Result<Self> {
+        let pattern = Pattern::from_name(keys.str("pre")?)?;
+        keys.off("add_space_prefix", "take a base whose words are cut as they stand")?;
+        let merges = keys.required("merges")?;
         let mut bpe = Self {
             pattern,
             merges: vec![Merge::default(); (merges.len() * 2 + 2).next_power_of_two()],
@@ -125,11 +126,29 @@ impl Bpe {
 
     /// Tokenizes a piece of text that begins at byte `base` of the whole.
     pub(super) fn encode(&self, vocab: &Vocab, text: &str, base: usize, out: &mut Encoded) {
-        split(self.pattern, text, |word| self.word(vocab, &text[word.clone()], base + word.start, out));
+        let (text, from) = self.pattern.normalised(text);
+        let begin = out.tokens.len();
+        let mut spelled = String::new();
+        self.pattern.split(&text, |range| {
+            let word = &text[range.clone()];
+            if self.pattern.whole_words {
+                spelled.clear();
+                spelled.extend(word.bytes().map(spell));
+                let ordinary = |t: &u32| vocab.kind(*t) == TokenKind::Normal;
+                if let Some(token) = vocab.find(spelled.as_bytes()).filter(ordinary) {
+                    return out.push(token, range);
+                }
+            }
+            self.word(word, range.start, out);
+        });
+        for range in &mut out.offsets[begin..] {
+            let source = from.as_ref().map_or(range.clone(), |a| a.source(range));
+            *range = base + source.start..base + source.end;
+        }
     }
 
     /// Merges one word: always the pair of lowest rank, of equals the leftmost.
-    fn word(&self, _vocab: &Vocab, word: &str, base: usize, out: &mut Encoded) {
+    fn word(&self, word: &str, base: usize, out: &mut Encoded) {
         // A linked list of parts: (token, start, end, next); a part that was merged away has no token.
         let mut parts: Vec<Part> = word
             .bytes()

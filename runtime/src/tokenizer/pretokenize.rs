@@ -1,164 +1,184 @@
-//! Splits text into words before merging, as each model family's pattern does.
-//!
-//! The patterns are regular expressions with look-ahead in llama.cpp; here they are written out by
-//! hand, because a regex engine with look-ahead would be the largest part of the runtime. The
-//! oracle test compares them with the regular expressions on text of many scripts.
+//! Splits text into words before merging, as each model family does. The table of names is llama.cpp's, which
+//! every GGUF follows (`tokenizer.ggml.pre`).
 
+use super::aligned::Aligned;
+use super::classes::Class;
+use super::words::{Letters, Modern, Rule};
 use crate::error::{Code, Error, Result};
+use std::borrow::Cow;
 use std::ops::Range;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, char::canonical_combining_class, is_nfc_quick};
 
-/// A family's pattern for splitting text.
+/// How a family's text becomes words, and what its files mean where they say nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pattern {
-    /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
-    Gpt2,
-    /// As GPT-2, but each digit stands alone.
-    SmolLm,
-    /// Contractions in any case, one other character may precede letters, digits in groups of three.
-    Llama3,
-    /// As Llama 3, but each digit stands alone.
-    Qwen2,
+pub(super) struct Pattern {
+    rule: Rule,
+    /// Numbers are cut off first, at most so many digits at a time.
+    digits: Option<usize>,
+    /// The text is normalised to NFC first. GGUFs do not say so, but these models were trained so.
+    nfc: bool,
+    /// A word that is a token is that token, even if no merges lead to it.
+    pub(super) whole_words: bool,
+    /// Every text begins with BOS unless the file says otherwise.
+    pub(super) begins: bool,
+    /// A text stands between BOS and a separator unless the file says otherwise.
+    pub(super) wraps: bool,
 }
+
+const NEWLINES: &[char] = &['\r', '\n'];
+const GPT2: Pattern =
+    Pattern { rule: Rule::Gpt2, digits: None, nfc: false, whole_words: false, begins: false, wraps: false };
+const LLAMA3: Modern = Modern { letters: Letters::Plain, digits: 3, after: NEWLINES, contractions: true };
+const CASED: Modern = Modern { letters: Letters::Cased, digits: 3, after: &['\r', '\n', '/'], contractions: true };
+
+const fn modern(rule: Modern) -> Pattern {
+    Pattern { rule: Rule::Modern(rule), ..GPT2 }
+}
+
+/// The names of each pattern.
+const TABLE: &[(&[&str], Pattern)] = &[
+    (
+        &[
+            "gpt-2",
+            "phi-2",
+            "jina-es",
+            "jina-de",
+            "jina-v2-es",
+            "jina-v2-de",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "exaone4",
+        ],
+        GPT2,
+    ),
+    (&["olmo", "mpt", "modern-bert"], Pattern { nfc: true, ..GPT2 }),
+    (&["roberta-bpe", "jina-v1-en", "jina-v2-code"], Pattern { wraps: true, ..GPT2 }),
+    (
+        &["smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"],
+        Pattern { digits: Some(1), ..GPT2 },
+    ),
+    (&["command-r"], Pattern { digits: Some(1), nfc: true, ..GPT2 }),
+    (
+        &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
+        Pattern { whole_words: true, begins: true, ..modern(LLAMA3) },
+    ),
+    (&["dbrx", "smaug-bpe"], modern(LLAMA3)),
+    (&["minicpm5"], Pattern { digits: Some(3), whole_words: true, ..modern(Modern { digits: usize::MAX, ..LLAMA3 }) }),
+    (&["qwen2", "stablelm2"], Pattern { nfc: true, ..modern(Modern { digits: 1, ..LLAMA3 }) }),
+    (&["deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "hunyuan"], modern(Modern { digits: 1, ..LLAMA3 })),
+    (&["qwen35"], Pattern { nfc: true, ..modern(Modern { letters: Letters::WithMarks, digits: 1, ..LLAMA3 }) }),
+    (
+        &["tekken"],
+        Pattern { whole_words: true, begins: true, ..modern(Modern { digits: 1, contractions: false, ..CASED }) },
+    ),
+    (&["gpt-4o", "llama4", "kanana2"], modern(CASED)),
+    (&["granite-embed-multi-97m"], Pattern { whole_words: true, ..modern(CASED) }),
+];
 
 impl Pattern {
-    pub(super) fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "gpt-2" | "gpt2" => Ok(Self::Gpt2),
-            "smollm" => Ok(Self::SmolLm),
-            "llama-bpe" | "llama3" | "llama-v3" => Ok(Self::Llama3),
-            "qwen2" => Ok(Self::Qwen2),
-            // llama.cpp splits such files by a default pattern that no model was trained with.
-            "default" => {
-                Err(Error::new(Code::Missing, "the file does not say how its text is split (tokenizer.ggml.pre)")
-                    .hint("convert the model again with a current llama.cpp"))
-            }
-            other => Err(Error::new(Code::Unsupported, format!("pre-tokenizer {other:?} is not supported"))
-                .hint("this release knows gpt-2, smollm, llama-bpe and qwen2")),
-        }
-    }
-}
-
-fn letter(c: char) -> bool {
-    // `\p{L}`: alphabetic without the combining marks and letter-like numbers that std adds.
-    c.is_alphabetic() && !is_mark(c) && !c.is_numeric()
-}
-
-fn number(c: char) -> bool {
-    c.is_numeric()
-}
-
-/// Alphabetic marks (`\p{M}`) of the common scripts, which `char::is_alphabetic` counts as letters.
-fn is_mark(c: char) -> bool {
-    use unicode_general_category::{GeneralCategory as G, get_general_category};
-    !c.is_ascii()
-        && matches!(get_general_category(c), G::NonspacingMark | G::SpacingMark | G::EnclosingMark | G::OtherSymbol)
-}
-
-/// Calls `word` with consecutive byte ranges that cover `text`.
-pub(super) fn split(pattern: Pattern, text: &str, mut word: impl FnMut(Range<usize>)) {
-    match pattern {
-        Pattern::Gpt2 => walk(text, 0, gpt2, &mut word),
-        Pattern::SmolLm => {
-            // Digits first, one by one; then the GPT-2 pattern on what lies between.
-            let mut from = 0;
-            for (i, c) in text.char_indices().filter(|(_, c)| number(*c)) {
-                walk(&text[from..i], from, gpt2, &mut word);
-                word(i..i + c.len_utf8());
-                from = i + c.len_utf8();
-            }
-            walk(&text[from..], from, gpt2, &mut word);
-        }
-        Pattern::Llama3 => walk(text, 0, |t| llama3(t, 3), &mut word),
-        Pattern::Qwen2 => walk(text, 0, |t| llama3(t, 1), &mut word),
-    }
-}
-
-fn walk(text: &str, base: usize, next: impl Fn(&str) -> usize, word: &mut impl FnMut(Range<usize>)) {
-    let mut at = 0;
-    while at < text.len() {
-        let len = next(&text[at..]);
-        word(base + at..base + at + len);
-        at += len;
-    }
-}
-
-/// Bytes of the longest run of characters for which `f` holds, from `from`.
-fn run(text: &str, from: usize, f: impl Fn(char) -> bool) -> usize {
-    text[from..].find(|c| !f(c)).unwrap_or(text.len() - from)
-}
-
-fn contraction(text: &str, fold: bool) -> Option<usize> {
-    let rest = text.strip_prefix('\'')?;
-    ["re", "ve", "ll", "s", "t", "m", "d"].into_iter().find_map(|s| {
-        let head = rest.get(..s.len())?;
-        // `(?i)` also folds U+017F, the long s.
-        let same = if fold { head.eq_ignore_ascii_case(s) } else { head == s };
-        same.then_some(1 + s.len())
-            .or_else(|| (fold && s == "s" && rest.starts_with('ſ')).then_some(1 + 'ſ'.len_utf8()))
-    })
-}
-
-/// Bytes of white space at the start: all but the last character if something follows, since the last one
-/// begins the next word; a single one stands alone.
-fn spaces(text: &str) -> usize {
-    let all = run(text, 0, char::is_whitespace);
-    if all == text.len() {
-        return all;
-    }
-    let last = text[..all].chars().next_back().map_or(0, char::len_utf8);
-    if all > last { all - last } else { all }
-}
-
-/// The next word of the GPT-2 pattern; `text` is not empty.
-fn gpt2(text: &str) -> usize {
-    if let Some(n) = contraction(text, false) {
-        return n;
-    }
-    let lead = usize::from(text.starts_with(' '));
-    if let Some(c) = text[lead..].chars().next() {
-        let other = |c: char| !c.is_whitespace() && !letter(c) && !number(c);
-        let n = if letter(c) {
-            run(text, lead, letter)
-        } else if number(c) {
-            run(text, lead, number)
-        } else if other(c) {
-            run(text, lead, other)
-        } else {
-            0
+    pub(super) fn from_name(name: Option<&str>) -> Result<Self> {
+        // llama.cpp splits files without a name by a pattern that no model was trained with.
+        let Some(name) = name.filter(|n| *n != "default") else {
+            return Err(Error::new(Code::Missing, "the file does not say how its text is split (tokenizer.ggml.pre)")
+                .hint("convert the model again with a current llama.cpp"));
         };
-        if n > 0 {
-            return lead + n;
-        }
+        let row = TABLE.iter().find(|(names, _)| names.contains(&name));
+        row.map(|(_, pattern)| *pattern).ok_or_else(|| {
+            Error::new(Code::Unsupported, format!("pre-tokenizer {name:?} is not supported"))
+                .in_section("key tokenizer.ggml.pre")
+                .hint("use a base of a family that this release runs; docs/bases.md lists them")
+        })
     }
-    spaces(text)
+
+    /// The text as it is split, and if it was rewritten for that, where its parts came from.
+    pub(super) fn normalised<'t>(&self, text: &'t str) -> (Cow<'t, str>, Option<Aligned>) {
+        if !self.nfc || text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+            return (Cow::Borrowed(text), None);
+        }
+        let composed = compose(text);
+        (Cow::Owned(composed.text().to_owned()), Some(composed))
+    }
+
+    /// Calls `word` with consecutive byte ranges that cover `text`.
+    pub(super) fn split(&self, text: &str, mut word: impl FnMut(Range<usize>)) {
+        let between = |from: usize, to: usize, word: &mut dyn FnMut(Range<usize>)| {
+            let mut at = from;
+            while at < to {
+                let n = self.rule.next(&text[at..to]);
+                word(at..at + n);
+                at += n;
+            }
+        };
+        let mut from = 0;
+        if let Some(most) = self.digits {
+            let number = |c: char| Class::of(c) == Class::Number;
+            while let Some(at) = text[from..].find(number) {
+                between(from, from + at, &mut word);
+                from += at;
+                let n = text[from..].chars().take(most).take_while(|c| number(*c)).map(char::len_utf8).sum::<usize>();
+                word(from..from + n);
+                from += n;
+            }
+        }
+        between(from, text.len(), &mut word);
+    }
 }
 
-/// The next word of the Llama 3 pattern, with digits in groups of at most `digits`:
-/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
-fn llama3(text: &str, digits: usize) -> usize {
-    if let Some(n) = contraction(text, true) {
-        return n;
+/// The NFC of a text. It is composed stretch by stretch: a stretch begins with a character that no other character
+/// before it changes or is changed by.
+fn compose(text: &str) -> Aligned {
+    let stable = |c: char| {
+        c.is_ascii() || canonical_combining_class(c) == 0 && is_nfc_quick([c].into_iter()) == IsNormalized::Yes
+    };
+    let mut out = Aligned::default();
+    let mut starts: Vec<usize> = text.char_indices().filter(|(_, c)| stable(*c)).map(|(i, _)| i).collect();
+    if starts.first() != Some(&0) {
+        starts.insert(0, 0);
     }
-    let first = text.chars().next().unwrap_or(' ');
-    let newline = |c: char| c == '\r' || c == '\n';
-    let lead = if letter(first) || number(first) || newline(first) { 0 } else { first.len_utf8() };
-    if text[lead..].starts_with(letter) {
-        return lead + run(text, lead, letter);
+    starts.push(text.len());
+    let mut kept = 0;
+    for w in starts.windows(2) {
+        let stretch = &text[w[0]..w[1]];
+        let composed: String = stretch.nfc().collect();
+        if composed != stretch {
+            out.keep(&text[kept..w[0]], kept);
+            out.push(&composed, w[0]..w[1]);
+            kept = w[1];
+        }
     }
-    if number(first) {
-        return text.chars().take(digits).take_while(|c| number(*c)).map(char::len_utf8).sum();
+    out.keep(&text[kept..], kept);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn composed_text_knows_where_it_came_from() {
+        let text = "ne\u{301}e \u{1100}\u{1161}\u{11a8} e\u{323}\u{302} \u{958}x";
+        let a = compose(text);
+        assert_eq!(a.text(), text.nfc().collect::<String>());
+        let at = |s: &str| a.text().find(s).map(|i| i..i + s.len()).unwrap();
+        assert_eq!(&text[a.source(&at("é"))], "e\u{301}");
+        assert_eq!(&text[a.source(&at("ée "))], "e\u{301}e ");
+        assert_eq!(&text[a.source(&at("n"))], "n");
+        assert_eq!(&text[a.source(&at("각"))], "\u{1100}\u{1161}\u{11a8}");
+        assert_eq!(&text[a.source(&at("x"))], "x");
     }
-    let other = |c: char| !c.is_whitespace() && !letter(c) && !number(c);
-    let space = usize::from(text.starts_with(' '));
-    let n = run(text, space, other);
-    if n > 0 {
-        let end = space + n;
-        return end + run(text, end, newline);
+
+    #[test]
+    fn no_name_stands_in_the_table_twice() {
+        let names: Vec<_> = TABLE.iter().flat_map(|(names, _)| *names).collect();
+        let unique: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(names.len(), unique.len());
+        for name in names {
+            assert!(Pattern::from_name(Some(name)).is_ok());
+        }
+        assert!(Pattern::from_name(Some("llama")).unwrap_err().to_string().contains("\"llama\""));
     }
-    // White space that ends in newlines keeps them all.
-    let all = run(text, 0, char::is_whitespace);
-    if let Some(at) = text[..all].rfind(newline) {
-        return at + 1;
-    }
-    spaces(text)
 }

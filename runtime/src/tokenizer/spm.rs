@@ -2,13 +2,14 @@
 //! what is not in the vocabulary falls back to byte tokens `<0xNN>`.
 
 use super::Encoded;
+use super::keys::Keys;
 use super::vocab::{TokenKind, Vocab};
 use crate::error::{Code, Error, Result};
-use conpet_formats::gguf::Gguf;
 use std::borrow::Cow;
 use std::collections::BinaryHeap;
 
-const SPACE: &str = "\u{2581}";
+/// How a space is spelled.
+pub(super) const SPACE: &str = "\u{2581}";
 const NONE: usize = usize::MAX;
 
 /// Scores and byte tokens.
@@ -21,25 +22,18 @@ pub(super) struct Spm {
 }
 
 impl Spm {
-    pub(super) fn read(gguf: &Gguf<'_>, vocab: &Vocab) -> Result<Self> {
-        let key = "tokenizer.ggml.scores";
-        let array =
-            gguf.array(key)?.ok_or_else(|| Error::new(Code::Missing, format!("the file lacks the key {key}")))?;
-        let scores: Vec<f32> = array.f32s()?.collect();
-        if scores.len() != vocab.len() {
-            return Err(Error::new(Code::Shape, format!("{} scores for {} tokens", scores.len(), vocab.len())));
-        }
+    pub(super) fn read(keys: &Keys<'_>, vocab: &Vocab) -> Result<Self> {
+        let scores = scores(keys, vocab)?;
         for id in (0..vocab.len() as u32).filter(|t| vocab.kind(*t) == TokenKind::Byte) {
             if byte_of(vocab.bytes(id)).is_none() {
                 let shown = String::from_utf8_lossy(vocab.bytes(id)).chars().take(20).collect::<String>();
                 return Err(Error::new(Code::Value, format!("byte token {id} is spelled {shown:?}, not <0xNN>")));
             }
         }
-        let unknown = gguf.u32("tokenizer.ggml.unknown_token_id")?.unwrap_or(0);
-        if unknown as usize >= vocab.len() {
-            return Err(Error::new(Code::Value, format!("unknown token {unknown} of {}", vocab.len())));
-        }
-        let add_space = gguf.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+        let unknown = keys.id("unknown", vocab.len())?.unwrap_or(0);
+        keys.off("remove_extra_whitespaces", "take a base whose spaces are kept")?;
+        keys.empty("precompiled_charsmap", "take a base whose characters are not rewritten")?;
+        let add_space = keys.bool("add_space_prefix")?.unwrap_or(true);
         let byte = std::array::from_fn(|b| vocab.find(format!("<0x{b:02X}>").as_bytes()));
         Ok(Self { scores, byte, unknown, add_space })
     }
@@ -106,17 +100,27 @@ impl Spm {
             at = next[at];
         }
     }
+}
 
-    pub(super) fn decode<'v>(&self, vocab: &'v Vocab, token: u32) -> Cow<'v, [u8]> {
-        let bytes = vocab.bytes(token);
-        if vocab.kind(token) == TokenKind::Byte {
-            return byte_of(bytes).map_or(Cow::Borrowed(&[]), |b| Cow::Owned(vec![b]));
-        }
-        if !bytes.windows(3).any(|w| w == SPACE.as_bytes()) {
-            return Cow::Borrowed(bytes);
-        }
-        Cow::Owned(String::from_utf8_lossy(bytes).replace(SPACE, " ").into_bytes())
+/// The scores of all tokens.
+pub(super) fn scores(keys: &Keys<'_>, vocab: &Vocab) -> Result<Vec<f32>> {
+    let scores: Vec<f32> = keys.required("scores")?.f32s()?.collect();
+    if scores.len() != vocab.len() {
+        return Err(Error::new(Code::Shape, format!("{} scores for {} tokens", scores.len(), vocab.len())));
     }
+    Ok(scores)
+}
+
+/// The text of a piece.
+pub(super) fn decode(vocab: &Vocab, token: u32) -> Cow<'_, [u8]> {
+    let bytes = vocab.bytes(token);
+    if vocab.kind(token) == TokenKind::Byte {
+        return byte_of(bytes).map_or(Cow::Borrowed(&[]), |b| Cow::Owned(vec![b]));
+    }
+    if !bytes.windows(3).any(|w| w == SPACE.as_bytes()) {
+        return Cow::Borrowed(bytes);
+    }
+    Cow::Owned(String::from_utf8_lossy(bytes).replace(SPACE, " ").into_bytes())
 }
 
 fn byte_of(spelling: &[u8]) -> Option<u8> {

@@ -146,3 +146,83 @@ fn a_merge_listed_often_takes_one_place() {
     assert_eq!(m.len(), 1);
     assert_eq!(t.encode("ab", false).unwrap().len(), 1);
 }
+
+/// A tokenizer from these tables.
+fn file(
+    model: &str,
+    tokens: &[(&str, i32)],
+    more: impl FnOnce(&mut conpet_formats::gguf::Writer),
+) -> Result<Tokenizer> {
+    let mut w = conpet_formats::gguf::Writer::new();
+    w.str("general.architecture", "llama")
+        .str("tokenizer.ggml.model", model)
+        .strings("tokenizer.ggml.tokens", &tokens.iter().map(|t| t.0).collect::<Vec<_>>())
+        .i32s("tokenizer.ggml.token_type", &tokens.iter().map(|t| t.1).collect::<Vec<_>>());
+    more(&mut w);
+    let mut bytes = Vec::new();
+    w.finish(&mut bytes, |_| Ok(&[][..])).unwrap();
+    let map = Mapped::from_vec(bytes);
+    Tokenizer::from_gguf(&Gguf::parse(&map).unwrap(), map.clone())
+}
+
+fn spelled(t: &Tokenizer, text: &str) -> Vec<String> {
+    let tokens = t.encode(text, false).unwrap();
+    tokens.iter().map(|id| String::from_utf8_lossy(t.vocab.bytes(*id)).into_owned()).collect()
+}
+
+const BERT: [(&str, i32); 17] = [
+    ("[PAD]", 3),
+    ("[UNK]", 3),
+    ("[CLS]", 3),
+    ("[SEP]", 3),
+    ("[MASK]", 3),
+    ("\u{2581}un", 1),
+    ("aff", 1),
+    ("able", 1),
+    ("\u{2581}cafe", 1),
+    ("\u{2581},", 1),
+    ("\u{2581}日", 1),
+    ("\u{2581}本", 1),
+    ("\u{2581}[", 1),
+    ("\u{2581}]", 1),
+    ("\u{2581}cls", 1),
+    ("\u{2581}n", 1),
+    ("i", 1),
+];
+
+#[test]
+fn word_pieces_are_the_longest_from_the_left_and_know_their_place() {
+    let t = file("bert", &BERT, |_| {}).unwrap();
+    assert_eq!((t.bos(), t.closing()), (Some(2), Some(3)));
+    assert_eq!(spelled(&t, "Unaffable, CAFÉ"), ["\u{2581}un", "aff", "able", "\u{2581},", "\u{2581}cafe"]);
+    assert_eq!(spelled(&t, "日本x"), ["\u{2581}日", "\u{2581}本", "[UNK]"]);
+    // A word that does not come out is unknown as a whole, one of more than a hundred characters at once.
+    assert_eq!(spelled(&t, "unaffabl un"), ["[UNK]", "\u{2581}un"]);
+    assert_eq!(spelled(&t, &format!("un{}", "i".repeat(98))).len(), 99);
+    assert_eq!(spelled(&t, &format!("un{}", "i".repeat(99))), ["[UNK]"]);
+    // Control characters are dropped, a zero-width space within a word too; white space of any kind cuts.
+    assert_eq!(
+        spelled(&t, "u\u{0}n\u{200b}\u{fffd}aff\u{3000}un\u{2028}un"),
+        ["\u{2581}un", "aff", "\u{2581}un", "\u{2581}un"]
+    );
+    // A spelled control token is text.
+    assert_eq!(spelled(&t, "[CLS]"), ["\u{2581}[", "\u{2581}cls", "\u{2581}]"]);
+    let text = "  unAFFáble,cafe\u{301} un";
+    let (_, offsets) = t.encode_with_offsets(text, None).unwrap();
+    let parts: Vec<&str> = offsets.iter().map(|r| &text[r.clone()]).collect();
+    assert_eq!(parts, ["un", "AFF", "áble", ",", "cafe", "un"]);
+}
+
+#[test]
+fn what_the_file_says_of_case_and_accents_is_done() {
+    let cased =
+        file("bert", &[("[UNK]", 3), ("[CLS]", 3), ("[SEP]", 3), ("\u{2581}Caf", 1), ("é", 1), ("e", 1)], |w| {
+            w.bool("tokenizer.ggml.normalizer.lowercase", false);
+        });
+    assert_eq!(spelled(&cased.unwrap(), "Café caf"), ["\u{2581}Caf", "é", "[UNK]"]);
+    let stripped =
+        file("bert", &[("[UNK]", 3), ("[CLS]", 3), ("[SEP]", 3), ("\u{2581}Caf", 1), ("é", 1), ("e", 1)], |w| {
+            w.bool("tokenizer.ggml.normalizer.lowercase", false).bool("tokenizer.ggml.normalizer.strip_accents", true);
+        });
+    assert_eq!(spelled(&stripped.unwrap(), "Café"), ["\u{2581}Caf", "e"]);
+}

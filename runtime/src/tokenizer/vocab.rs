@@ -1,7 +1,7 @@
 //! The vocabulary: tokens in the mapped file, found by a compact hash table.
 
+use super::keys::Keys;
 use crate::error::{Code, Error, Result};
-use conpet_formats::gguf::Gguf;
 use conpet_formats::mmap::Mapped;
 use std::hash::{BuildHasher, RandomState};
 
@@ -12,6 +12,7 @@ pub(super) enum TokenKind {
     Unknown,
     Control,
     User,
+    Unused,
     Byte,
 }
 
@@ -35,10 +36,8 @@ const CONTROL: u8 = 3;
 const USER: u8 = 4;
 
 impl Vocab {
-    pub(super) fn read(gguf: &Gguf<'_>, map: Mapped) -> Result<Self> {
-        let missing = |key: &str| Error::new(Code::Missing, format!("the file lacks the key {key}"));
-        let key = "tokenizer.ggml.tokens";
-        let array = gguf.array(key)?.ok_or_else(|| missing(key))?;
+    pub(super) fn read(keys: &Keys<'_>, map: Mapped) -> Result<Self> {
+        let array = keys.required("tokens")?;
         let start = map.as_ptr() as usize;
         let mut tokens = Vec::with_capacity(array.len());
         for (i, t) in array.strings()?.enumerate() {
@@ -53,7 +52,7 @@ impl Vocab {
             return Err(Error::new(Code::Missing, "there are no tokens"));
         }
         let mut kinds = vec![1u8; tokens.len()];
-        if let Some(types) = gguf.array("tokenizer.ggml.token_type")? {
+        if let Some(types) = keys.array("token_type")? {
             if types.len() != tokens.len() {
                 return Err(Error::new(
                     Code::Shape,
@@ -65,7 +64,7 @@ impl Vocab {
             }
         }
         // A token that the chat template spells counts as a control token, whatever the file calls it.
-        let template = gguf.str("tokenizer.chat_template")?.unwrap_or_default();
+        let template = keys.template()?;
         for (kind, (at, len)) in kinds.iter_mut().zip(&tokens).filter(|(kind, _)| **kind == USER) {
             let spelling = std::str::from_utf8(&map[*at as usize..(at + len) as usize]).unwrap_or_default().trim();
             if !spelling.is_empty() && template.contains(spelling) {
@@ -102,9 +101,15 @@ impl Vocab {
             2 => TokenKind::Unknown,
             CONTROL => TokenKind::Control,
             USER => TokenKind::User,
+            5 => TokenKind::Unused,
             6 => TokenKind::Byte,
             _ => TokenKind::Normal,
         }
+    }
+
+    /// Makes a control token of a token, whatever the file calls it.
+    pub(super) fn make_control(&mut self, id: u32) {
+        self.kinds[id as usize] = CONTROL;
     }
 
     /// The token with this spelling.
