@@ -29,8 +29,8 @@ FAMILIES = {
     "llama-yarn": {"arch": "llama", "keys": {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 512}},
     "qwen2": {"biases": ["attn_q", "attn_k", "attn_v"], "base": 1000000.0},
     "qwen3": {"norms": ["attn_norm", "attn_q_norm", "attn_k_norm", "ffn_norm"], "head": 48, "base": 1000000.0},
-    "gemma2": {"norms": ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"], "embedding": 1 / 16, "head": 48, "keys": {"attention.sliding_window": 128, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 30.0}},
-    "gemma3": {"norms": ["attn_norm", "attn_q_norm", "attn_k_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"], "embedding": 1 / 16, "head": 48, "base": 1000000.0, "keys": {"attention.sliding_window": 128}},
+    "gemma2": {"norms": ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"], "head": 48, "keys": {"attention.sliding_window": 128, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 30.0}},
+    "gemma3": {"norms": ["attn_norm", "attn_q_norm", "attn_k_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"], "head": 48, "base": 1000000.0, "keys": {"attention.sliding_window": 128}},
     "phi3": {"fused": True, "keys": {"attention.sliding_window": 0, "rope.scaling.original_context_length": CONTEXT}},
     "phi3-longrope": {"arch": "phi3", "fused": True, "factors": ["rope_factors_long", "rope_factors_short"], "keys": {"attention.sliding_window": 0, "rope.scaling.original_context_length": 1024, "rope.scaling.attn_factor": 1.19}},
     "granite": {"keys": {"attention.scale": 0.0156, "embedding_scale": 12.0, "residual_scale": 0.22, "logit_scale": 8.0}},
@@ -52,7 +52,7 @@ def write(name, ftype, source, path):
     text = lambda key: [bytes(known[key].parts[i]) for i in known[key].data]
     tokens = text("tokenizer.ggml.tokens")
     w = gguf.GGUFWriter(path, arch)
-    w.add_name(f"{name}, random")
+    w.add_name("random weights")  # llama.cpp knows some vocabularies by a model's name
     w.add_block_count(LAYERS)
     w.add_context_length(CONTEXT)
     w.add_embedding_length(H)
@@ -103,7 +103,8 @@ def write(name, ftype, source, path):
         if f.get("encoder"):
             add(f"{tensor}.bias", 0.1 * rng.standard_normal(width))
 
-    add("token_embd.weight", f.get("embedding", 1.0) * rng.standard_normal((len(tokens), H)), True)
+    # Small beside what layers add, so that the layers decide the logits.
+    add("token_embd.weight", rng.standard_normal((len(tokens), H)) / H**0.5, True)
     if f.get("encoder"):
         add("token_types.weight", 0.5 * rng.standard_normal((2, H)))
         norm("token_embd_norm", H)
@@ -232,7 +233,7 @@ def worker(source, names, types):
                 for how in ([], ["--exact"]):
                     out = WORK / "ours.bin"
                     extra = how + (["--lora", lora] if lora else [])
-                    subprocess.run([ROOT / "target/release/states", path, WORK / "tokens.txt", out, *extra], check=True)
+                    subprocess.run([ROOT / "target/debug/states", path, WORK / "tokens.txt", out, *extra], check=True)
                     got = numpy.fromfile(out, numpy.float32).reshape(want.shape)
                     key = "exact" if how else "default"
                     row[key] = {"largest difference": float(abs(got - want).max() / abs(want).max()), "top-1": float((got.argmax(1) == want.argmax(1)).mean())}
@@ -252,7 +253,7 @@ def main():
     a = p.parse_args()
     if a.worker:
         return worker(a.source, a.families, a.types)
-    subprocess.run(["cargo", "build", "--release", "-p", "conpet-tests", "--bin", "states"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--workspace", "--bin", "states"], cwd=ROOT, check=True)
     compare.environment(["llama"])
     python = compare.installed(ROOT / "build/peers", ["gguf"])
     subprocess.run([python, __file__, a.source, "--worker", "--families", *a.families, "--types", *a.types], check=True)
