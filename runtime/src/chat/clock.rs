@@ -16,9 +16,24 @@ pub(super) enum Clock {
     Fixed(Timestamp),
 }
 
+/// Conversions whose meaning is the same everywhere.
+const KNOWN: &str = "aAbBCdDeFGhHIjmMnpRStTuUVwWyYzZ";
+
 impl Clock {
     /// The time in a format of C's `strftime`.
+    ///
+    /// # Errors
+    /// If the format has a conversion that C does not have, or that depends on the language.
     pub(super) fn strftime(self, format: &str) -> Result<String, Error> {
+        let mut rest = format.split('%').skip(1);
+        while let Some(conversion) = rest.next() {
+            let letter = conversion.trim_start_matches('-').chars().next();
+            match letter {
+                None if conversion.is_empty() && rest.next().is_some() => {}
+                Some(c) if KNOWN.contains(c) => {}
+                _ => return Err(wrong(format!("strftime_now({format:?}): %{conversion} is not supported"))),
+            }
+        }
         let now = match self {
             Self::Local => ZonedDateTime::now(),
             Self::Fixed(at) => at.to_zoned_datetime(TimeZone::UTC),

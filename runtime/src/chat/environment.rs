@@ -5,9 +5,10 @@ use super::clock::Clock;
 use super::python::{str, wrong};
 use super::words::Marks;
 use super::{filters, methods, operators};
-use minijinja::value::Rest;
-use minijinja::{Environment, Error, Value};
+use minijinja::value::{Object, ObjectRepr, Rest, ValueOrKwargs};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Calls in each other: macros and recursive loops.
 const DEPTH: usize = 32;
@@ -24,17 +25,69 @@ pub(super) fn environment(marks: &Arc<Marks>, clock: Clock, fuel: u64) -> Enviro
     filters::add(&mut env, marks);
     operators::add(&mut env, marks);
     env.remove_global("debug");
-    env.add_function("joiner", minijinja_contrib::globals::joiner);
-    env.add_function("cycler", |Rest(items): Rest<Value>| minijinja_contrib::globals::cycler(items));
+    env.add_function("joiner", |args: Rest<ValueOrKwargs>| {
+        let [between] = bind("joiner", ["sep"], &args.into_values())?;
+        Ok::<_, Error>(Value::from_object(Joiner { between: between.unwrap_or_else(|| ", ".into()), used: false.into() }))
+    });
+    env.add_function("cycler", |Rest(items): Rest<Value>| match items.is_empty() {
+        true => Err(wrong("cycler needs items")),
+        false => Ok(Value::from_object(Cycler { items, at: 0.into() })),
+    });
     let m = marks.clone();
-    env.add_function("raise_exception", move |Rest(args): Rest<Value>| {
-        let [message] = bind("raise_exception", ["message"], &args)?;
+    env.add_function("raise_exception", move |args: Rest<ValueOrKwargs>| {
+        let [message] = bind("raise_exception", ["message"], &args.into_values())?;
         Err::<Value, Error>(wrong(m.plain(&str(&m, &needed("raise_exception", message)?)?)))
     });
     let m = marks.clone();
-    env.add_function("strftime_now", move |Rest(args): Rest<Value>| {
-        let [format] = bind("strftime_now", ["format"], &args)?;
+    env.add_function("strftime_now", move |args: Rest<ValueOrKwargs>| {
+        let [format] = bind("strftime_now", ["format"], &args.into_values())?;
         clock.strftime(&m.plain(&str(&m, &needed("strftime_now", format)?)?))
     });
     env
+}
+
+/// `joiner`: nothing at its first call, what stands between at all others.
+#[derive(Debug)]
+struct Joiner {
+    between: Value,
+    used: AtomicBool,
+}
+
+impl Object for Joiner {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn call(self: &Arc<Self>, _: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
+        bind("joiner", [], args).map(|[]| ())?;
+        Ok(if self.used.swap(true, Ordering::Relaxed) { self.between.clone() } else { "".into() })
+    }
+}
+
+/// `cycler`: its items, one after the other and again.
+#[derive(Debug)]
+struct Cycler {
+    items: Vec<Value>,
+    at: AtomicUsize,
+}
+
+impl Object for Cycler {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        (key.as_str() == Some("current")).then(|| self.items[self.at.load(Ordering::Relaxed)].clone())
+    }
+
+    fn call_method(self: &Arc<Self>, _: &mut State<'_, '_>, method: &str, args: &[Value]) -> Result<Value, Error> {
+        bind(method, [], args).map(|[]| ())?;
+        let at = self.at.load(Ordering::Relaxed);
+        match method {
+            "next" => self.at.store((at + 1) % self.items.len(), Ordering::Relaxed),
+            "reset" => self.at.store(0, Ordering::Relaxed),
+            _ => return Err(Error::from(ErrorKind::UnknownMethod)),
+        }
+        Ok(if method == "next" { self.items[at].clone() } else { ().into() })
+    }
 }

@@ -7,7 +7,7 @@ use super::methods::strip;
 use super::python::{escaped, kind, str, wrong};
 use super::words::{Letter, Marks, Text};
 use minijinja::formatting::{FormatStyle, format};
-use minijinja::value::{Rest, ValueKind};
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, Value};
 use std::sync::Arc;
 
@@ -39,13 +39,15 @@ const FILTERS: &[(&str, Filter)] = &[
 ];
 
 /// Filters of the library that Jinja does not have, or has with other results.
-const REMOVED: &[&str] = &["split", "lines", "bool", "chain", "zip", "pprint"];
+const REMOVED: &[&str] = &["split", "lines", "bool", "chain", "zip", "pprint", "attr"];
 
 pub(super) fn add(env: &mut Environment<'_>, marks: &Arc<Marks>) {
     REMOVED.iter().for_each(|name| env.remove_filter(name));
     for (name, filter) in FILTERS {
         let marks = marks.clone();
-        env.add_filter(*name, move |value: &Value, Rest(args): Rest<Value>| filter(&marks, value, &args));
+        env.add_filter(*name, move |value: &Value, args: Rest<ValueOrKwargs>| {
+            filter(&marks, value, &args.into_values())
+        });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::arguments::{bind, given, text};
 use super::python::{kind, number, wrong};
-use super::words::{Letter, Marks};
+use super::words::{DEPTH, Letter, Marks};
 use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
 
@@ -44,9 +44,6 @@ pub(super) fn tojson(marks: &Marks, value: &Value, args: &[Value]) -> Result<Val
     marks.write(out).map(Value::from)
 }
 
-/// Nesting of values that are written.
-const DEPTH: usize = 64;
-
 impl Style {
     fn write(&self, marks: &Marks, value: &Value, depth: usize, out: &mut Vec<Letter>) -> Result<(), Error> {
         if depth > DEPTH {
@@ -68,7 +65,8 @@ impl Style {
                 let pairs = value.as_object().and_then(|o| o.try_iter_pairs());
                 let mut pairs: Vec<(Value, Value)> = pairs.into_iter().flatten().collect();
                 if self.sorted {
-                    pairs.sort_by_key(|(k, _)| marks.look(k));
+                    let name = |k: &Value| k.as_str().map(|s| marks.plain(s));
+                    pairs.sort_by(|(a, _), (b, _)| name(a).cmp(&name(b)).then_with(|| a.cmp(b)));
                 }
                 self.list(('{', '}'), pairs.len(), depth, out, &mut |n, out| {
                     let (key, value) = &pairs[n];
@@ -135,8 +133,7 @@ impl Style {
                 '\t' => "\\t".to_owned(),
                 '\x08' => "\\b".to_owned(),
                 '\x0c' => "\\f".to_owned(),
-                '\x7f' if self.ascii => "\x7f".to_owned(),
-                c if (*c as u32) < 0x20 || self.ascii && !c.is_ascii() => {
+                c if *c < ' ' || self.ascii && *c > '~' => {
                     let mut units = [0; 2];
                     c.encode_utf16(&mut units).iter().map(|u| format!("\\u{u:04x}")).collect()
                 }

@@ -254,7 +254,7 @@ fn of_mapping(marks: &Marks, value: &Value, method: &str, args: &[Value]) -> Res
     Ok(Some(match method {
         "get" => {
             let [key, default] = bind(method, ["key", "default"], args)?;
-            let key = marks.look(&needed(method, key)?);
+            let key = marks.look(&needed(method, key)?)?;
             let found = value.as_object().and_then(|o| o.get_value(&key));
             found.or(default).unwrap_or_else(|| ().into())
         }
@@ -267,16 +267,16 @@ fn of_mapping(marks: &Marks, value: &Value, method: &str, args: &[Value]) -> Res
 }
 
 fn of_list(marks: &Marks, value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
-    let items = || value.try_iter().map(|items| items.map(|v| marks.look(&v)).collect::<Vec<_>>());
+    let items = || value.try_iter()?.map(|v| marks.look(&v)).collect::<Result<Vec<_>, _>>();
     Ok(Some(match method {
         "count" => {
             let [what] = bind(method, ["value"], args)?;
-            let what = marks.look(&needed(method, what)?);
+            let what = marks.look(&needed(method, what)?)?;
             items()?.iter().filter(|v| **v == what).count().into()
         }
         "index" => {
             let [what] = bind(method, ["value"], args)?;
-            let what = marks.look(&needed(method, what)?);
+            let what = marks.look(&needed(method, what)?)?;
             items()?.iter().position(|v| *v == what).ok_or_else(|| wrong("the list has no such item"))?.into()
         }
         "copy" => bind(method, [], args).map(|[]| value.clone())?,

@@ -45,8 +45,8 @@ pub(super) fn add(env: &mut Environment<'_>, marks: &Arc<Marks>) {
         for name in *names {
             let marks = marks.clone();
             env.add_test(*name, move |value: &Value, Rest(args): Rest<Value>| {
-                let args: Vec<Value> = args.iter().map(|a| marks.look(a)).collect();
-                test(&marks.look(value), &args)
+                let args = args.iter().map(|a| marks.look(a)).collect::<Result<Vec<_>, _>>()?;
+                test(&marks.look(value)?, &args)
             });
         }
     }
@@ -61,11 +61,11 @@ pub(super) fn add(env: &mut Environment<'_>, marks: &Arc<Marks>) {
     });
 }
 
-// Names that no template can write.
-pub(super) const ADD: &str = "operator +";
-pub(super) const REM: &str = "operator %";
-pub(super) const CONCAT: &str = "operator ~";
-pub(super) const SLICE: &str = "operator [:]";
+// Names that no template writes. The library looks up names without their white space.
+pub(super) const ADD: &str = "operator+";
+pub(super) const REM: &str = "operator%";
+pub(super) const CONCAT: &str = "operator~";
+pub(super) const SLICE: &str = "operator[:]";
 
 fn one(args: &[Value]) -> Result<&Value, Error> {
     match args {

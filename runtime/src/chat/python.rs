@@ -1,6 +1,6 @@
 //! What Python's operators and `str` do.
 
-use super::words::{Letter, Marks};
+use super::words::{DEPTH, Letter, Marks};
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{ObjectRepr, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
@@ -28,13 +28,10 @@ pub(super) fn str(marks: &Marks, value: &Value) -> Result<String, Error> {
     }
 }
 
-/// Nesting of values that are printed.
-const DEPTH: usize = 64;
-
 /// `repr(value)`.
 fn repr(marks: &Marks, value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
-    if depth > DEPTH {
-        return Err(wrong("a value is nested too deeply to be printed"));
+    if depth > DEPTH || out.len() > super::MARKED_CAP {
+        return Err(wrong("a value is too large or nested too deeply to be printed"));
     }
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),

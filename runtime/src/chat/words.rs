@@ -5,6 +5,7 @@
 //! keeps its origin through whatever copies strings: joining, slicing, loops, variables, macros. What looks at
 //! characters must read a string as a [`Text`], which gives both.
 
+use minijinja::value::{ObjectRepr, Tuple};
 use minijinja::{Error, ErrorKind, Value};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,10 @@ struct Alphabet {
     taken: HashSet<char>,
     next: char,
 }
+
+/// Most items of a value that is looked at, and how deeply they may be nested.
+const ITEMS: usize = 1 << 20;
+pub(super) const DEPTH: usize = 64;
 
 /// Private-use planes 15 and 16, without their noncharacters.
 const FIRST: char = '\u{f0000}';
@@ -73,19 +78,32 @@ impl Marks {
     }
 
     /// A value without marks, for what only looks at it.
-    pub(super) fn look(&self, value: &Value) -> Value {
-        if self.0.is_none() {
-            return value.clone();
-        }
+    ///
+    /// # Errors
+    /// If it is too large; a value that holds another one many times counts it as often.
+    pub(super) fn look(&self, value: &Value) -> Result<Value, Error> {
+        self.look_at(value, &mut ITEMS.clone(), 0)
+    }
+
+    fn look_at(&self, value: &Value, budget: &mut usize, depth: usize) -> Result<Value, Error> {
+        let large = || Error::new(ErrorKind::InvalidOperation, "a value is too large or nested too deeply");
+        *budget = budget.checked_sub(1).filter(|_| depth <= DEPTH).ok_or_else(large)?;
         if let Some(s) = value.as_str() {
-            return self.plain(s).into();
+            return Ok(if self.0.is_none() { value.clone() } else { self.plain(s).into() });
         }
-        let (Some(object), Ok(items)) = (value.as_object(), value.try_iter()) else { return value.clone() };
-        if let (minijinja::value::ObjectRepr::Map, Some(pairs)) = (object.repr(), object.try_iter_pairs()) {
-            return Value::from_pairs(pairs.map(|(k, v)| (self.look(&k), self.look(&v))));
+        let (Some(object), Ok(items)) = (value.as_object(), value.try_iter()) else { return Ok(value.clone()) };
+        if let (ObjectRepr::Map, Some(pairs)) = (object.repr(), object.try_iter_pairs()) {
+            let mut out = Vec::new();
+            for (k, v) in pairs {
+                out.push((self.look_at(&k, budget, depth + 1)?, self.look_at(&v, budget, depth + 1)?));
+            }
+            return Ok(Value::from_pairs(out));
         }
-        let items: Vec<Value> = items.map(|v| self.look(&v)).collect();
-        if value.is_tuple() { minijinja::value::Tuple::from(items).into() } else { items.into() }
+        let mut out = Vec::new();
+        for item in items.checked() {
+            out.push(self.look_at(&item?, budget, depth + 1)?);
+        }
+        Ok(if value.is_tuple() { Tuple::from(out).into() } else { out.into() })
     }
 
     /// The letters of a string value.
