@@ -44,11 +44,16 @@ use std::sync::Arc;
 use words::{Letter, Marks};
 
 const KEY: &str = "tokenizer.chat_template";
+const REMEDY: &str =
+    "use a base whose chat template is sound, or do without: conpet-run generate, prompt and completion rows";
 const TEMPLATE_CAP: usize = 64 << 10;
 const OUTPUT_CAP: usize = 4 << 20;
-/// The same for a rendering with marks, which have four bytes.
+/// The same for a rendering with marks, which have four bytes each.
 const MARKED_CAP: usize = 4 * OUTPUT_CAP;
+/// Steps of a rendering.
 const FUEL: u64 = 1_000_000;
+/// Only what is used of it takes memory.
+const STACK: usize = 256 << 20;
 
 /// The special tokens that templates know by name, and the keys of their numbers.
 const SPECIAL: &[(&str, &str)] = &[
@@ -114,7 +119,7 @@ impl ChatTemplate {
         if source.trim().is_empty() {
             return Err(Error::new(Code::Missing, "the chat template is empty")
                 .in_section(format!("key {KEY}"))
-                .hint("use generate, which needs no chat template, or a base that has one"));
+                .hint(REMEDY));
         }
         if source.len() > TEMPLATE_CAP {
             return Err(Error::new(Code::Cap, format!("a template of {} bytes, cap {TEMPLATE_CAP}", source.len()))
@@ -155,11 +160,23 @@ impl ChatTemplate {
             return Err(Error::new(Code::Value, format!("the role {:?} is not a name", m.role))
                 .hint("use system, user or assistant"));
         }
+        // On a stack of its own: a template can nest values so deeply that dropping them needs much of it.
+        std::thread::scope(|scope| {
+            let rendering = std::thread::Builder::new()
+                .name("chat template".into())
+                .stack_size(STACK)
+                .spawn_scoped(scope, || self.rendered(messages, answer));
+            let rendering = rendering.map_err(|e| Error::io("start a thread", e))?;
+            rendering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn rendered(&self, messages: &[Message], answer: bool) -> Result<(String, Vec<Range<usize>>)> {
         let text = self.run(&Arc::new(Marks::none()), messages, answer, (FUEL, OUTPUT_CAP))?;
         let known = self.tokens.iter().map(|(_, t)| t.as_str()).chain(messages.iter().map(|m| m.role.as_str()));
         let marks = Arc::new(Marks::beside(known.chain([self.program.source()])));
         let marked = self.run(&marks, messages, answer, (4 * FUEL, MARKED_CAP))?;
-        let letters = marks.read(&marked);
+        let letters = marks.read(&marked).map_err(|e| failed(&e))?;
         if !letters.iter().map(|(c, _)| *c).eq(text.chars()) {
             return Err(Error::new(
                 Code::Unsupported,
@@ -167,19 +184,13 @@ impl ChatTemplate {
                  could not be told from its own",
             )
             .in_section(format!("key {KEY}"))
-            .hint("use generate, which needs no chat template"));
+            .hint(REMEDY));
         }
         Ok((text, said(&letters)))
     }
 
     /// Renders a conversation whose words are marked.
-    fn run(
-        &self,
-        marks: &Arc<Marks>,
-        messages: &[Message],
-        answer: bool,
-        (fuel, cap): (u64, usize),
-    ) -> Result<String> {
+    fn run(&self, marks: &Arc<Marks>, messages: &[Message], answer: bool, (fuel, cap): (u64, usize)) -> Result<String> {
         let message = |m: &Message| {
             let content = marks.say(&m.content)?;
             Ok(Value::from_pairs([("role", Value::from(m.role.as_str())), ("content", content.into())]))
@@ -218,9 +229,7 @@ fn said(letters: &[Letter]) -> Vec<Range<usize>> {
 }
 
 fn failed(e: &minijinja::Error) -> Error {
-    Error::new(Code::Value, format!("the chat template failed: {e}"))
-        .in_section(format!("key {KEY}"))
-        .hint("use generate, which needs no chat template, or a base whose template is sound")
+    Error::new(Code::Value, format!("the chat template failed: {e}")).in_section(format!("key {KEY}")).hint(REMEDY)
 }
 
 #[cfg(test)]

@@ -9,11 +9,7 @@ use minijinja::{Error, Value};
 ///
 /// # Errors
 /// If there are more arguments than parameters, or one has another name.
-pub(super) fn bind<const N: usize>(
-    call: &str,
-    names: [&str; N],
-    args: &[Value],
-) -> Result<[Option<Value>; N], Error> {
+pub(super) fn bind<const N: usize>(call: &str, names: [&str; N], args: &[Value]) -> Result<[Option<Value>; N], Error> {
     let (positional, named) = match args.split_last() {
         Some((last, rest)) if last.is_kwargs() => (rest, Some(Kwargs::try_from(last.clone())?)),
         _ => (args, None),
@@ -44,7 +40,7 @@ pub(super) fn given(value: Option<Value>) -> Option<Value> {
 /// A string argument.
 pub(super) fn text<'m>(call: &str, marks: &'m Marks, value: Option<Value>) -> Result<Text<'m>, Error> {
     let value = needed(call, value)?;
-    marks.text(&value).ok_or_else(|| wrong(format!("{call} needs a string, not a {}", kind(&value))))
+    marks.text(&value)
 }
 
 /// An integer argument.

@@ -27,7 +27,10 @@ pub(super) fn environment(marks: &Arc<Marks>, clock: Clock, fuel: u64) -> Enviro
     env.remove_global("debug");
     env.add_function("joiner", |args: Rest<ValueOrKwargs>| {
         let [between] = bind("joiner", ["sep"], &args.into_values())?;
-        Ok::<_, Error>(Value::from_object(Joiner { between: between.unwrap_or_else(|| ", ".into()), used: false.into() }))
+        Ok::<_, Error>(Value::from_object(Joiner {
+            between: between.unwrap_or_else(|| ", ".into()),
+            used: false.into(),
+        }))
     });
     env.add_function("cycler", |Rest(items): Rest<Value>| match items.is_empty() {
         true => Err(wrong("cycler needs items")),
@@ -36,12 +39,12 @@ pub(super) fn environment(marks: &Arc<Marks>, clock: Clock, fuel: u64) -> Enviro
     let m = marks.clone();
     env.add_function("raise_exception", move |args: Rest<ValueOrKwargs>| {
         let [message] = bind("raise_exception", ["message"], &args.into_values())?;
-        Err::<Value, Error>(wrong(m.plain(&str(&m, &needed("raise_exception", message)?)?)))
+        Err::<Value, Error>(wrong(m.plain(&str(&m, &needed("raise_exception", message)?)?)?))
     });
     let m = marks.clone();
     env.add_function("strftime_now", move |args: Rest<ValueOrKwargs>| {
         let [format] = bind("strftime_now", ["format"], &args.into_values())?;
-        clock.strftime(&m.plain(&str(&m, &needed("strftime_now", format)?)?))
+        clock.strftime(&m.plain(&str(&m, &needed("strftime_now", format)?)?)?)
     });
     env
 }

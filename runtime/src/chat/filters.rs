@@ -4,9 +4,9 @@ use super::arguments::{bind, given, int, needed, text};
 use super::json::tojson;
 use super::letters;
 use super::methods::strip;
-use super::python::{escaped, kind, str, wrong};
-use super::words::{Letter, Marks, Text};
-use minijinja::formatting::{FormatStyle, format};
+use super::python::{escaped, formatted, kind, str, wrong};
+use super::words::{Letter, Marks, Text, fits};
+use minijinja::formatting::FormatStyle;
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, Value};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const FILTERS: &[(&str, Filter)] = &[
     ("escape", escape),
     ("e", escape),
     ("forceescape", escape),
-    ("format", |m, v, a| format(FormatStyle::Printf, &str(m, v)?, a).map(Value::from)),
+    ("format", |m, v, a| formatted(FormatStyle::Printf, &str(m, v)?, a).map(Value::from)),
     ("tojson", tojson),
     ("int", to_int),
     ("float", to_float),
@@ -59,8 +59,7 @@ fn soft(marks: &Marks, value: &Value) -> Result<Value, Error> {
 /// The string that a filter gets, and what it does with it.
 fn with<T>(marks: &Marks, value: &Value, f: impl FnOnce(&Text<'_>) -> Result<T, Error>) -> Result<T, Error> {
     let value = soft(marks, value)?;
-    let text = marks.text(&value).ok_or_else(|| wrong("no string"))?;
-    f(&text)
+    f(&marks.text(&value)?)
 }
 
 fn text_filter(
@@ -84,7 +83,7 @@ fn replace(marks: &Marks, value: &Value, args: &[Value]) -> Result<Value, Error>
     let old: Vec<char> = of(old)?.into_iter().map(|(c, _)| c).collect();
     let (new, most) = (of(new)?, given(most).map_or(Ok(-1), |n| int("replace", &n))?);
     with(marks, value, |t| {
-        t.give(letters::replace(&t.letters, &old, &new, usize::try_from(most).unwrap_or(usize::MAX)))
+        t.give(letters::replace(&t.letters, &old, &new, usize::try_from(most).unwrap_or(usize::MAX))?)
     })
 }
 
@@ -140,9 +139,7 @@ fn join(marks: &Marks, value: &Value, args: &[Value]) -> Result<Value, Error> {
         };
         out += if n > 0 { &between } else { "" };
         out += &str(marks, &item)?;
-        if out.len() > super::MARKED_CAP {
-            return Err(wrong("the joined string is too long"));
-        }
+        fits(out.len())?;
     }
     Ok(out.into())
 }
@@ -174,7 +171,7 @@ fn to_int(marks: &Marks, value: &Value, args: &[Value]) -> Result<Value, Error> 
     let whole = |x: f64| if x.is_finite() && x.abs() < 9e18 { (x as i64).into() } else { default.clone() };
     Ok(match value.kind() {
         ValueKind::String => {
-            let s = marks.plain(value.as_str().unwrap_or_default());
+            let s = marks.plain(value.as_str().unwrap_or_default())?;
             if base != 10 && s.contains('_') || !(2..=36).contains(&base) {
                 return Err(wrong("int with this base is not supported"));
             }
@@ -204,9 +201,7 @@ fn to_float(marks: &Marks, value: &Value, args: &[Value]) -> Result<Value, Error
     let [default] = bind("float", ["default"], args)?;
     let default = default.unwrap_or_else(|| 0.0.into());
     Ok(match value.kind() {
-        ValueKind::String => {
-            float_of(&marks.plain(value.as_str().unwrap_or_default())).map_or(default, Value::from)
-        }
+        ValueKind::String => float_of(&marks.plain(value.as_str().unwrap_or_default())?).map_or(default, Value::from),
         ValueKind::Number => f64::try_from(value.clone())?.into(),
         ValueKind::Bool => f64::from(u8::from(value.is_true())).into(),
         ValueKind::Undefined => return Err(wrong("float of an undefined value")),

@@ -54,7 +54,7 @@ impl Style {
             ValueKind::None => plain("null"),
             ValueKind::Bool => plain(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => plain(&json_number(value)?),
-            ValueKind::String => self.string(&marks.read(value.as_str().unwrap_or_default()), out),
+            ValueKind::String => self.string(&marks.read(value.as_str().unwrap_or_default())?, out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items = value.try_iter()?.checked().collect::<Result<Vec<_>, _>>()?;
                 self.list(('[', ']'), items.len(), depth, out, &mut |n, out| {
@@ -65,13 +65,13 @@ impl Style {
                 let pairs = value.as_object().and_then(|o| o.try_iter_pairs());
                 let mut pairs: Vec<(Value, Value)> = pairs.into_iter().flatten().collect();
                 if self.sorted {
-                    let name = |k: &Value| k.as_str().map(|s| marks.plain(s));
+                    let name = |k: &Value| k.as_str().map(|s| marks.plain(s).unwrap_or_default());
                     pairs.sort_by(|(a, _), (b, _)| name(a).cmp(&name(b)).then_with(|| a.cmp(b)));
                 }
                 self.list(('{', '}'), pairs.len(), depth, out, &mut |n, out| {
                     let (key, value) = &pairs[n];
                     let name = match key.kind() {
-                        ValueKind::String => marks.read(key.as_str().unwrap_or_default()),
+                        ValueKind::String => marks.read(key.as_str().unwrap_or_default())?,
                         ValueKind::Number => json_number(key)?.chars().map(|c| (c, false)).collect(),
                         ValueKind::Bool | ValueKind::None => {
                             let mut name = Vec::new();

@@ -1,6 +1,7 @@
 //! What Python's string methods do, on letters: they go by the characters, and every letter keeps its origin.
 
-use super::words::Letter;
+use super::words::{Letter, fits};
+use minijinja::Error;
 use std::ops::Range;
 
 /// `str.isspace` of a character.
@@ -141,7 +142,12 @@ pub(super) fn lines(s: &[Letter], keep_ends: bool) -> Vec<&[Letter]> {
 }
 
 /// `str.replace`.
-pub(super) fn replace(s: &[Letter], old: &[char], new: &[Letter], most: usize) -> Vec<Letter> {
+///
+/// # Errors
+/// If the result is too long.
+pub(super) fn replace(s: &[Letter], old: &[char], new: &[Letter], most: usize) -> Result<Vec<Letter>, Error> {
+    let times = if old.is_empty() { s.len() + 1 } else { places(s, old).len() };
+    fits(s.len() + times.min(most).saturating_mul(new.len()))?;
     let mut out = Vec::with_capacity(s.len());
     if old.is_empty() {
         for (n, letter) in s.iter().enumerate() {
@@ -149,13 +155,13 @@ pub(super) fn replace(s: &[Letter], old: &[char], new: &[Letter], most: usize) -
             out.push(*letter);
         }
         out.extend_from_slice(if s.len() < most { new } else { &[] });
-        return out;
+        return Ok(out);
     }
     for (n, part) in split(s, old, most).into_iter().enumerate() {
         out.extend_from_slice(if n > 0 { new } else { &[] });
         out.extend_from_slice(part);
     }
-    out
+    Ok(out)
 }
 
 /// `str.upper`.

@@ -2,9 +2,9 @@
 
 use super::arguments::{bind, given, int, needed, text};
 use super::letters;
-use super::python::{kind, wrong};
-use super::words::{Letter, Marks, Text};
-use minijinja::formatting::{FormatStyle, format};
+use super::python::{formatted, kind, wrong};
+use super::words::{Letter, Marks, Text, fits};
+use minijinja::formatting::FormatStyle;
 use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::collections::HashSet;
@@ -16,10 +16,7 @@ pub(super) fn call(marks: &Marks, value: &Value, method: &str, args: &[Value]) -
         Error::new(ErrorKind::UnknownMethod, format!("{} has no method {method}, or none that is safe", kind(value)))
     };
     match value.kind() {
-        ValueKind::String => match marks.text(value) {
-            Some(s) => of_string(marks, &s, method, args)?.ok_or_else(unknown),
-            None => Err(unknown()),
-        },
+        ValueKind::String => of_string(marks, &marks.text(value)?, method, args)?.ok_or_else(unknown),
         ValueKind::Map => of_mapping(marks, value, method, args)?.ok_or_else(unknown),
         ValueKind::Seq | ValueKind::Iterable => of_list(marks, value, method, args)?.ok_or_else(unknown),
         _ => Err(unknown()),
@@ -78,7 +75,9 @@ fn of_string(marks: &Marks, s: &Text<'_>, method: &str, args: &[Value]) -> Resul
                 return Err(wrong("the separator is empty"));
             }
             let parts = match method {
-                "partition" => letters::find(l, &sep, 0..l.len()).map_or([&l[..], &[], &[]], |at| cut(l, at, sep.len())),
+                "partition" => {
+                    letters::find(l, &sep, 0..l.len()).map_or([&l[..], &[], &[]], |at| cut(l, at, sep.len()))
+                }
                 _ => letters::rfind(l, &sep, 0..l.len()).map_or([&[], &[], &l[..]], |at| cut(l, at, sep.len())),
             };
             Tuple::from(parts.into_iter().map(give).collect::<Result<Vec<_>, _>>()?).into()
@@ -87,7 +86,7 @@ fn of_string(marks: &Marks, s: &Text<'_>, method: &str, args: &[Value]) -> Resul
             let [old, new, most] = bind(method, ["old", "new", "count"], args)?;
             let (old, new) = (text(method, marks, old)?.chars(), text(method, marks, new)?.letters);
             let most = most.map_or(Ok(-1), |n| int(method, &n))?;
-            give(&letters::replace(l, &old, &new, usize::try_from(most).unwrap_or(usize::MAX)))?
+            give(&letters::replace(l, &old, &new, usize::try_from(most).unwrap_or(usize::MAX))?)?
         }
         "find" | "rfind" | "index" | "rindex" | "count" => {
             let [part, start, end] = bind(method, ["sub", "start", "end"], args)?;
@@ -136,12 +135,14 @@ fn of_string(marks: &Marks, s: &Text<'_>, method: &str, args: &[Value]) -> Resul
                 let item = item.as_str().ok_or_else(|| wrong(format!("join needs strings, not a {}", kind(&item))))?;
                 out += if n > 0 { &between } else { "" };
                 out += item;
+                fits(out.len())?;
             }
             if s.safe { Value::from_safe_string(out) } else { out.into() }
         }
-        "format" => format(FormatStyle::StrFormat, &marks.write(l.iter().copied())?, args)?.into(),
+        "format" => formatted(FormatStyle::StrFormat, &marks.write(l.iter().copied())?, args)?.into(),
         "zfill" | "ljust" | "rjust" | "center" => pad(marks, s, method, args)?,
-        "isupper" | "islower" | "isspace" | "isalpha" | "isdigit" | "isdecimal" | "isnumeric" | "isalnum" | "isascii" => {
+        "isupper" | "islower" | "isspace" | "isalpha" | "isdigit" | "isdecimal" | "isnumeric" | "isalnum"
+        | "isascii" => {
             none()?;
             is(method, &s.plain()).into()
         }
@@ -150,12 +151,7 @@ fn of_string(marks: &Marks, s: &Text<'_>, method: &str, args: &[Value]) -> Resul
 }
 
 /// The part of a string that is left when these characters, or white space, are stripped.
-pub(super) fn strip(
-    marks: &Marks,
-    l: &[Letter],
-    method: &str,
-    chars: Option<Value>,
-) -> Result<Range<usize>, Error> {
+pub(super) fn strip(marks: &Marks, l: &[Letter], method: &str, chars: Option<Value>) -> Result<Range<usize>, Error> {
     let sides = (!method.starts_with('r'), !method.starts_with('l'));
     match given(chars) {
         None => Ok(letters::stripped(l, &letters::is_space, sides)),

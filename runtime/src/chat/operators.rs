@@ -1,7 +1,7 @@
 //! Jinja's tests and operators. Operators run as tests and filters of these names, see `program`.
 
 use super::python::{add as plus, contains, is_mapping, order, rem, slice, str, wrong};
-use super::words::Marks;
+use super::words::{Marks, fits};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, Value};
 use std::cmp::Ordering;
@@ -28,10 +28,16 @@ const TESTS: &[(&[&str], Test)] = &[
     (&["mapping"], |v, _| Ok(is_mapping(v))),
     // What has a length and items.
     (&["sequence"], |v, _| {
-        Ok(matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Undefined))
+        Ok(matches!(
+            v.kind(),
+            ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Undefined
+        ))
     }),
     (&["iterable"], |v, _| {
-        Ok(matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Undefined))
+        Ok(matches!(
+            v.kind(),
+            ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Undefined
+        ))
     }),
     (&["callable"], |v, _| Ok(v.kind() == ValueKind::Plain)),
 ];
@@ -54,7 +60,10 @@ pub(super) fn add(env: &mut Environment<'_>, marks: &Arc<Marks>) {
     env.add_filter(ADD, move |a: &Value, b: &Value| plus(&m, a, b));
     env.add_filter(REM, |a: &Value, b: &Value| rem(a, b));
     let m = marks.clone();
-    env.add_filter(CONCAT, move |a: &Value, b: &Value| Ok::<_, Error>(str(&m, a)? + &str(&m, b)?));
+    env.add_filter(CONCAT, move |a: &Value, b: &Value| {
+        let (a, b) = (str(&m, a)?, str(&m, b)?);
+        fits(a.len() + b.len()).map(|()| a + &b)
+    });
     let m = marks.clone();
     env.add_filter(SLICE, move |v: &Value, start: &Value, stop: &Value, step: &Value| {
         slice(&m, v, [start, stop, step])

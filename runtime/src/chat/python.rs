@@ -1,6 +1,6 @@
 //! What Python's operators and `str` do.
 
-use super::words::{DEPTH, Letter, Marks};
+use super::words::{DEPTH, Letter, Marks, fits};
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{ObjectRepr, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
@@ -39,7 +39,7 @@ fn repr(marks: &Marks, value: &Value, out: &mut String, depth: usize) -> Result<
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::Number => out.push_str(&number(value)?),
         ValueKind::String => {
-            let letters = marks.read(value.as_str().unwrap_or_default());
+            let letters = marks.read(value.as_str().unwrap_or_default())?;
             out.push_str(&marks.write(quoted(&letters))?);
         }
         ValueKind::Seq | ValueKind::Iterable => {
@@ -140,12 +140,13 @@ fn printable(c: char) -> bool {
 /// `a + b`.
 pub(super) fn add(marks: &Marks, a: &Value, b: &Value) -> Result<Value, Error> {
     if let (Some(x), Some(y)) = (a.as_str(), b.as_str()) {
+        fits(x.len() + y.len())?;
         // What is safe in Jinja's sense escapes what is added to it.
         return match (a.is_safe(), b.is_safe()) {
             (false, false) => Ok(Value::from(format!("{x}{y}"))),
             (true, true) => Ok(Value::from_safe_string(format!("{x}{y}"))),
-            (true, false) => Ok(Value::from_safe_string(format!("{x}{}", marks.write(escaped(&marks.read(y)))?))),
-            (false, true) => Ok(Value::from_safe_string(format!("{}{y}", marks.write(escaped(&marks.read(x)))?))),
+            (true, false) => Ok(Value::from_safe_string(format!("{x}{}", marks.write(escaped(&marks.read(y)?))?))),
+            (false, true) => Ok(Value::from_safe_string(format!("{}{y}", marks.write(escaped(&marks.read(x)?))?))),
         };
     }
     let list = |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Iterable);
@@ -164,17 +165,30 @@ pub(super) fn add(marks: &Marks, a: &Value, b: &Value) -> Result<Value, Error> {
 pub(super) fn rem(a: &Value, b: &Value) -> Result<Value, Error> {
     if let Some(s) = a.as_str() {
         let args = if b.is_tuple() { b.try_iter()?.collect() } else { vec![b.clone()] };
-        return format(FormatStyle::Printf, s, &args).map(Value::from);
+        return formatted(FormatStyle::Printf, s, &args).map(Value::from);
     }
     let not = || wrong(format!("{} % {} is not possible", kind(a), kind(b)));
     match numbers(a, b).ok_or_else(not)? {
-        Numbers::Ints(x, y) => x.checked_rem_euclid(y).map(|r| int(if y < 0 && r != 0 { r + y } else { r })).ok_or_else(not),
+        Numbers::Ints(x, y) => {
+            x.checked_rem_euclid(y).map(|r| int(if y < 0 && r != 0 { r + y } else { r })).ok_or_else(not)
+        }
         Numbers::Floats(_, y) if y == 0.0 => Err(not()),
         Numbers::Floats(x, y) => {
             let r = x % y;
             Ok(if r != 0.0 && (r < 0.0) != (y < 0.0) { r + y } else { r.abs().copysign(y) }.into())
         }
     }
+}
+
+/// A format string filled in.
+pub(super) fn formatted(style: FormatStyle, s: &str, args: &[Value]) -> Result<String, Error> {
+    // A width is given in characters, so a long number asks for much memory.
+    let long = s.split(|c: char| !c.is_ascii_digit()).any(|number| number.len() > 4);
+    let wide = s.contains('*') && args.iter().any(|a| a.as_i64().is_some_and(|n| n.abs() > 9999));
+    if long || wide {
+        return Err(wrong("a format string may have numbers of at most four digits"));
+    }
+    format(style, s, args)
 }
 
 enum Numbers {
@@ -242,7 +256,7 @@ pub(super) fn slice(marks: &Marks, value: &Value, bounds: [&Value; 3]) -> Result
     let [start, stop, step] = [index(bounds[0])?, index(bounds[1])?, index(bounds[2])?];
     match value.kind() {
         ValueKind::String => {
-            let text = marks.text(value).ok_or_else(|| wrong("no string"))?;
+            let text = marks.text(value)?;
             let picked = picked(text.letters.len(), start, stop, step)?;
             text.give(picked.into_iter().map(|i| text.letters[i]))
         }
@@ -270,7 +284,8 @@ fn picked(len: usize, start: Option<i64>, stop: Option<i64>, step: Option<i64>) 
         Some(x) if x < 0 => x.saturating_add(len).max(low),
         Some(x) => x.min(high),
     };
-    let (mut at, end) = if step > 0 { (bound(start, 0), bound(stop, len)) } else { (bound(start, len - 1), bound(stop, -1)) };
+    let (mut at, end) =
+        if step > 0 { (bound(start, 0), bound(stop, len)) } else { (bound(start, len - 1), bound(stop, -1)) };
     let mut out = Vec::new();
     while if step > 0 { at < end } else { at > end } {
         out.extend(usize::try_from(at));

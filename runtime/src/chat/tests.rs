@@ -19,7 +19,9 @@ fn shown(source: &str, messages: &[Message]) -> String {
 
 #[test]
 fn words_are_known_wherever_the_template_puts_them() {
-    let words = |expression: &str, said: &str| shown(&format!("{{% set c = messages[0].content %}}{expression}"), &[say("user", said)]);
+    let words = |expression: &str, said: &str| {
+        shown(&format!("{{% set c = messages[0].content %}}{expression}"), &[say("user", said)])
+    };
     for (expression, said, expected) in [
         ("{{ '<u>' + c + '</u>' }}", "hi", "<u>‹hi›</u>"),
         ("<u>{{ c | trim }}</u>", " <u>\n", "<u>‹<u>›</u>"),
@@ -87,12 +89,16 @@ fn hostile_templates_end() {
         "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}",
         "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x == [messages[0].content] }}",
         "{{ ('a' * 1000000).count('a' * 500000 + 'b') }}{{ raise_exception('x') }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
         "{{ strftime_now('%Q%') }}",
         "{{ '%1000000000d' % 1 }}",
+        "{{ '%*d' % (1000000000, 1) }}",
         "{{ '{:1000000000}'.format(1) }}",
     ] {
         let t = ChatTemplate::new(source).unwrap();
+        let begin = std::time::Instant::now();
         assert!(t.render(&[say("user", "x")], true).is_err(), "{source}");
+        assert!(begin.elapsed().as_secs() < 20, "{source}: {:?}", begin.elapsed());
     }
     for (source, named) in [
         ("{% for", "unexpected end"),

@@ -57,6 +57,9 @@ impl Marks {
     }
 
     /// The letters as a string.
+    ///
+    /// # Errors
+    /// If they have more different characters than there are marks.
     pub(super) fn write(&self, letters: impl IntoIterator<Item = Letter>) -> Result<String, Error> {
         match self.alphabet() {
             None => Ok(letters.into_iter().map(|(c, _)| c).collect()),
@@ -65,16 +68,23 @@ impl Marks {
     }
 
     /// The letters of a string.
-    pub(super) fn read(&self, s: &str) -> Vec<Letter> {
-        match self.alphabet() {
+    ///
+    /// # Errors
+    /// If it is too long.
+    pub(super) fn read(&self, s: &str) -> Result<Vec<Letter>, Error> {
+        fits(s.len())?;
+        Ok(match self.alphabet() {
             None => s.chars().map(|c| (c, false)).collect(),
             Some(a) => s.chars().map(|c| a.said.get(&c).map_or((c, false), |said| (*said, true))).collect(),
-        }
+        })
     }
 
     /// A string without marks.
-    pub(super) fn plain(&self, s: &str) -> String {
-        self.read(s).into_iter().map(|(c, _)| c).collect()
+    ///
+    /// # Errors
+    /// If it is too long.
+    pub(super) fn plain(&self, s: &str) -> Result<String, Error> {
+        Ok(self.read(s)?.into_iter().map(|(c, _)| c).collect())
     }
 
     /// A value without marks, for what only looks at it.
@@ -89,7 +99,7 @@ impl Marks {
         let large = || Error::new(ErrorKind::InvalidOperation, "a value is too large or nested too deeply");
         *budget = budget.checked_sub(1).filter(|_| depth <= DEPTH).ok_or_else(large)?;
         if let Some(s) = value.as_str() {
-            return Ok(if self.0.is_none() { value.clone() } else { self.plain(s).into() });
+            return Ok(if self.0.is_none() { value.clone() } else { self.plain(s)?.into() });
         }
         let (Some(object), Ok(items)) = (value.as_object(), value.try_iter()) else { return Ok(value.clone()) };
         if let (ObjectRepr::Map, Some(pairs)) = (object.repr(), object.try_iter_pairs()) {
@@ -107,9 +117,21 @@ impl Marks {
     }
 
     /// The letters of a string value.
-    pub(super) fn text(&self, value: &Value) -> Option<Text<'_>> {
-        value.as_str().map(|s| Text { letters: self.read(s), safe: value.is_safe(), marks: self })
+    ///
+    /// # Errors
+    /// If it is not a string, or too long.
+    pub(super) fn text(&self, value: &Value) -> Result<Text<'_>, Error> {
+        let not = || Error::new(ErrorKind::InvalidOperation, format!("a string is needed, not a {}", value.kind()));
+        Ok(Text { letters: self.read(value.as_str().ok_or_else(not)?)?, safe: value.is_safe(), marks: self })
     }
+}
+
+/// Refuses strings of more bytes than a rendering may have.
+pub(super) fn fits(bytes: usize) -> Result<(), Error> {
+    if bytes <= super::MARKED_CAP {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidOperation, format!("a string of {bytes} bytes is too long")))
 }
 
 impl Alphabet {
