@@ -172,14 +172,16 @@ impl ChatTemplate {
     }
 
     fn rendered(&self, messages: &[Message], answer: bool) -> Result<(String, Vec<Range<usize>>)> {
-        let text = self.run(&Arc::new(Marks::none()), messages, answer, (FUEL, OUTPUT_CAP))?;
+        // One time for both.
+        let now = &self.clock.now();
+        let text = self.run(&Arc::new(Marks::none()), now, messages, answer, (FUEL, OUTPUT_CAP))?;
         let known = self.tokens.iter().map(|(_, t)| t.as_str()).chain(messages.iter().map(|m| m.role.as_str()));
         let marks = Arc::new(Marks::beside(known.chain([self.program.source()])));
-        let marked = self.run(&marks, messages, answer, (4 * FUEL, MARKED_CAP))?;
+        let marked = self.run(&marks, now, messages, answer, (4 * FUEL, MARKED_CAP))?;
         let letters = marks.read(&marked).map_err(|e| failed(&e))?;
         if !letters.iter().map(|(c, _)| *c).eq(text.chars()) {
             return Err(Error::new(
-                Code::Unsupported,
+                Code::Value,
                 "the chat template treats the words in a way that cannot be followed, so a control token within them \
                  could not be told from its own",
             )
@@ -190,7 +192,14 @@ impl ChatTemplate {
     }
 
     /// Renders a conversation whose words are marked.
-    fn run(&self, marks: &Arc<Marks>, messages: &[Message], answer: bool, (fuel, cap): (u64, usize)) -> Result<String> {
+    fn run(
+        &self,
+        marks: &Arc<Marks>,
+        now: &jiff::ZonedDateTime,
+        messages: &[Message],
+        answer: bool,
+        (fuel, cap): (u64, usize),
+    ) -> Result<String> {
         let message = |m: &Message| {
             let content = marks.say(&m.content)?;
             Ok(Value::from_pairs([("role", Value::from(m.role.as_str())), ("content", content.into())]))
@@ -204,7 +213,7 @@ impl ChatTemplate {
             ("documents", ().into()),
         ];
         let variables = Value::from_pairs(tokens.chain(variables));
-        let text = self.program.run(&environment(marks, self.clock, fuel), variables).map_err(|e| failed(&e))?;
+        let text = self.program.run(&environment(marks, now, fuel), variables).map_err(|e| failed(&e))?;
         if text.len() > cap {
             return Err(Error::new(Code::Value, format!("the chat template writes more than {OUTPUT_CAP} bytes"))
                 .in_section(format!("key {KEY}")));

@@ -20,24 +20,28 @@ pub(super) enum Clock {
 const KNOWN: &str = "aAbBCdDeFGhHIjmMnpRStTuUVwWyYzZ";
 
 impl Clock {
-    /// The time in a format of C's `strftime`.
-    ///
-    /// # Errors
-    /// If the format has a conversion that C does not have, or that depends on the language.
-    pub(super) fn strftime(self, format: &str) -> Result<String, Error> {
-        let mut rest = format.split('%').skip(1);
-        while let Some(conversion) = rest.next() {
-            let letter = conversion.trim_start_matches('-').chars().next();
-            match letter {
-                None if conversion.is_empty() && rest.next().is_some() => {}
-                Some(c) if KNOWN.contains(c) => {}
-                _ => return Err(wrong(format!("strftime_now({format:?}): %{conversion} is not supported"))),
-            }
-        }
-        let now = match self {
+    /// The time now.
+    pub(super) fn now(self) -> ZonedDateTime {
+        match self {
             Self::Local => ZonedDateTime::now(),
             Self::Fixed(at) => at.to_zoned_datetime(TimeZone::UTC),
-        };
-        strtime::format(format, &now).map_err(|e| wrong(format!("strftime_now({format:?}): {e}")))
+        }
     }
+}
+
+/// A time in a format of C's `strftime`.
+///
+/// # Errors
+/// If the format has a conversion that C does not have, or that depends on the language.
+pub(super) fn strftime(format: &str, now: &ZonedDateTime) -> Result<String, Error> {
+    let mut rest = format.split('%').skip(1);
+    while let Some(conversion) = rest.next() {
+        let letter = conversion.trim_start_matches('-').chars().next();
+        match letter {
+            None if conversion.is_empty() && rest.next().is_some() => {}
+            Some(c) if KNOWN.contains(c) => {}
+            _ => return Err(wrong(format!("strftime_now({format:?}): %{conversion} is not supported"))),
+        }
+    }
+    strtime::format(format, now).map_err(|e| wrong(format!("strftime_now({format:?}): {e}")))
 }

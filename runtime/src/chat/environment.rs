@@ -1,10 +1,11 @@
 //! The names that transformers gives to a template.
 
 use super::arguments::{bind, needed};
-use super::clock::Clock;
+use super::clock::strftime;
 use super::python::{str, wrong};
 use super::words::Marks;
 use super::{filters, methods, operators};
+use jiff::ZonedDateTime;
 use minijinja::value::{Object, ObjectRepr, Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::sync::Arc;
@@ -13,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Calls in each other: macros and recursive loops.
 const DEPTH: usize = 32;
 
-/// An environment for one rendering.
-pub(super) fn environment(marks: &Arc<Marks>, clock: Clock, fuel: u64) -> Environment<'static> {
+/// An environment for one rendering at a time.
+pub(super) fn environment(marks: &Arc<Marks>, now: &ZonedDateTime, fuel: u64) -> Environment<'static> {
     let mut env = Environment::new();
     env.set_fuel(Some(fuel));
     env.set_recursion_limit(DEPTH);
@@ -41,10 +42,14 @@ pub(super) fn environment(marks: &Arc<Marks>, clock: Clock, fuel: u64) -> Enviro
         let [message] = bind("raise_exception", ["message"], &args.into_values())?;
         Err::<Value, Error>(wrong(m.plain(&str(&m, &needed("raise_exception", message)?)?)?))
     });
-    let m = marks.clone();
+    let (m, now) = (marks.clone(), now.clone());
     env.add_function("strftime_now", move |args: Rest<ValueOrKwargs>| {
         let [format] = bind("strftime_now", ["format"], &args.into_values())?;
-        clock.strftime(&m.plain(&str(&m, &needed("strftime_now", format)?)?)?)
+        let format = m.read(&str(&m, &needed("strftime_now", format)?)?)?;
+        // A format may have other words in it.
+        let said = format.iter().any(|(_, said)| *said);
+        let time = strftime(&format.into_iter().map(|(c, _)| c).collect::<String>(), &now)?;
+        m.write(time.chars().map(|c| (c, said)))
     });
     env
 }

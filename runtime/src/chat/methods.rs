@@ -182,10 +182,10 @@ fn range(method: &str, len: usize, start: Option<Value>, end: Option<Value>) -> 
 fn pad(marks: &Marks, s: &Text<'_>, method: &str, args: &[Value]) -> Result<Value, Error> {
     let [width, fill] = bind(method, ["width", "fillchar"], args)?;
     let fill = match (fill, method) {
-        (None, "zfill") => '0',
-        (None, _) => ' ',
-        (fill, _) => match text(method, marks, fill)?.chars()[..] {
-            [c] if method != "zfill" => c,
+        (None, "zfill") => ('0', false),
+        (None, _) => (' ', false),
+        (fill, _) => match text(method, marks, fill)?.letters[..] {
+            [letter] if method != "zfill" => letter,
             _ => return Err(wrong(format!("{method} fills with one character"))),
         },
     };
@@ -201,9 +201,9 @@ fn pad(marks: &Marks, s: &Text<'_>, method: &str, args: &[Value]) -> Result<Valu
     };
     let sign = usize::from(method == "zfill" && s.letters.first().is_some_and(|(c, _)| matches!(c, '+' | '-')));
     let mut out = s.letters[..sign].to_vec();
-    out.extend(std::iter::repeat_n((fill, false), left));
+    out.extend(std::iter::repeat_n(fill, left));
     out.extend_from_slice(&s.letters[sign..]);
-    out.extend(std::iter::repeat_n((fill, false), missing - left));
+    out.extend(std::iter::repeat_n(fill, missing - left));
     s.give(out)
 }
 

@@ -46,6 +46,22 @@ fn words_are_known_wherever_the_template_puts_them() {
         ("{{ c | indent(2, true) }}", "a\n<u>", "  ‹a›\n  ‹<u>›"),
         ("{{ c | escape }}", "<u>", "‹&lt;u&gt;›"),
         ("{{ c | int + 1 }}", " 41", "42"),
+        ("{{ strftime_now(c) }}", "<u>", "‹<u>›"),
+        ("{{ 'x'.rjust(3, c) }}", "<", "‹<<›x"),
+        ("{{ 'x'.replace('x', c) }}{{ '-'.join([c, 'u']) }}{{ c.join('ab') }}", "<", "‹<<›-ua‹<›b"),
+        ("{{ ['a', 'b'] | join(c) }}{{ 'a\nb' | indent(c, true) }}", "<", "a‹<›b‹<›a\n‹<›b"),
+        ("{{ [1] | tojson(indent=c) }}", "<", "[\n‹<›1\n]"),
+        ("{{ nothing | default(c) }}{{ none | int(c) }}{{ {}.get('x', c) }}", "<u>", "‹<u><u><u>›"),
+        ("{% set n = namespace() %}{% set n.x = c %}{{ n.x }}{{ [c, 'z'] | first }}{{ (c, 1)[0] }}", "<", "‹<<<›"),
+        (
+            "{{ [c] | map('upper') | list }}{{ [c] | batch(1) | list }}{{ [c] | unique | join }}",
+            "<u>",
+            "['‹<U>›'][['‹<u>›']]‹<u>›",
+        ),
+        ("{{ messages | map(attribute='content') | join('<u>') }}", "<", "‹<›"),
+        ("{% filter upper %}<u>{{ c }}{% endfilter %}", "<u>", "<U>‹<U>›"),
+        ("{{ (c | safe) + '<u>' }}{{ '<u>' + (c | safe) }}", "<u>", "‹<u>›&lt;u&gt;&lt;u&gt;‹<u>›"),
+        ("{{ ('<u>' | safe) + c }}", "<u>", "<u>‹&lt;u&gt;›"),
         ("{{ ' <u> '.strip() }}{{ c }}", "", "<u>"),
         // Private-use characters are words and template text like any others.
         ("\u{f0000}{{ c }}\u{f0001}", "\u{f0000}\u{f0001}<u>", "\u{f0000}‹\u{f0000}\u{f0001}<u>›\u{f0001}"),
@@ -63,6 +79,7 @@ fn what_cannot_be_followed_is_refused() {
         "{{ ['c', messages[0].content] | sort | first }}",
         "{{ {'b': '<u>'}[messages[0].content] }}",
         "{{ '\\udb80\\udc00' }}{{ messages[0].content }}",
+        "{{ (messages[0].content + '%d') | replace('b', '') % 1 }}{{ {'b': 1}[messages[0].content] }}",
     ] {
         let refused = ChatTemplate::new(source).unwrap().render(&[say("user", "b")], true).unwrap_err();
         assert!(refused.to_string().contains("cannot be followed"), "{source}: {refused}");
