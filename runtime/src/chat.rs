@@ -2,7 +2,8 @@
 //!
 //! A template is an untrusted program in Jinja. It runs with limited fuel and output, and gets what transformers gives
 //! it: the same variables, functions, filters, tests, methods and operators, with Python's results. What transformers
-//! has and this does not is refused by name.
+//! has and this does not is refused by name. Known to differ: a loop over `none` is one over nothing, where Python
+//! fails; and the library folds operators of two literals itself, so that `1 in 'a'` is false, where Python fails.
 //!
 //! # Control tokens in the speakers' words
 //!
