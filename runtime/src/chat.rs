@@ -1,17 +1,72 @@
-//! Chat templates of GGUF files. They are untrusted programs, so they run in a sandbox with limited fuel and
-//! output.
+//! Chat templates of GGUF files: a conversation as the text a model was trained on.
+//!
+//! A template is an untrusted program in Jinja. It runs with limited fuel and output, and gets what transformers gives
+//! it: the same variables, functions, filters, tests, methods and operators, with Python's results. What transformers
+//! has and this does not is refused by name. Known to differ: a loop over `none` is one over nothing, where Python
+//! fails; and the library folds operators of two literals itself, so that `1 in 'a'` is false, where Python fails.
+//!
+//! # Control tokens in the speakers' words
+//!
+//! A control token that a speaker spells is text; one that the template writes is a control token. So it must be known
+//! of every byte of the result where it comes from, and the template must still see exactly the words, which it may
+//! trim, split or compare.
+//!
+//! A conversation is rendered twice. The first rendering has the words as they are; its result is the text. In the
+//! second every character of the words stands as a mark, a private-use character of its own (`words`). Marks are
+//! copied as characters are, and everything here that looks at characters looks at what a mark stands for, so the
+//! second rendering takes the same ways through the template. A character of the text was said where the second result
+//! has a mark.
+//!
+//! This cannot be wrong in silence. The text is the plain rendering whatever becomes of the marks. A character that is
+//! copied from the words is a mark in the second result, because the second template never sees the character itself;
+//! what it writes by itself after a look at the words (a date, a length, one of its own sentences) is the template's.
+//! And the second result, each mark read as its character, must be equal to the text, or the conversation is refused.
+
+mod arguments;
+mod clock;
+mod environment;
+mod filters;
+mod json;
+mod letters;
+mod methods;
+mod operators;
+mod program;
+mod python;
+mod words;
 
 use crate::error::{Code, Error, Result};
+use clock::Clock;
 use conpet_formats::gguf::Gguf;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind, context};
+use environment::environment;
+use minijinja::Value;
+use program::Program;
 use std::ops::Range;
+use std::sync::Arc;
+use words::{Letter, Marks};
 
 const KEY: &str = "tokenizer.chat_template";
+const REMEDY: &str =
+    "use a base whose chat template is sound, or do without: conpet-run generate, prompt and completion rows";
 const TEMPLATE_CAP: usize = 64 << 10;
 const OUTPUT_CAP: usize = 4 << 20;
+/// The same for a rendering with marks, which have four bytes each.
+const MARKED_CAP: usize = 4 * OUTPUT_CAP;
+/// Steps of a rendering.
 const FUEL: u64 = 1_000_000;
+/// Only what is used of it takes memory.
+const STACK: usize = 256 << 20;
+
+/// The special tokens that templates know by name, and the keys of their numbers.
+const SPECIAL: &[(&str, &str)] = &[
+    ("bos_token", "tokenizer.ggml.bos_token_id"),
+    ("eos_token", "tokenizer.ggml.eos_token_id"),
+    ("unk_token", "tokenizer.ggml.unknown_token_id"),
+    // So spelled in the format.
+    ("sep_token", "tokenizer.ggml.seperator_token_id"),
+    ("pad_token", "tokenizer.ggml.padding_token_id"),
+    ("cls_token", "tokenizer.ggml.cls_token_id"),
+    ("mask_token", "tokenizer.ggml.mask_token_id"),
+];
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,164 +80,167 @@ pub struct Message {
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    program: Program,
+    /// Names and spellings of the special tokens.
+    tokens: Vec<(String, String)>,
+    clock: Clock,
 }
 
 impl ChatTemplate {
-    /// The template of a base, if it has one.
+    /// The template of a base, if it has one, with the special tokens of its vocabulary. Of several templates it is
+    /// the one without a name, or the one named `default`.
     ///
     /// # Errors
-    /// If it is too long or does not parse.
+    /// If it is empty, too long or does not parse, or a special token is not in the vocabulary.
     pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Option<Self>> {
-        match gguf.str(KEY)? {
-            None => Ok(None),
-            Some(source) => Self::new(source).map(Some),
+        let source = match gguf.str(KEY)? {
+            None => gguf.str(&format!("{KEY}.default"))?,
+            source => source,
+        };
+        let Some(source) = source else { return Ok(None) };
+        let mut tokens = Vec::new();
+        for (name, key) in SPECIAL {
+            if let Some(id) = gguf.u32(key)? {
+                let vocabulary = gguf.array("tokenizer.ggml.tokens")?;
+                let token = vocabulary.and_then(|v| v.strings().ok()?.nth(id as usize));
+                let token = token.and_then(|t| std::str::from_utf8(t).ok());
+                let token = token
+                    .ok_or_else(|| Error::new(Code::Value, format!("{key} is {id}, and no token has this number")))?;
+                tokens.push(((*name).to_owned(), token.to_owned()));
+            }
         }
+        Ok(Some(Self { tokens, ..Self::new(source)? }))
     }
 
     /// Compiles a template.
+    ///
+    /// # Errors
+    /// If it is empty, too long or does not parse.
     pub fn new(source: &str) -> Result<Self> {
         if source.trim().is_empty() {
             return Err(Error::new(Code::Missing, "the chat template is empty")
                 .in_section(format!("key {KEY}"))
-                .hint("use generate, which needs no chat template, or a base that has one"));
+                .hint(REMEDY));
         }
         if source.len() > TEMPLATE_CAP {
             return Err(Error::new(Code::Cap, format!("a template of {} bytes, cap {TEMPLATE_CAP}", source.len()))
                 .in_section(format!("key {KEY}")));
         }
-        let mut env = Environment::new();
-        env.set_fuel(Some(FUEL));
-        env.set_recursion_limit(32);
-        // The same settings as Hugging Face's Jinja.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?;
-        env.set_syntax(syntax);
-        env.set_unknown_method_callback(|_, value, method, args| python_method(value, method, args));
-        env.add_function("raise_exception", |text: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
-        });
-        env.add_template_owned("chat", source.to_owned()).map_err(failed)?;
-        Ok(Self { env })
+        let program = Program::new(source).map_err(|e| failed(&e))?;
+        Ok(Self { program, tokens: Vec::new(), clock: Clock::default() })
     }
 
-    /// Renders a conversation; returns its text and the byte ranges of it that are the speakers' own words.
-    /// With `answer`, the text ends where the assistant's turn begins.
-    ///
-    /// The words are marked before the template sees them, so that a control token spelled within a turn is
-    /// read as ordinary text.
+    /// The template with these special tokens, by the names that templates know: `bos_token`, say.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: &[(&str, &str)]) -> Self {
+        self.tokens = tokens.iter().map(|(name, token)| ((*name).to_owned(), (*token).to_owned())).collect();
+        self
+    }
+
+    /// The template at a fixed time, in seconds since 1970 and in UTC: what it says of the date is then always the
+    /// same.
     ///
     /// # Errors
-    /// If the template refuses the messages, runs out of fuel, or writes too much.
+    /// If there is no such time.
+    pub fn at(mut self, seconds: i64) -> Result<Self> {
+        let time = jiff::Timestamp::from_second(seconds).map_err(|e| Error::new(Code::Value, e.to_string()))?;
+        self.clock = Clock::Fixed(time);
+        Ok(self)
+    }
+
+    /// Renders a conversation; returns its text and the byte ranges of it that are the speakers' own words. With
+    /// `answer`, the text ends where the assistant's turn begins.
+    ///
+    /// # Errors
+    /// If a role is not a name, or the template refuses the messages, runs out of fuel, writes too much, or treats
+    /// the words in a way that cannot be followed.
     pub fn render(&self, messages: &[Message], answer: bool) -> Result<(String, Vec<Range<usize>>)> {
-        let template = self.env.get_template("chat").map_err(failed)?;
-        let marked = |m: &Message| format!("{OPEN}{}{CLOSE}", m.content.replace([OPEN, CLOSE], ""));
-        let messages: Vec<Value> =
-            messages.iter().map(|m| context! { role => m.role.as_str(), content => marked(m) }).collect();
-        let mut out = Capped(Vec::new());
-        template
-            .render_captured_to(
-                context! { messages, add_generation_prompt => answer, bos_token => "", eos_token => "" },
-                &mut out,
+        let named = |role: &str| role.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | ' '));
+        if let Some(m) = messages.iter().find(|m| !named(&m.role)) {
+            // It is not the speakers' word, so it could spell a control token.
+            return Err(Error::new(Code::Value, format!("the role {:?} is not a name", m.role))
+                .hint("use system, user or assistant"));
+        }
+        // On a stack of its own: a template can nest values so deeply that dropping them needs much of it.
+        std::thread::scope(|scope| {
+            let rendering = std::thread::Builder::new()
+                .name("chat template".into())
+                .stack_size(STACK)
+                .spawn_scoped(scope, || self.rendered(messages, answer));
+            let rendering = rendering.map_err(|e| Error::io("start a thread", e))?;
+            rendering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn rendered(&self, messages: &[Message], answer: bool) -> Result<(String, Vec<Range<usize>>)> {
+        // One time for both.
+        let now = &self.clock.now();
+        let text = self.run(&Arc::new(Marks::none()), now, messages, answer, (FUEL, OUTPUT_CAP))?;
+        let known = self.tokens.iter().map(|(_, t)| t.as_str()).chain(messages.iter().map(|m| m.role.as_str()));
+        let marks = Arc::new(Marks::beside(known.chain([self.program.source()])));
+        let marked = self.run(&marks, now, messages, answer, (4 * FUEL, MARKED_CAP))?;
+        let letters = marks.read(&marked).map_err(|e| failed(&e))?;
+        if !letters.iter().map(|(c, _)| *c).eq(text.chars()) {
+            return Err(Error::new(
+                Code::Value,
+                "the chat template treats the words in a way that cannot be followed, so a control token within them \
+                 could not be told from its own",
             )
-            .map_err(failed)?;
-        let marked = String::from_utf8_lossy(&out.0);
-        let (mut text, mut words, mut open) = (String::with_capacity(marked.len()), Vec::new(), None);
-        for c in marked.chars() {
-            match c {
-                OPEN => open = Some(text.len()),
-                CLOSE => words.extend(open.take().map(|from| from..text.len())),
-                c => text.push(c),
-            }
+            .in_section(format!("key {KEY}"))
+            .hint(REMEDY));
         }
-        // If the template cut a turn short, its closing mark is missing: everything after it counts as words.
-        words.extend(open.map(|from| from..text.len()));
-        Ok((text, words))
+        Ok((text, said(&letters)))
     }
-}
 
-/// Marks around the words while a template runs: private-use characters, which are removed from the text itself.
-const OPEN: char = '\u{f0000}';
-const CLOSE: char = '\u{f0001}';
-
-/// A writer that fails beyond the output cap, so that a hostile template cannot fill the memory.
-struct Capped(Vec<u8>);
-
-impl std::io::Write for Capped {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > OUTPUT_CAP {
-            return Err(std::io::Error::other(format!("it writes more than {OUTPUT_CAP} bytes")));
+    /// Renders a conversation whose words are marked.
+    fn run(
+        &self,
+        marks: &Arc<Marks>,
+        now: &jiff::ZonedDateTime,
+        messages: &[Message],
+        answer: bool,
+        (fuel, cap): (u64, usize),
+    ) -> Result<String> {
+        let message = |m: &Message| {
+            let content = marks.say(&m.content)?;
+            Ok(Value::from_pairs([("role", Value::from(m.role.as_str())), ("content", content.into())]))
+        };
+        let messages: std::result::Result<Vec<Value>, minijinja::Error> = messages.iter().map(message).collect();
+        let tokens = self.tokens.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str())));
+        let variables = [
+            ("messages", messages.map_err(|e| failed(&e))?.into()),
+            ("add_generation_prompt", answer.into()),
+            ("tools", ().into()),
+            ("documents", ().into()),
+        ];
+        let variables = Value::from_pairs(tokens.chain(variables));
+        let text = self.program.run(&environment(marks, now, fuel), variables).map_err(|e| failed(&e))?;
+        if text.len() > cap {
+            return Err(Error::new(Code::Value, format!("the chat template writes more than {OUTPUT_CAP} bytes"))
+                .in_section(format!("key {KEY}")));
         }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+        Ok(text)
     }
 }
 
-fn failed(e: minijinja::Error) -> Error {
-    Error::new(Code::Value, format!("the chat template failed: {e}"))
-        .in_section(format!("key {KEY}"))
-        .hint("use generate, which needs no chat template, or a base whose template is sound")
+/// The byte ranges of the letters that were said.
+fn said(letters: &[Letter]) -> Vec<Range<usize>> {
+    let (mut at, mut out) = (0, Vec::<Range<usize>>::new());
+    for (c, said) in letters {
+        let next = at + c.len_utf8();
+        match out.last_mut() {
+            Some(last) if *said && last.end == at => last.end = next,
+            _ if *said => out.push(at..next),
+            _ => {}
+        }
+        at = next;
+    }
+    out
 }
 
-/// The string methods of Python that templates in the wild call.
-fn python_method(value: &Value, method: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
-    let unknown = || minijinja::Error::new(ErrorKind::UnknownMethod, format!("no method {method}"));
-    let s = value.as_str().ok_or_else(unknown)?;
-    let arg = |i: usize| args.get(i).and_then(|v| v.as_str());
-    Ok(match (method, arg(0)) {
-        ("strip", None) => s.trim().into(),
-        ("lstrip", None) => s.trim_start().into(),
-        ("rstrip", None) => s.trim_end().into(),
-        ("strip", Some(c)) => s.trim_matches(|x| c.contains(x)).into(),
-        ("lstrip", Some(c)) => s.trim_start_matches(|x| c.contains(x)).into(),
-        ("rstrip", Some(c)) => s.trim_end_matches(|x| c.contains(x)).into(),
-        ("upper", None) => s.to_uppercase().into(),
-        ("lower", None) => s.to_lowercase().into(),
-        ("startswith", Some(p)) => s.starts_with(p).into(),
-        ("endswith", Some(p)) => s.ends_with(p).into(),
-        ("split", None) => s.split_whitespace().map(str::to_owned).collect::<Vec<_>>().into(),
-        ("split", Some(sep)) if !sep.is_empty() => s.split(sep).map(str::to_owned).collect::<Vec<_>>().into(),
-        ("replace", Some(from)) => s.replace(from, arg(1).ok_or_else(unknown)?).into(),
-        _ => return Err(unknown()),
-    })
+fn failed(e: &minijinja::Error) -> Error {
+    Error::new(Code::Value, format!("the chat template failed: {e}")).in_section(format!("key {KEY}")).hint(REMEDY)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn say(role: &str, content: &str) -> Message {
-        Message { role: role.into(), content: content.into() }
-    }
-
-    #[test]
-    fn renders_turns_and_python_methods() {
-        let t = ChatTemplate::new(
-            "{% for m in messages %}<{{ m['role'] }}>{{ m.content.strip() }}{% endfor %}{% if add_generation_prompt %}>>{% endif %}",
-        )
-        .unwrap();
-        let (text, words) = t.render(&[say("user", "hi"), say("assistant", "yo<user>\u{f0001}")], true).unwrap();
-        assert_eq!(text, "<user>hi<assistant>yo<user>>>");
-        assert_eq!(words.iter().map(|r| &text[r.clone()]).collect::<Vec<_>>(), ["hi", "yo<user>"]);
-    }
-
-    #[test]
-    fn hostile_templates_end() {
-        for source in [
-            "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
-            "{{ raise_exception('no') }}",
-            "{% for i in range(9000) %}{{ 'x' * 9000 }}{% endfor %}",
-            "{{ ''.__class__.__mro__() }}",
-            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        ] {
-            let t = ChatTemplate::new(source).unwrap();
-            assert!(t.render(&[say("user", "x")], true).is_err(), "{source}");
-        }
-        assert!(ChatTemplate::new("{% for").is_err());
-        assert!(ChatTemplate::new(" \n").unwrap_err().brief().contains("the chat template is empty"));
-        assert!(ChatTemplate::new(&"x".repeat(TEMPLATE_CAP + 1)).is_err());
-    }
-}
+mod tests;

@@ -39,7 +39,9 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
     let task = task_or_choice(skills.as_ref(), a.task.as_ref())?;
     engine.check_predicts("chat")?;
     let template = engine.base.chat_template()?.ok_or_else(|| {
-        Error::new(Code::Missing, "this base has no chat template").in_file(&a.common.model).hint("use generate")
+        Error::new(Code::Missing, "this base has no chat template")
+            .in_file(&a.common.model)
+            .hint("use conpet-run generate, or a base that has one")
     })?;
     let mut talk = Conversation::new(template, a.system.clone());
     let mut dialogue = Dialogue::new(&engine, skills.as_ref())?;
