@@ -16,8 +16,10 @@ use crate::services::prepare::Split;
 use crate::services::usage::Usage;
 use crate::services::{Event, Materials, Services, Stage};
 use crate::stream::{Row, Task};
+use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::bundle::{Bundle, Draft};
 use conpet_formats::feature::FeatureSpec;
+use conpet_formats::head::HeadKind;
 use conpet_formats::{Code, Error, Result, fs};
 use conpet_runtime::engine::Engine;
 use conpet_runtime::memory::Memory;
@@ -69,6 +71,13 @@ impl<'a> Run<'a> {
         let rows = &config.services.rows;
         tasks.iter_mut().for_each(|t| t.subset(rows.subset, rows.test_subset));
         let tasks = method.tasks(tasks)?;
+        let writes = tasks.iter().find(|t| t.kind == TaskKind::Generation);
+        if let Some(t) = writes.filter(|_| !engine.base.spec.causal) {
+            engine.check_predicts(&format!("task {:?} is answered by text, which", t.name))?;
+        }
+        if config.services.head.kind()? != HeadKind::Linear {
+            engine.check_predicts("a choice head")?;
+        }
         let work = out.with_extension("work");
         let materials = Materials { engine, tasks, selector_feature, bundle, work: work.clone(), stop };
         let services = Services::new(&config.services, materials, on_event)?;
