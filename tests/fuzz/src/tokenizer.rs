@@ -8,7 +8,9 @@ use conpet_formats::gguf::{Gguf, Writer};
 use conpet_formats::mmap::Mapped;
 use conpet_runtime::tokenizer::Tokenizer;
 
-const PRE: [&str; 6] = ["smollm", "llama-bpe", "qwen2", "gpt-2", "default", "no such"];
+const PRE: [&str; 8] = ["smollm", "llama-bpe", "dbrx", "gpt-2", "gpt-4o", "qwen2", "default", "no such"];
+/// Those of which every text comes back as it was: the others are refused, or compose characters.
+const EXACT: usize = 5;
 const SPELLINGS: [&str; 16] = [
     "",
     "a",
@@ -101,7 +103,7 @@ fn tables(u: &mut Unstructured<'_>) -> (Vec<u8>, bool) {
     if torn {
         recipe::edits(u, &mut file, &[]);
     }
-    (file, done == 0 && !torn && (!bpe || !["default", "no such"].contains(&pre)))
+    (file, done == 0 && !torn && (!bpe || PRE[..EXACT].contains(&pre)))
 }
 
 /// All bytes, some words, and the merges that make them.
