@@ -71,7 +71,7 @@ const PARTS: &[&[&str]] = &[
 ];
 
 /// So many lines; every hundredth has thousands of characters, and one in eight keeps to one kind of parts.
-pub fn lines(n: usize) -> Vec<String> {
+pub(crate) fn lines(n: usize) -> Vec<String> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = |below: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -95,7 +95,7 @@ pub fn lines(n: usize) -> Vec<String> {
 }
 
 /// Lines without a word's end, which cost a careless tokenizer the square of their length.
-pub fn long_lines() -> Vec<String> {
+pub(crate) fn long_lines() -> Vec<String> {
     let n = 60_000;
     ["a", "ab", "A", " ", "\n", " \n", "é", "日", "\u{301}", "!", "7", "ª", "🙂"]
         .iter()
@@ -105,7 +105,7 @@ pub fn long_lines() -> Vec<String> {
 
 /// Every character of the first two planes, a few at a time and each between letters and spaces. Blocks of scripts
 /// that compose and are younger than the library's tables are left out.
-pub fn characters() -> Vec<String> {
+pub(crate) fn characters() -> Vec<String> {
     let young = |c: &char| matches!(u32::from(*c), 0x1_1380..0x1_1400 | 0x1_6100..0x1_6140 | 0x1_6d40..0x1_6d80);
     let all: Vec<char> = (0..0x2_0000).filter_map(char::from_u32).filter(|c| !young(c)).collect();
     all.chunks(32).map(|part| part.iter().flat_map(|c| ['x', *c, ' ', *c, *c, 'Y', *c, '1']).collect()).collect()

@@ -4,15 +4,15 @@ use conpet_formats::gguf::Writer;
 use serde_json::Value;
 
 /// What a vocabulary's `tokenizer.json` does not say in a GGUF's words.
-pub struct Kind {
+pub(crate) struct Kind {
     /// `tokenizer.ggml.model`
-    pub model: &'static str,
+    pub(crate) model: &'static str,
     /// `tokenizer.ggml.pre`
-    pub pre: &'static str,
+    pub(crate) pre: &'static str,
 }
 
 /// The bytes of a GGUF with these tables and nothing else.
-pub fn gguf(json: &Value, kind: &Kind) -> Vec<u8> {
+pub(crate) fn gguf(json: &Value, kind: &Kind) -> Vec<u8> {
     let vocab = json["model"]["vocab"].as_object().expect("a vocabulary by name");
     let added = json["added_tokens"].as_array().expect("added tokens");
     let id = |v: &Value| v.as_u64().expect("an id") as usize;
@@ -54,20 +54,27 @@ pub fn gguf(json: &Value, kind: &Kind) -> Vec<u8> {
     if let Some(i) = json["model"]["unk_token"].as_str().and_then(|t| vocab.get(t)) {
         w.u32("tokenizer.ggml.unknown_token_id", id(i) as u32);
     }
+    // Older files write the two parts as one string.
+    let parts = |m: &Value| match m {
+        Value::String(s) => s.split(' ').map(str::to_owned).collect::<Vec<_>>(),
+        _ => m.as_array().expect("two parts").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+    };
+    let merges: Vec<Vec<String>> = json["model"]["merges"].as_array().into_iter().flatten().map(parts).collect();
     match kind.model {
         "gpt2" => {
-            let pair = |m: &Value| match m {
-                Value::String(s) => s.clone(),
-                _ => format!("{} {}", m[0].as_str().expect("a left part"), m[1].as_str().expect("a right part")),
-            };
-            let merges: Vec<String> = json["model"]["merges"].as_array().expect("merges").iter().map(pair).collect();
-            w.strings("tokenizer.ggml.merges", &merges);
+            w.strings("tokenizer.ggml.merges", &merges.iter().map(|m| m.join(" ")).collect::<Vec<_>>());
         }
         "llama" => {
             let prepends = json["normalizer"].to_string().contains("Prepend");
             w.bool("tokenizer.ggml.add_space_prefix", prepends);
-            // A token of SentencePiece's BPE scores by when it was learned, and has its id by that too.
-            w.f32s("tokenizer.ggml.scores", &(0..tokens.len()).map(|i| -(i as f32)).collect::<Vec<_>>());
+            // The merges are listed in the order of the scores, which is all that is known of them.
+            let mut scores = vec![-1e9f32; tokens.len()];
+            for (rank, m) in merges.iter().enumerate().rev() {
+                if let Some(i) = vocab.get(&m.concat()) {
+                    scores[id(i)] = -(rank as f32);
+                }
+            }
+            w.f32s("tokenizer.ggml.scores", &scores);
         }
         _ => {}
     }
