@@ -82,7 +82,7 @@ fn oracle(gguf: &Gguf<'_>, pre: &str) -> tokenizers::Tokenizer {
         BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(whole).build().unwrap(),
     );
     if ["qwen2", "qwen35", "olmo", "modern-bert", "command-r"].contains(&pre) {
-        t.with_normalizer(Some(NFC));
+        t.with_normalizer(Some(NFC)).unwrap();
     }
     t.with_pre_tokenizer(Some(Sequence::new(pre_tokenizers(pre))));
     t
@@ -208,7 +208,7 @@ fn word_pieces_equal_the_library() {
     for (lower, strip) in [(true, None), (false, None), (true, Some(false)), (false, Some(true))] {
         let model = WordPiece::builder().vocab(vocab.clone()).unk_token("[UNK]".into()).build().unwrap();
         let mut theirs = tokenizers::Tokenizer::new(model);
-        theirs.with_normalizer(Some(BertNormalizer::new(true, true, strip, lower)));
+        theirs.with_normalizer(Some(BertNormalizer::new(true, true, strip, lower))).unwrap();
         theirs.with_pre_tokenizer(Some(BertPreTokenizer));
         let spelled = |t: &String| match t.strip_prefix("##") {
             Some(rest) => rest.to_owned(),

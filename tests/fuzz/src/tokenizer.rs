@@ -89,8 +89,19 @@ fn tables(u: &mut Unstructured<'_>) -> (Vec<u8>, bool) {
     while done < edits && !u.is_empty() && edit(u, &mut t).is_ok() {
         done += 1;
     }
+    // The same tables as word pieces or as a unigram vocabulary, which has no bytes.
+    let other = u.arbitrary().unwrap_or(false);
+    let model = match (other, bpe) {
+        (false, true) => "gpt2",
+        (false, false) => "llama",
+        (true, true) => "bert",
+        (true, false) => "t5",
+    };
+    if other {
+        t.kinds.iter_mut().filter(|k| **k == 6).for_each(|k| *k = 1);
+    }
     let mut w = Writer::new();
-    w.str("tokenizer.ggml.model", if bpe { "gpt2" } else { "llama" }).str("tokenizer.ggml.pre", pre);
+    w.str("tokenizer.ggml.model", model).str("tokenizer.ggml.pre", pre);
     w.strings("tokenizer.ggml.tokens", &t.tokens).strings("tokenizer.ggml.merges", &t.merges);
     w.f32s("tokenizer.ggml.scores", &t.scores).i32s("tokenizer.ggml.token_type", &t.kinds);
     for key in ["bos", "eos", "eot", "unknown"] {
@@ -103,7 +114,7 @@ fn tables(u: &mut Unstructured<'_>) -> (Vec<u8>, bool) {
     if torn {
         recipe::edits(u, &mut file, &[]);
     }
-    (file, done == 0 && !torn && (!bpe || PRE[..EXACT].contains(&pre)))
+    (file, done == 0 && !torn && !other && (!bpe || PRE[..EXACT].contains(&pre)))
 }
 
 /// All bytes, some words, and the merges that make them.
