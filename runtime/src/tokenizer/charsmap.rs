@@ -27,7 +27,7 @@ impl Charsmap {
         let at = bytes.as_ptr() as usize - map.as_ptr() as usize;
         let (len, rest) = bytes.split_first_chunk::<4>().ok_or_else(|| bad("the map of characters is cut short"))?;
         let len = u32::from_le_bytes(*len) as usize;
-        if len >= rest.len() || len % 4 != 0 {
+        if len >= rest.len() || !len.is_multiple_of(4) {
             return Err(bad("the map of characters says a length that it does not have"));
         }
         let replacements = &rest[len..];

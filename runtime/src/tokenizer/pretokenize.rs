@@ -90,7 +90,7 @@ impl Pattern {
         row.map(|(_, pattern)| *pattern).ok_or_else(|| {
             Error::new(Code::Unsupported, format!("pre-tokenizer {name:?} is not supported"))
                 .in_section("key tokenizer.ggml.pre")
-                .hint("use a base of a family that this release runs; docs/bases.md lists them")
+                .hint("convert the model again with a current llama.cpp, or take a base of another family")
         })
     }
 

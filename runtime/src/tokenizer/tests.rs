@@ -226,3 +226,162 @@ fn what_the_file_says_of_case_and_accents_is_done() {
         });
     assert_eq!(spelled(&stripped.unwrap(), "Café"), ["\u{2581}Caf", "e"]);
 }
+
+#[test]
+fn a_whole_word_is_taken_before_its_parts_are_merged() {
+    let tokens: Vec<(String, i32)> = (b'!'..=b'~').map(|b| (char::from(b).to_string(), 1)).collect();
+    let mut tokens: Vec<(&str, i32)> = tokens.iter().map(|(t, k)| (t.as_str(), *k)).collect();
+    // No merge leads to the word; the last token only looks like one.
+    tokens.extend([("Ġ", 1), ("fi", 1), ("Ġfile", 1), ("<s>", 3), ("aside", 3)]);
+    let open = |pre: &str| {
+        file("gpt2", &tokens, |w| {
+            w.str("tokenizer.ggml.pre", pre)
+                .strings("tokenizer.ggml.merges", &["f i"])
+                .u32("tokenizer.ggml.bos_token_id", 97);
+        })
+        .unwrap()
+    };
+    assert_eq!(spelled(&open("llama-bpe"), "a file"), ["a", "Ġfile"]);
+    assert_eq!(spelled(&open("dbrx"), "a file"), ["a", "Ġ", "fi", "l", "e"]);
+    // A control token is no word.
+    assert_eq!(spelled(&open("llama-bpe"), "aside").len(), 5);
+}
+
+#[test]
+fn the_unknown_token_is_read_where_control_tokens_are() {
+    let t = pieces(3);
+    assert_eq!(t.encode("a<unk>b", true).unwrap().iter().filter(|id| **id == 0).count(), 1);
+    assert!(t.encode("a<unk>b", false).unwrap().iter().all(|id| *id != 0));
+}
+
+#[test]
+fn tokens_of_phi_3_swallow_the_white_space_after_them() {
+    let open = |name: &str| {
+        let mut tokens =
+            vec![("<unk>", 2), ("<s>", 3), ("</s>", 3), ("<|end|>", 3), ("\u{2581}", 1), ("a", 1), ("\n", 1)];
+        tokens.extend([("<0x0A>", 6), ("<0x20>", 6)]);
+        let scores = vec![0.0; tokens.len()];
+        file("llama", &tokens, |w| {
+            w.str("general.name", name)
+                .f32s("tokenizer.ggml.scores", &scores)
+                .bool("tokenizer.ggml.add_space_prefix", false);
+        })
+        .unwrap()
+    };
+    let text = "<|end|> \n\ta<s> a";
+    let (tokens, offsets) = open("Phi-3 mini").encode_with_offsets(text, Some(&[])).unwrap();
+    assert_eq!(tokens, [3, 5, 1, 4, 5]);
+    assert_eq!(&text[offsets[0].clone()], "<|end|> \n\t");
+    assert!(open("another").encode(text, true).unwrap().len() > 6);
+}
+
+#[test]
+fn an_answer_ends_with_any_token_that_ends_one() {
+    let tokens =
+        [("<s>", 3), ("a", 1), ("<|eot_id|>", 1), ("<|end|>", 3), ("</s>", 3), ("<|fim_pad|>", 3), ("<eos>", 3)];
+    let t = file("llama", &tokens, |w| {
+        w.f32s("tokenizer.ggml.scores", &[0.0; 7])
+            .u32("tokenizer.ggml.bos_token_id", 0)
+            .u32("tokenizer.ggml.eos_token_id", 4);
+    })
+    .unwrap();
+    assert_eq!((0..7).filter(|id| t.is_end(*id)).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+    // Named so, it is a control token, whatever the file calls it.
+    assert!(t.encode("a<|eot_id|>", false).unwrap().iter().all(|id| *id != 2));
+}
+
+/// A map of characters that rewrites one byte sequence, as SentencePiece lays it out: each byte of it is one node.
+fn charsmap(rewrites: &[(&str, &str)]) -> Vec<u8> {
+    // Nodes that branch are far apart, so that no two meet: 256 places for each.
+    let mut nodes = vec![0u32; 256 * 64];
+    let mut replacements = Vec::new();
+    let mut next = 1u32;
+    // The base of the root; then for each prefix the base of its node.
+    let mut bases = std::collections::HashMap::from([(Vec::new(), 256u32)]);
+    nodes[0] = 256 << 10;
+    for (from, to) in rewrites {
+        for i in 0..from.len() {
+            let (prefix, b) = (&from.as_bytes()[..i], from.as_bytes()[i]);
+            let at = bases[prefix] ^ u32::from(b);
+            let whole = from.as_bytes()[..=i].to_vec();
+            let base = *bases.entry(whole).or_insert_with(|| {
+                next += 1;
+                next * 256
+            });
+            nodes[at as usize] |= u32::from(b) | (at ^ base) << 10;
+            if i + 1 == from.len() {
+                nodes[at as usize] |= 1 << 8;
+                nodes[base as usize] = 1 << 31 | replacements.len() as u32;
+                replacements.extend(to.bytes().chain([0]));
+            }
+        }
+    }
+    let mut out = (nodes.len() as u32 * 4).to_le_bytes().to_vec();
+    out.extend(nodes.iter().flat_map(|n| n.to_le_bytes()));
+    out.extend(replacements);
+    out
+}
+
+/// A unigram vocabulary with a map of characters.
+fn unigram(map: &[u8], merge: bool) -> Result<Tokenizer> {
+    let tokens =
+        [("<unk>", 2), ("\u{2581}", 1), ("a", 1), ("\u{2581}a", 1), ("ab", 1), ("b", 1), ("fi", 1), ("<x>", 4)];
+    // An array of bytes, which the writer of tables does not know: one key's text is turned into it.
+    let key = "tokenizer.ggml.precompiled_charsmap";
+    let filler: String = map.iter().map(|_| 'z').collect();
+    let mut w = conpet_formats::gguf::Writer::new();
+    w.str("tokenizer.ggml.model", "t5")
+        .strings("tokenizer.ggml.tokens", &tokens.map(|t| t.0))
+        .i32s("tokenizer.ggml.token_type", &tokens.map(|t| t.1))
+        .f32s("tokenizer.ggml.scores", &[0.0, -3.0, -4.0, -3.5, -3.0, -4.0, -5.0, 0.0])
+        .bool("tokenizer.ggml.add_space_prefix", true)
+        .bool("tokenizer.ggml.add_eos_token", false)
+        .bool("tokenizer.ggml.remove_extra_whitespaces", merge)
+        .str(key, &filler);
+    let mut bytes = Vec::new();
+    w.finish(&mut bytes, |_| Ok(&[][..])).unwrap();
+    let at = bytes.windows(key.len()).position(|b| b == key.as_bytes()).unwrap() + key.len();
+    let mut value = 9u32.to_le_bytes().to_vec();
+    value.extend(0u32.to_le_bytes());
+    value.extend((map.len() as u64).to_le_bytes());
+    value.extend(map);
+    bytes.splice(at..at + 12 + map.len(), value);
+    let map = Mapped::from_vec(bytes);
+    Tokenizer::from_gguf(&Gguf::parse(&map).unwrap(), map.clone())
+}
+
+#[test]
+fn unigram_text_is_rewritten_and_cut_by_the_best_sum() {
+    let rewrites = [("ﬁ", "fi"), ("\t", " "), ("é", "ab"), ("éa", "b"), ("\u{200b}", "")];
+    let t = unigram(&charsmap(&rewrites), true).unwrap();
+    // "▁a" + "b" (-7.5) is worse than "▁" + "ab" (-6).
+    assert_eq!(spelled(&t, "ab"), ["\u{2581}", "ab"]);
+    // White space is one space, and none at the end; what is rewritten to nothing is gone.
+    assert_eq!(spelled(&t, " \t a\u{200b}b \t a "), ["\u{2581}", "ab", "\u{2581}a"]);
+    assert_eq!(spelled(&t, "ﬁ"), ["\u{2581}", "fi"]);
+    // The longest rewriting counts; unknown characters in a row are one token.
+    assert_eq!(spelled(&t, "éaé"), ["\u{2581}", "b", "ab"]);
+    assert_eq!(spelled(&t, "axyz"), ["\u{2581}a", "<unk>"]);
+    let text = "a  ﬁ xyz<x>";
+    let (_, offsets) = t.encode_with_offsets(text, None).unwrap();
+    let parts: Vec<&str> = offsets.iter().map(|r| &text[r.clone()]).collect();
+    assert_eq!(parts, ["a", "  ", "ﬁ", " ", "xyz", "<x>"]);
+    let kept = unigram(&charsmap(&rewrites), false).unwrap();
+    assert_eq!(spelled(&kept, " a "), ["\u{2581}", "\u{2581}a", "\u{2581}"]);
+}
+
+#[test]
+fn a_spoiled_map_of_characters_is_refused_or_ends_where_it_ends() {
+    let good = charsmap(&[("ﬁ", "fi")]);
+    assert!(unigram(&good, true).is_ok());
+    for bad in [&good[..2], &good[..good.len() - 1], &[255, 255, 255, 255, 0], &[4, 0, 0, 0, 1, 1, 1, 1]] {
+        assert_eq!(unigram(bad, true).unwrap_err().code(), Code::Value);
+    }
+    // Nodes that lead out of the map, and replacements out of theirs.
+    for fill in [0xff, 0x7f, 0x81, 0x01, 0xef] {
+        let mut bytes = good.clone();
+        let n = bytes.len() - 3;
+        bytes[4..n].fill(fill);
+        assert!(unigram(&bytes, true).unwrap().encode("a ﬁ b", false).is_ok());
+    }
+}

@@ -141,13 +141,14 @@ pub(super) fn decode(spelling: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Control and format characters, and what is private or not assigned.
+/// Control and format characters, and what is private. What Unicode has not assigned stays, as in the usual
+/// implementations: it may have been since.
 fn is_other(c: char) -> bool {
-    use G::{Control, Format, PrivateUse, Surrogate, Unassigned};
+    use G::{Control, Format, PrivateUse, Surrogate};
     if c.is_ascii() {
         return c.is_ascii_control();
     }
-    matches!(get_general_category(c), Control | Format | PrivateUse | Surrogate | Unassigned)
+    matches!(get_general_category(c), Control | Format | PrivateUse | Surrogate)
 }
 
 /// Punctuation of any script, and what ASCII has besides letters and digits.

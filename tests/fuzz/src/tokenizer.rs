@@ -8,7 +8,9 @@ use conpet_formats::gguf::{Gguf, Writer};
 use conpet_formats::mmap::Mapped;
 use conpet_runtime::tokenizer::Tokenizer;
 
-const PRE: [&str; 6] = ["smollm", "llama-bpe", "qwen2", "gpt-2", "default", "no such"];
+const PRE: [&str; 8] = ["smollm", "llama-bpe", "dbrx", "gpt-2", "gpt-4o", "qwen2", "default", "no such"];
+/// Those of which every text comes back as it was: the others are refused, or compose characters.
+const EXACT: usize = 5;
 const SPELLINGS: [&str; 16] = [
     "",
     "a",
@@ -87,8 +89,19 @@ fn tables(u: &mut Unstructured<'_>) -> (Vec<u8>, bool) {
     while done < edits && !u.is_empty() && edit(u, &mut t).is_ok() {
         done += 1;
     }
+    // The same tables as word pieces or as a unigram vocabulary, which has no bytes.
+    let other = u.arbitrary().unwrap_or(false);
+    let model = match (other, bpe) {
+        (false, true) => "gpt2",
+        (false, false) => "llama",
+        (true, true) => "bert",
+        (true, false) => "t5",
+    };
+    if other {
+        t.kinds.iter_mut().filter(|k| **k == 6).for_each(|k| *k = 1);
+    }
     let mut w = Writer::new();
-    w.str("tokenizer.ggml.model", if bpe { "gpt2" } else { "llama" }).str("tokenizer.ggml.pre", pre);
+    w.str("tokenizer.ggml.model", model).str("tokenizer.ggml.pre", pre);
     w.strings("tokenizer.ggml.tokens", &t.tokens).strings("tokenizer.ggml.merges", &t.merges);
     w.f32s("tokenizer.ggml.scores", &t.scores).i32s("tokenizer.ggml.token_type", &t.kinds);
     for key in ["bos", "eos", "eot", "unknown"] {
@@ -101,7 +114,7 @@ fn tables(u: &mut Unstructured<'_>) -> (Vec<u8>, bool) {
     if torn {
         recipe::edits(u, &mut file, &[]);
     }
-    (file, done == 0 && !torn && (!bpe || !["default", "no such"].contains(&pre)))
+    (file, done == 0 && !torn && !other && (!bpe || PRE[..EXACT].contains(&pre)))
 }
 
 /// All bytes, some words, and the merges that make them.
