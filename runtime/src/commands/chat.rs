@@ -38,7 +38,7 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
     let (engine, skills) = a.common.open()?;
     let task = task_or_choice(skills.as_ref(), a.task.as_ref())?;
     let template = engine.base.chat_template()?.ok_or_else(|| {
-        Error::new(Code::Missing, "this base has no chat template").in_file(&a.common.model).hint("use generate")
+        Error::new(Code::Missing, "this base has no chat template").in_file(engine.base.path()).hint("use generate")
     })?;
     let mut talk = Conversation::new(template, a.system.clone());
     let mut dialogue = Dialogue::new(&engine, skills.as_ref());
