@@ -67,6 +67,18 @@ pub fn spelled<T: Into<std::ffi::OsString>>(args: impl IntoIterator<Item = T>) -
     args.into_iter().map(spell).collect()
 }
 
+/// A command line as it may be shown to others: dots in place of a token.
+pub fn without_token(args: impl IntoIterator<Item = String>) -> Vec<String> {
+    const FLAG: &str = "--hf-token";
+    let mut is_token = false;
+    let show = |arg: String| match std::mem::replace(&mut is_token, arg == FLAG || arg == "-hft") {
+        true => "...".to_owned(),
+        false if arg.strip_prefix(FLAG).is_some_and(|rest| rest.starts_with('=')) => format!("{FLAG}=..."),
+        false => arg,
+    };
+    args.into_iter().map(show).collect()
+}
+
 impl HubArgs {
     /// The path of the base: `model`, or one from the hub. A flag beats a variable.
     ///
@@ -225,6 +237,14 @@ mod tests {
         let after = parsed("x -m f -- -hf -hft").unwrap();
         assert_eq!(after.text, ["-hf", "-hft"], "behind -- is text");
         assert!(after.base.hub.hf_repo.is_none());
+    }
+
+    #[test]
+    fn a_token_is_shown_to_nobody() {
+        let shown = |line: &str| without_token(line.split(' ').map(str::to_owned)).join(" ");
+        assert_eq!(shown("x -hft secret -hf o/n"), "x -hft ... -hf o/n");
+        assert_eq!(shown("x --hf-token secret y"), "x --hf-token ... y");
+        assert_eq!(shown("x --hf-token=secret --hf-file f"), "x --hf-token=... --hf-file f");
     }
 
     #[test]

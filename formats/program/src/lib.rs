@@ -21,7 +21,7 @@ pub mod queue;
 pub mod rows;
 mod signals;
 
-pub use base::{BaseArgs, HubArgs, spelled};
+pub use base::{BaseArgs, HubArgs, spelled, without_token};
 pub use command_line::{explain, given, parse};
 pub use exit::{EXIT_CODES, ExitStatus};
 pub use signals::Stop;
