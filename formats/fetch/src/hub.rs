@@ -136,17 +136,19 @@ impl Hub {
             return self.cached(&cache, name, file).map_err(in_repo);
         }
         let client = Client::new(self);
-        let listing = match patiently(self.pause, tell, || client.listing(&name.repo)) {
-            Ok(listing) => listing,
-            // The hub may be out of reach for a while; a base that is here does not need it.
-            Err(f) if f.again.is_some() => match self.cached(&cache, name, file) {
-                Ok(path) => {
-                    tell(Event::Cached { why: &f.error });
-                    return Ok(path);
-                }
-                Err(_) => return Err(f.error),
-            },
-            Err(f) => return Err(f.error),
+        // The hub may be out of reach for long; a base that is here does not wait for it.
+        let here = self.cached(&cache, name, file).ok();
+        let listed = match here {
+            Some(_) => client.listing(&name.repo),
+            None => patiently(self.pause, tell, || client.listing(&name.repo)),
+        };
+        let listing = match (listed, here) {
+            (Ok(listing), _) => listing,
+            (Err(f), Some(path)) if f.again.is_some() => {
+                tell(Event::Cached { why: &f.error });
+                return Ok(path);
+            }
+            (Err(f), _) => return Err(f.error),
         };
         let commit = listing.commit.clone();
         let files = choose(&listing.files(), name.quant.as_deref(), file).map_err(in_repo)?;

@@ -254,12 +254,12 @@ fn offline_the_cache_is_enough_or_said_not_to_be() {
     let gone = Hub::new("http://127.0.0.1:9", p.cache.path()).unwrap();
     let gone = gone.with_waits(Duration::from_millis(1), Duration::from_secs(1));
     let mut said = Vec::new();
-    let mut tell = |e: Event<'_>| {
-        if let Event::Cached { why } = e {
-            said.push(why.to_string());
-        }
+    let mut tell = |e: Event<'_>| match e {
+        Event::Cached { why } | Event::Again { why, .. } => said.push(why.to_string()),
+        _ => {}
     };
     assert_eq!(gone.base(&"o/n".parse().unwrap(), None, &mut tell).unwrap(), path);
+    // It is asked once: a box without a network must start at once.
     assert!(said.len() == 1 && said[0].contains("no answer"), "{said:?}");
     let e = gone.base(&"o/other".parse().unwrap(), None, &mut |_| ()).unwrap_err();
     assert!(e.code() == Code::Io && e.remedy().contains("connection"), "{e}");
