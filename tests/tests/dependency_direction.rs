@@ -1,5 +1,5 @@
-//! Arrows between the crates point one way: `formats <- runtime <- trainer`, `formats <- tools`, the programs'
-//! common part between `formats` and them, all `<- tests`; and crates that must stay small have no large
+//! Arrows between the crates point one way: `formats <- runtime <- trainer`, `formats <- tools`, fetching and the
+//! programs' common part between `formats` and them, all `<- tests`; and crates that must stay small have no large
 //! dependencies.
 
 use std::process::Command;
@@ -12,9 +12,10 @@ fn cargo(args: &[&str]) -> String {
 }
 
 /// The crates that each crate of the workspace may depend on, dev-dependencies included.
-const MAY_STAND_ON: [(&str, &[&str]); 6] = [
+const MAY_STAND_ON: [(&str, &[&str]); 7] = [
     ("conpet-formats", &[]),
-    ("conpet-program", &["conpet-formats"]),
+    ("conpet-fetch", &["conpet-formats"]),
+    ("conpet-program", &["conpet-fetch", "conpet-formats"]),
     ("conpet-runtime", &["conpet-formats", "conpet-program"]),
     ("conpet-trainer", &["conpet-formats", "conpet-program", "conpet-runtime"]),
     ("conpet-tools", &["conpet-formats", "conpet-program"]),
@@ -58,8 +59,9 @@ fn tree(package: &str, options: &[&str]) -> Vec<(String, String)> {
 #[test]
 fn small_crates_stay_small() {
     // gguf-rs turns on serde_json's arbitrary_precision, which changes how manifests parse.
-    let cases: [(&str, &[&str]); 5] = [
+    let cases: [(&str, &[&str]); 6] = [
         ("conpet-formats", &["candle", "tokio", "hyper", "gguf-rs", "tokenizers", "clap", "anyhow", "rayon"]),
+        ("conpet-fetch", &["candle", "tokio", "hyper", "clap", "anyhow", "rayon"]),
         ("conpet-program", &["candle", "tokio", "hyper", "gguf-rs", "tokenizers", "anyhow", "rayon"]),
         ("conpet-runtime", &["candle", "tokio", "hyper", "gguf-rs", "tokenizers"]),
         ("conpet-tools", &["candle", "tokio", "hyper", "tokenizers", "conpet-runtime", "conpet-trainer"]),
@@ -81,11 +83,14 @@ fn small_crates_stay_small() {
 fn the_engine_stands_without_its_program() {
     let built =
         |options: &[&str]| -> Vec<String> { tree("conpet-runtime", options).into_iter().map(|p| p.0).collect() };
-    let programs = ["clap", "conpet-program", "signal-hook", "ctrlc", "anyhow"];
+    let programs = ["clap", "conpet-program", "conpet-fetch", "ureq", "rustls", "signal-hook", "ctrlc", "anyhow"];
     let library = built(&["--no-default-features"]);
     assert!(library.contains(&"conpet-formats".to_owned()), "the tree was not read: {library:?}");
     for package in library {
         assert!(!programs.contains(&package.as_str()), "the engine alone must not be built from {package}");
     }
-    assert!(built(&[]).contains(&"clap".to_owned()), "the program has a command line");
+    let has = |options: &[&str], package: &str| built(options).contains(&package.to_owned());
+    assert!(has(&[], "clap") && has(&[], "ureq"), "the program has a command line, and fetches bases");
+    let alone = ["--no-default-features", "--features", "cli"];
+    assert!(has(&alone, "clap") && !has(&alone, "ureq"), "the program can be built without HTTP");
 }

@@ -56,11 +56,16 @@ fn a_bundle_of_one_runs_on_the_other_and_both_learn_the_same() {
         c.args(command).arg("-m").arg(base).arg("-b").arg(bundle("whole.cpb"));
         let out = c.args(["how large is our coin", "the colour of that sky"]).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap()
+        let answer = |line: &str| -> serde_json::Map<String, serde_json::Value> {
+            let mut answer: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();
+            answer.retain(|key, _| key != "ms" && !key.ends_with("_ms"));
+            answer
+        };
+        String::from_utf8(out.stdout).unwrap().lines().map(answer).collect::<Vec<_>>()
     };
     for command in [["route", "--json"], ["classify", "--json"]] {
         let want = run(&command, &whole);
-        assert!(want.contains("size"), "{want}");
+        assert!(want.len() == 2 && want[0].len() > 3, "{want:?}");
         shards.iter().for_each(|s| assert_eq!(run(&command, s), want, "{}", s.display()));
     }
 }

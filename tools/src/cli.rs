@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use conpet_program::EXIT_CODES;
+use conpet_program::{EXIT_CODES, HubArgs};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -112,6 +112,9 @@ pub struct VerifyArgs {
     /// Also check that this GGUF is the base the bundle was trained on
     #[arg(short = 'm', long, value_name = "GGUF", visible_alias = "model")]
     pub base: Option<PathBuf>,
+    /// Where the base is fetched from
+    #[command(flatten)]
+    pub hub: HubArgs,
 }
 
 /// A part of a bundle.
@@ -145,8 +148,12 @@ pub struct ExtractArgs {
 /// A base.
 #[derive(Debug, Args)]
 pub struct GgufArgs {
-    /// The base (*.gguf)
-    pub file: PathBuf,
+    /// The base (*.gguf); of a split base, any shard
+    #[arg(required_unless_present = "hf_repo")]
+    pub file: Option<PathBuf>,
+    /// Where the base is fetched from
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// Also compare with what the gguf-rs crate reads from the same header
     #[arg(long)]
     pub cross_check: bool,
@@ -266,6 +273,9 @@ pub struct ImportArgs {
     /// The base (*.gguf). Of an OCI layout: where its base goes, or the base it must be for
     #[arg(short = 'm', long, value_name = "GGUF", visible_alias = "model")]
     pub base: Option<PathBuf>,
+    /// Where the base is fetched from
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// The bundle: a new file, or one that gets another stage
     #[arg(short = 'b', long, value_name = "BUNDLE")]
     pub bundle: PathBuf,
@@ -294,6 +304,9 @@ pub struct ExportArgs {
     /// The base (*.gguf): needed for peft and gguf; with oci it goes into the layout
     #[arg(short = 'm', long, value_name = "GGUF", visible_alias = "model")]
     pub base: Option<PathBuf>,
+    /// Where the base is fetched from
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// Name or path of the model for PEFT's Auto classes (base_model_name_or_path)
     #[arg(long, value_name = "NAME")]
     pub base_name: Option<String>,

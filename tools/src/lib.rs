@@ -22,6 +22,7 @@ pub use conpet_program::ExitStatus;
 
 use clap::Parser;
 use conpet_program::print::{is_closed, written};
+use conpet_program::spelled;
 use output::Output;
 use std::ffi::OsString;
 use std::io::Write;
@@ -29,7 +30,7 @@ use std::io::Write;
 /// Runs one command line; `args` begins with the program's name. Data goes to `stdout`, all else
 /// to `stderr`.
 pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, stderr: &mut dyn Write) -> ExitStatus {
-    let cli = match cli::Cli::try_parse_from(cli::with_default_command(args.into_iter().collect())) {
+    let cli = match cli::Cli::try_parse_from(cli::with_default_command(spelled(args))) {
         Ok(cli) => cli,
         Err(e) => return usage(e, stdout, stderr),
     };

@@ -6,7 +6,7 @@ use std::fmt::Display;
 
 /// The command line as `C`. What clap refuses, and `--help` and `--version`, end the process here.
 pub fn parse<C: Parser>() -> C {
-    C::try_parse().unwrap_or_else(|e| explain::<C>(e).exit())
+    C::try_parse_from(crate::spelled(std::env::args_os())).unwrap_or_else(|e| explain::<C>(e).exit())
 }
 
 /// An error of clap that also names the environment variable, if the refused value came from one.

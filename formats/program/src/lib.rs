@@ -1,6 +1,6 @@
 //! What the three programs of ConPET share, so that they behave as one: how a program starts and ends
 //! ([`run`], [`ExitStatus`]), reads its command line ([`parse`]), prints ([`mod@print`]), stops when a signal
-//! asks for it ([`Stop`]), and reads rows of text ([`rows`], [`queue`]).
+//! asks for it ([`Stop`]), finds or fetches its base ([`BaseArgs`]), and reads rows of text ([`rows`], [`queue`]).
 //!
 //! A program is one line:
 //!
@@ -13,6 +13,7 @@
 //! }
 //! ```
 
+mod base;
 mod command_line;
 mod exit;
 pub mod print;
@@ -20,6 +21,7 @@ pub mod queue;
 pub mod rows;
 mod signals;
 
+pub use base::{BaseArgs, HubArgs, spelled, without_token};
 pub use command_line::{explain, given, parse};
 pub use exit::{EXIT_CODES, ExitStatus};
 pub use signals::Stop;

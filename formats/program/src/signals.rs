@@ -86,6 +86,14 @@ pub(crate) fn listen() -> &'static Stop {
     &STOP
 }
 
+/// Ends the process if a signal came, also where the first one waits for work.
+#[cfg(feature = "fetch")]
+pub(crate) fn end_if_asked() {
+    if let Some(signal) = STOP.signal() {
+        low_level::exit(128 + i32::from(signal));
+    }
+}
+
 /// True if this process was started with the signal ignored, as `nohup` does with SIGHUP.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

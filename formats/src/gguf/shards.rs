@@ -79,6 +79,13 @@ impl Shards {
         Ok(Self(shards.collect::<Result<_>>()?))
     }
 
+    /// The paths of all shards, in order, that a base has if a file of this path is one of them; of any other name,
+    /// the path alone.
+    pub fn named(path: &Path) -> Vec<PathBuf> {
+        ShardName::of(path)
+            .map_or_else(|| vec![path.to_owned()], |name| (1..=name.count).map(|no| name.path(no)).collect())
+    }
+
     /// A base in one file that is mapped or in memory already; `path` only names it in messages.
     ///
     /// # Errors

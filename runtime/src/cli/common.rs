@@ -8,7 +8,7 @@ use crate::kv::KvType;
 use crate::skills::Skills;
 use clap::Args;
 use conpet_formats::bundle::{Trust, update};
-use conpet_program::{given, print};
+use conpet_program::{BaseArgs, given, print};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -16,9 +16,9 @@ use std::thread;
 /// Base, bundle and resources.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// The base, a GGUF file.
-    #[arg(short = 'm', long = "model", env = "LLAMA_ARG_MODEL")]
-    pub model: PathBuf,
+    /// The base.
+    #[command(flatten)]
+    pub base: BaseArgs,
     /// The bundle.
     #[arg(short = 'b', long = "bundle", env = "CONPET_BUNDLE")]
     pub bundle: Option<PathBuf>,
@@ -79,7 +79,7 @@ impl Common {
     /// # Errors
     /// If one cannot be opened, they do not belong together, or a flag's value is not allowed.
     pub fn open(&self) -> Result<(Engine, Option<Skills>)> {
-        let mut base = Base::open(&self.model)?;
+        let mut base = Base::open(&self.base.path()?)?;
         base.extend_context(self.ctx_size);
         if self.mem_budget > 0 {
             base.limit_memory(self.mem_budget.saturating_mul(1 << 20))?;
@@ -103,7 +103,7 @@ impl Common {
         })?;
         if !kv_type.fits(e.base.spec.head_dim) {
             let text = format!("a KV cache of {} does not fit heads of {}", self.cache_type, e.base.spec.head_dim);
-            return Err(Error::new(Code::Shape, text).in_file(&self.model).hint("use --cache-type f16"));
+            return Err(Error::new(Code::Shape, text).in_file(e.base.path()).hint("use --cache-type f16"));
         }
         if self.batch_size == 0 {
             let batch = given("--batch-size", "LLAMA_ARG_BATCH", 0);

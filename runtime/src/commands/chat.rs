@@ -40,7 +40,7 @@ pub(super) fn run(a: &ChatArgs, stop: &Stop) -> Result<ExitStatus> {
     engine.check_predicts("chat")?;
     let template = engine.base.chat_template()?.ok_or_else(|| {
         Error::new(Code::Missing, "this base has no chat template")
-            .in_file(&a.common.model)
+            .in_file(engine.base.path())
             .hint("use conpet-run generate, or a base that has one")
     })?;
     let mut talk = Conversation::new(template, a.system.clone());

@@ -3,8 +3,8 @@
 use crate::base::Base;
 use crate::error::{Code, Error, Result};
 use clap::Args;
-use conpet_program::ExitStatus;
 use conpet_program::print::print;
+use conpet_program::{BaseArgs, ExitStatus};
 use serde_json::json;
 use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ use std::path::PathBuf;
 /// Arguments of `tokenize`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TokenizeArgs {
-    /// The base, a GGUF file.
-    #[arg(short = 'm', long = "model", env = "LLAMA_ARG_MODEL")]
-    model: PathBuf,
+    /// The base.
+    #[command(flatten)]
+    base: BaseArgs,
     /// The text; without it, the file or standard input is read.
     text: Option<String>,
     /// Read the text from a file.
@@ -29,7 +29,7 @@ pub(crate) struct TokenizeArgs {
 }
 
 pub(super) fn run(a: &TokenizeArgs) -> Result<ExitStatus> {
-    let base = Base::open(&a.model)?;
+    let base = Base::open(&a.base.path()?)?;
     let text = match (&a.text, &a.file) {
         (Some(t), _) => t.clone(),
         (None, Some(path)) => conpet_formats::fs::read_text(path)?,

@@ -92,7 +92,8 @@ fn module(args: &ExportArgs, bundle: &Bundle, format: Format, to: &Path) -> Resu
         )
     })?;
     let index = find(m, wanted)?;
-    let base = args.base.as_ref().ok_or_else(|| {
+    let base = args.hub.or(args.base.as_deref())?;
+    let base = base.as_deref().ok_or_else(|| {
         Failure::usage(
             "--base is missing",
             "give the bundle's base with -m BASE.gguf: its heads decide the order of rows",
@@ -173,7 +174,7 @@ fn layout(args: &ExportArgs, bundle: &Bundle, to: &Path) -> Result<Export, Failu
             "leave the module and --stage out",
         ));
     }
-    let written = oci::write(to, &args.file, args.base.as_deref()).map_err(exit::creating)?;
+    let written = oci::write(to, &args.file, args.hub.or(args.base.as_deref())?.as_deref()).map_err(exit::creating)?;
     Ok(Export {
         schema: "conpet.inspect.export/1",
         file: args.file.display().to_string(),

@@ -67,7 +67,9 @@ struct Tensor<'a> {
 }
 
 pub(super) fn run(args: &GgufArgs, out: &mut Output<'_>) -> Result<ExitStatus, Failure> {
-    let files = Shards::open(&args.file)?;
+    let file = args.hub.or(args.file.as_deref())?;
+    let file = file.ok_or_else(|| Failure::usage("no base is named", "give a file, or a repository with -hf"))?;
+    let files = Shards::open(&file)?;
     let gguf = files.gguf()?;
     let differences = if args.cross_check { Some(cross_checked(&files)?) } else { None };
     let agrees = differences.as_ref().is_none_or(Vec::is_empty);

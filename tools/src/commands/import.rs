@@ -59,7 +59,8 @@ pub(super) fn run(args: &ImportArgs, out: &mut Output<'_>) -> Result<ExitStatus,
 
 fn adapter(args: &ImportArgs, source: Source) -> Result<Import, Failure> {
     let missing = |what: &str, hint: &str| Failure::usage(format!("{what} is missing"), hint);
-    let base = args.base.as_ref().ok_or_else(|| missing("--base", "give the adapter's base with -m BASE.gguf"))?;
+    let base = args.hub.or(args.base.as_deref())?;
+    let base = base.as_deref().ok_or_else(|| missing("--base", "give the adapter's base with -m BASE.gguf"))?;
     let name = args.task.clone().ok_or_else(|| missing("--task", "give the new task a name with --task NAME"))?;
     let files = Shards::open(base)?;
     let gguf = files.gguf()?;
@@ -129,7 +130,8 @@ fn layout(args: &ImportArgs) -> Result<Import, Failure> {
     if args.task.is_some() {
         return Err(Failure::usage("an OCI layout holds a whole bundle, so --task means nothing", "leave --task out"));
     }
-    let base = args.base.as_deref();
+    let base = args.hub.or(args.base.as_deref())?;
+    let base = base.as_deref();
     let brought = base.filter(|b: &&Path| !b.exists());
     exchange::oci::read(&args.from, &args.bundle, base).map_err(exit::creating)?;
     let bundle = Bundle::open(&args.bundle)?;

@@ -67,11 +67,12 @@ pub(super) fn run(args: &VerifyArgs, out: &mut Output<'_>) -> Result<ExitStatus,
         Some(trust) if status == ExitStatus::Success => Some(signer(&args.file, trust)),
         _ => None,
     };
-    let mismatch = match &args.base {
+    let base = args.hub.or(args.base.as_deref())?;
+    let mismatch = match &base {
         Some(base) if status == ExitStatus::Success => check(&args.file, base, args.full).err(),
         _ => None,
     };
-    let base = args.base.as_ref().filter(|_| status == ExitStatus::Success).map(|b| Base {
+    let base = base.as_ref().filter(|_| status == ExitStatus::Success).map(|b| Base {
         file: b.display().to_string(),
         matches: mismatch.is_none(),
         every_byte: args.full,

@@ -10,8 +10,8 @@ use crate::settings::Group;
 use crate::stream;
 use conpet_formats::Result;
 use conpet_formats::bundle::Bundle;
-use conpet_program::ExitStatus;
 use conpet_program::print::{print, say};
+use conpet_program::{BaseArgs, ExitStatus};
 use conpet_runtime::skills::Skills;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -24,9 +24,9 @@ const OF_STREAMS: [&str; 2] = ["score", "name"];
 pub struct Args {
     /// The task's folder, with train.jsonl, valid.jsonl and test.jsonl.
     pub task: PathBuf,
-    /// The base, a GGUF file.
-    #[arg(short = 'm', long = "model")]
-    pub model: PathBuf,
+    /// The base.
+    #[command(flatten)]
+    pub base: BaseArgs,
     /// The bundle to add to.
     #[arg(short = 'b', long = "bundle")]
     pub bundle: PathBuf,
@@ -43,7 +43,7 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let (config, given) = a.settings.over(Config::default())?;
     let bundle = Bundle::open(&a.bundle)?;
     let task = stream::open_task(&a.task)?;
-    let e = engine::open(&a.model, config.run.threads)?;
+    let e = engine::open(&a.base.path()?, config.run.threads)?;
     refuse_conflicts(&given.all(), &config, &bundle, &e.base.spec)?;
     let config = inherited(config, &bundle, &e.base.spec)?;
     let in_effect: Vec<&str> = config.in_effect().into_iter().filter(|k| !OF_STREAMS.contains(k)).collect();

@@ -9,8 +9,8 @@ use crate::report::{self, own_command};
 use crate::rng::Stream;
 use crate::stream;
 use conpet_formats::{Code, Error, Result, fs};
-use conpet_program::ExitStatus;
 use conpet_program::print::{print, say};
+use conpet_program::{BaseArgs, ExitStatus};
 use conpet_runtime::base::Base;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,9 +21,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Args {
     /// The stream's folder.
     pub stream: PathBuf,
-    /// The base, a GGUF file.
-    #[arg(short = 'm', long = "model")]
-    pub model: PathBuf,
+    /// The base.
+    #[command(flatten)]
+    pub base: BaseArgs,
     /// Methods, comma-separated; METHOD:SELECTOR also sets the selector, as in dynamic:ridge, and
     /// METHOD:SETTING=VALUE sets any setting, as in lae:lae_experts=online (names as in --print-config).
     #[arg(long, value_delimiter = ',', required = true, value_name = "METHOD[:SELECTOR][:SETTING=VALUE],..")]
@@ -76,7 +76,8 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     let names: Vec<&str> = tasks.iter().map(|t| t.name.as_str()).collect();
     let mut plans = plans(&a, &config, &names)?;
     // Check all methods first: a wrong setting of the last one should not show only after hours.
-    let base = Base::open(&a.model)?;
+    let model = a.base.path()?;
+    let base = Base::open(&model)?;
     plans.iter().try_for_each(|p| p.config.check(&base.spec).map(drop))?;
     drop(base);
     let mut unable: Vec<(String, Error)> = Vec::new();
@@ -104,7 +105,7 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
         let done = if report.exists() { " is done" } else { "" };
         say(&format!("{} of {}: {}{done}", i + 1, plans.len(), plan.name));
         if done.is_empty() {
-            match learn(&a, plan, &runs, stop) {
+            match learn(&a, &model, plan, &runs, stop) {
                 Ok(true) => {}
                 Ok(false) => {
                     say("stopped; the same command continues");
@@ -207,11 +208,11 @@ fn begin(plan: &Plan, runs: &Path) -> Result<()> {
 }
 
 /// Learns the stream in a process of its own; false if it was stopped.
-fn learn(a: &Args, plan: &Plan, runs: &Path, stop: &AtomicBool) -> Result<bool> {
+fn learn(a: &Args, model: &Path, plan: &Plan, runs: &Path, stop: &AtomicBool) -> Result<bool> {
     let exe = std::env::current_exe().map_err(|e| Error::io("find this program", e))?;
     let file = |ending: &str| -> PathBuf { runs.join(format!("{}.{ending}", plan.name)) };
     let mut command = Command::new(exe);
-    command.arg("stream").arg(&a.stream).arg("-m").arg(&a.model).arg("-b").arg(file("cpb"));
+    command.arg("stream").arg(&a.stream).arg("-m").arg(model).arg("-b").arg(file("cpb"));
     command.arg("--config").arg(file("toml")).arg("--report").arg(runs.join(&plan.name));
     command.args(["--order", &plan.order]);
     if let Some(n) = a.tasks {

@@ -10,8 +10,8 @@ use crate::stream::{self, Row, Task};
 use conpet_formats::bundle::Bundle;
 use conpet_formats::quant::QuantType;
 use conpet_formats::{Code, Error, Result};
-use conpet_program::ExitStatus;
 use conpet_program::print::print;
+use conpet_program::{BaseArgs, ExitStatus};
 use conpet_runtime::engine::Engine;
 use conpet_runtime::skills::Skills;
 use std::path::PathBuf;
@@ -21,9 +21,9 @@ use std::path::PathBuf;
 pub struct Args {
     /// The stream's folder.
     pub stream: PathBuf,
-    /// The base, a GGUF file.
-    #[arg(short = 'm', long = "model")]
-    pub model: PathBuf,
+    /// The base.
+    #[command(flatten)]
+    pub base: BaseArgs,
     /// The bundle.
     #[arg(short = 'b', long = "bundle")]
     pub bundle: PathBuf,
@@ -46,7 +46,7 @@ pub struct Args {
 /// # Errors
 /// The command's error, which names the file, the place, the value and the remedy.
 pub fn run(a: &Args) -> Result<ExitStatus> {
-    let e = engine::open(&a.model, a.threads)?;
+    let e = engine::open(&a.base.path()?, a.threads)?;
     let bundle = match a.stage {
         Some(g) => Bundle::open_stage(&a.bundle, g)?,
         None => Bundle::open(&a.bundle)?,

@@ -7,8 +7,8 @@ use crate::services::Event;
 use crate::settings::range::{not_negative, part, refusal};
 use crate::stream;
 use conpet_formats::{Code, Error, Result};
-use conpet_program::ExitStatus;
 use conpet_program::print::print;
+use conpet_program::{BaseArgs, ExitStatus};
 use std::path::PathBuf;
 
 /// Arguments of `probe`.
@@ -16,9 +16,9 @@ use std::path::PathBuf;
 pub struct Args {
     /// The stream's folder.
     pub stream: PathBuf,
-    /// The base, a GGUF file.
-    #[arg(short = 'm', long = "model")]
-    pub model: PathBuf,
+    /// The base.
+    #[command(flatten)]
+    pub base: BaseArgs,
     /// A feature to try, as --selector-feature takes it; may be given several times.
     #[arg(short = 'f', long = "feature", required = true)]
     pub features: Vec<String>,
@@ -47,7 +47,7 @@ pub struct Args {
 /// # Errors
 /// The command's error, which names the file, the place, the value and the remedy.
 pub fn run(a: &Args) -> Result<ExitStatus> {
-    let e = engine::open(&a.model, a.threads)?;
+    let e = engine::open(&a.base.path()?, a.threads)?;
     if !(8..=e.base.spec.context).contains(&a.max_len) {
         return Err(refusal("max_len", &a.max_len, &format!("8 to the base's context of {}", e.base.spec.context)));
     }

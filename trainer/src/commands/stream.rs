@@ -8,20 +8,21 @@ use crate::report::{self, Origin, Report};
 use crate::run::Run;
 use crate::stream;
 use conpet_formats::{Code, Error, Result};
-use conpet_program::ExitStatus;
 use conpet_program::print::{print, say};
+use conpet_program::{BaseArgs, ExitStatus};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 /// Arguments of `stream`.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("model", |a| a.required_unless_present("print_config")))]
 pub struct Args {
     /// The stream's folder.
     #[arg(required_unless_present = "print_config")]
     pub stream: Option<PathBuf>,
-    /// The base, a GGUF file.
-    #[arg(short = 'm', long = "model", required_unless_present = "print_config")]
-    pub model: Option<PathBuf>,
+    /// The base.
+    #[command(flatten)]
+    pub base: BaseArgs,
     /// The bundle to write.
     #[arg(short = 'b', long = "bundle", default_value = "skills.cpb")]
     pub bundle: PathBuf,
@@ -63,8 +64,8 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
         print(&config.toml()?)?;
         return Ok(ExitStatus::Success);
     }
-    let (Some(path), Some(model)) = (a.stream, a.model) else {
-        return Err(Error::new(Code::Missing, "a stream and a base are needed"));
+    let Some(path) = a.stream else {
+        return Err(Error::new(Code::Missing, "a stream is needed"));
     };
     let mut tasks = stream::open(&path)?;
     tasks.truncate(a.tasks.unwrap_or(usize::MAX).max(1));
@@ -72,7 +73,7 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
         stream::reorder(&mut tasks, names)?;
     }
     let strangers = stream::out_of_scope(&path, a.ood.as_deref())?;
-    let e = engine::open(&model, config.run.threads)?;
+    let e = engine::open(&a.base.path()?, config.run.threads)?;
     let trunk = config.check(&e.base.spec)?.trunk;
     let rows: usize = tasks.iter().map(|t| t.train.len()).sum();
     say(&format!(

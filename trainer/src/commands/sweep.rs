@@ -9,8 +9,8 @@ use crate::report::sweep::Sweep;
 use crate::stream;
 use crate::sweep::{DEFAULT_KINDS, Wanted, settings_in_effect, sweep};
 use conpet_formats::{Code, Error, Result};
-use conpet_program::ExitStatus;
 use conpet_program::print::{print, say};
+use conpet_program::{BaseArgs, ExitStatus};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -19,9 +19,9 @@ use std::sync::atomic::AtomicBool;
 pub struct Args {
     /// The stream's folder; its tasks must be classification tasks.
     pub stream: PathBuf,
-    /// The base, a GGUF file.
-    #[arg(short = 'm', long = "model")]
-    pub model: PathBuf,
+    /// The base.
+    #[command(flatten)]
+    pub base: BaseArgs,
     /// A task to train on, by name; may be given several times [default: the first].
     #[arg(long = "task")]
     pub tasks: Vec<String>,
@@ -64,7 +64,7 @@ pub fn run(a: Args, stop: &AtomicBool) -> Result<ExitStatus> {
     }
     let first = tasks[0].name.clone();
     tasks.retain(|t| if a.tasks.is_empty() { t.name == first } else { a.tasks.contains(&t.name) });
-    let e = engine::open(&a.model, config.run.threads)?;
+    let e = engine::open(&a.base.path()?, config.run.threads)?;
     let kinds = if a.kinds.is_empty() { DEFAULT_KINDS.map(String::from).to_vec() } else { a.kinds };
     let wanted = Wanted { kinds, sizes: a.sizes, rates: a.rates, seeds: a.seeds.max(1) };
     let head = Sweep { origin: Origin::here(&e), ..Sweep::default() };

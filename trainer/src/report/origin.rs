@@ -38,7 +38,7 @@ impl Origin {
 
 /// This process's command line, as a report shows it.
 pub(crate) fn own_command() -> String {
-    without_folders(&std::env::args().collect::<Vec<_>>().join(" "))
+    without_folders(&conpet_program::without_token(std::env::args()).join(" "))
 }
 
 /// A command line with file names only, without folders, which would expose private paths.
