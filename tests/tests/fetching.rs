@@ -1,6 +1,7 @@
 //! `-hf` in the built programs, against a hub on the loopback interface.
 
 #[path = "../../formats/fetch/tests/hub/server.rs"]
+#[allow(dead_code, reason = "the server's own tests use all of it")]
 mod server;
 
 use conpet_tests::{program, tiny_base, tiny_stream};

@@ -32,7 +32,7 @@ use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 use conpet_formats::bundle::manifest::SelectorEntry;
 use conpet_formats::decimal::Decimal;
-use conpet_formats::feature::{FeatureSpec, StateNorm};
+use conpet_formats::feature::FeatureSpec;
 use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::selector::SelectorKind;
 use fitting::Fit;
@@ -123,8 +123,7 @@ impl Settings {
     /// # Errors
     /// If there is no such selector, or `--selector-feature` is malformed.
     pub fn feature(&self, spec: &ModelSpec, trunk: usize) -> Result<Option<FeatureSpec>> {
-        let feature = module::feature(&self.common.selector_feature, StateNorm::Rms, spec, trunk)
-            .map_err(|e| e.in_section("--selector-feature"))?;
+        let feature = self.common.feature(spec, trunk).map_err(|e| e.in_section("--selector-feature"))?;
         Ok(by_name(&self.common.selector)?.kind.scores_classes().then_some(feature))
     }
 
@@ -151,7 +150,7 @@ impl Settings {
     /// If `--selector-feature` is malformed.
     pub fn canonical(&self, spec: &ModelSpec, trunk: usize) -> Result<Self> {
         let mut out = self.clone();
-        let feature = module::feature(&self.common.selector_feature, StateNorm::Rms, spec, trunk)?;
+        let feature = self.common.feature(spec, trunk)?;
         out.common.selector_feature = module::feature_text(&feature);
         out.common.margin = Decimal::from_f64(self.common.margin).to_f64();
         out.lda.ngram_weight = lda::as_stored(self.lda.ngram_weight as f32);

@@ -4,11 +4,13 @@
 use super::calibrate::{self, Form};
 use super::stats::Stats;
 use crate::data::Prepared;
-use crate::services::Services;
+use crate::services::{Services, module};
 use crate::settings::range::{any, at_least_one, part};
 use crate::settings::settings;
 use conpet_formats::bundle::{Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
+use conpet_formats::feature::{FeatureSpec, StateNorm};
+use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::selector::{self, SelectorKind};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::{Code, Error, Result};
@@ -18,8 +20,9 @@ settings! { "Selector" Settings Flags {
     /// small memory of features); conpet (a module and a T-way head of its own, trained with replay); uniform
     /// (all modules run); task (named by the caller).
     selector: String = SelectorKind::Lda.name().into(), any();
-    /// The feature that the selector reads, in the same form as head-feature.
-    selector_feature: String = "trunk:mean".into(), any();
+    /// The feature that the selector reads, in the same form as head-feature; auto is trunk:mean, and last:mean
+    /// on an encoder, whose last states are made to be pooled.
+    selector_feature: String = "auto".into(), any();
     /// Most candidate modules to run if the selector is unsure.
     top_k: u32 = 2, at_least_one();
     /// The selector is unsure if the margin between its two best tasks is below this.
@@ -33,6 +36,21 @@ settings! { "Selector" Settings Flags {
     /// linear, mlp: training steps for each task.
     selector_steps: u64 = 400, at_least_one();
 }}
+
+impl Settings {
+    /// The feature that the selector reads.
+    ///
+    /// # Errors
+    /// If `--selector-feature` is malformed, or the base lacks a layer it reads.
+    pub fn feature(&self, spec: &ModelSpec, trunk: usize) -> Result<FeatureSpec> {
+        let text = match self.selector_feature.as_str() {
+            "auto" if spec.causal => "trunk:mean",
+            "auto" => "last:mean",
+            text => text,
+        };
+        module::feature(text, StateNorm::Rms, spec, trunk)
+    }
+}
 
 /// A request to fit a selector after a task was learned.
 #[derive(Debug, Clone, Copy)]
