@@ -47,7 +47,7 @@ fn digits(bytes: &[u8], codes: &mut [u8]) {
     let mut power = 1u8;
     for codes in codes.chunks_exact_mut(bytes.len()) {
         for (c, b) in codes.iter_mut().zip(bytes) {
-            *c = (u16::from(b.wrapping_mul(power)) * 3 >> 8) as u8;
+            *c = ((u16::from(b.wrapping_mul(power)) * 3) >> 8) as u8;
         }
         power = power.wrapping_mul(3);
     }
