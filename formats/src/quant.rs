@@ -5,7 +5,15 @@
 //! scalar references that every fast kernel is checked against.
 
 mod float;
+mod grids;
+pub mod iq2_s;
+pub mod iq2_xs;
+pub mod iq2_xxs;
+pub mod iq3_s;
+pub mod iq3_xxs;
 pub mod iq4_nl;
+pub mod iq4_xs;
+pub mod mxfp4;
 pub mod q2_k;
 pub mod q3_k;
 pub mod q4_0;
@@ -17,6 +25,8 @@ pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
 mod search;
+pub mod tq1_0;
+pub mod tq2_0;
 
 use crate::{Code, Error, Result};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -103,6 +113,24 @@ quant_types! {
         Q3K = q3_k::BlockQ3K,
         /// 32 numbers: f16 scale, 4-bit places in a table of uneven levels.
         Iq4Nl = iq4_nl::BlockIq4Nl,
+        /// 256 numbers: 8 sub-blocks with 6-bit scales, 4-bit places in the table of IQ4_NL.
+        Iq4Xs = iq4_xs::BlockIq4Xs,
+        /// 256 numbers: 8 sub-blocks with 4-bit scales, points of four magnitudes.
+        Iq3S = iq3_s::BlockIq3S,
+        /// 256 numbers: 8 sub-blocks with 4-bit scales, points of four magnitudes.
+        Iq3Xxs = iq3_xxs::BlockIq3Xxs,
+        /// 256 numbers: 16 sub-blocks with 4-bit scales, points of eight magnitudes.
+        Iq2S = iq2_s::BlockIq2S,
+        /// 256 numbers: 16 sub-blocks with 4-bit scales, points of eight magnitudes.
+        Iq2Xs = iq2_xs::BlockIq2Xs,
+        /// 256 numbers: 8 sub-blocks with 4-bit scales, points of eight magnitudes.
+        Iq2Xxs = iq2_xxs::BlockIq2Xxs,
+        /// 32 numbers: a power of two, floats of four bits.
+        Mxfp4 = mxfp4::BlockMxfp4,
+        /// 256 numbers: f16 scale, -1, 0 or 1, five in a byte.
+        Tq1_0 = tq1_0::BlockTq1_0,
+        /// 256 numbers: f16 scale, -1, 0 or 1, four in a byte.
+        Tq2_0 = tq2_0::BlockTq2_0,
     }
 }
 
@@ -131,6 +159,10 @@ impl QuantType {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|t| t.name().eq_ignore_ascii_case(name))
     }
+    /// The names of all types, for people.
+    pub fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
     /// Bytes of a row of `n` numbers; `None` if `n` is not a whole number of blocks or overflows.
     pub const fn row_bytes(self, n: usize) -> Option<usize> {
         if !n.is_multiple_of(self.block_len()) {
@@ -147,13 +179,7 @@ pub(crate) fn foreign_name(ggml_id: u32) -> Option<&'static str> {
         5 => "Q4_3",
         9 => "Q8_1",
         15 => "Q8_K",
-        16 => "IQ2_XXS",
-        17 => "IQ2_XS",
-        18 => "IQ3_XXS",
         19 => "IQ1_S",
-        21 => "IQ3_S",
-        22 => "IQ2_S",
-        23 => "IQ4_XS",
         24 => "I8",
         25 => "I16",
         26 => "I32",
@@ -163,13 +189,12 @@ pub(crate) fn foreign_name(ggml_id: u32) -> Option<&'static str> {
         31 => "Q4_0_4_4",
         32 => "Q4_0_4_8",
         33 => "Q4_0_8_8",
-        34 => "TQ1_0",
-        35 => "TQ2_0",
         36 => "IQ4_NL_4_4",
         37 => "IQ4_NL_4_8",
         38 => "IQ4_NL_8_8",
-        39 => "MXFP4",
         40 => "NVFP4",
+        41 => "Q1_0",
+        42 => "Q2_0",
         _ => return None,
     })
 }

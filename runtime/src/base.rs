@@ -322,7 +322,7 @@ fn find(gguf: &Gguf<'_>, name: &str, rows: usize, cols: usize) -> Result<Weight>
     let TensorType::Known(ty) = info.ty else {
         return Err(Error::new(Code::Type, format!("tensor type {} cannot be run", info.ty))
             .in_section(section())
-            .hint("use a base quantized to F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K or IQ4_NL"));
+            .hint(format!("this release runs {}", QuantType::names())));
     };
     if info.rows() != rows as u64 || info.cols() != cols as u64 {
         return Err(Error::new(

@@ -51,9 +51,9 @@ fn g19_types_that_cannot_be_run_are_refused_on_use() {
         assert!(Gguf::parse(&bytes).is_ok(), "type {ty} is listed");
         refused(Base::from_map(Mapped::from_vec(bytes), Path::new("x.gguf")), Code::Type, &format!("type {ty}"));
     }
-    let bytes = poked("output_norm.weight", 4 + 8, &39u32.to_le_bytes());
+    let bytes = poked("output_norm.weight", 4 + 8, &40u32.to_le_bytes());
     let e = Base::from_map(Mapped::from_vec(bytes), Path::new("x.gguf")).unwrap_err();
-    assert!(e.message().contains("MXFP4"), "{e}");
+    assert!(e.message().contains("NVFP4"), "{e}");
 }
 
 #[test]

@@ -30,11 +30,17 @@ KNOWN = {
     "tokenizer.ggml.pre": "llama.cpp knows it by a digest of the real vocabulary, which this one does not have",
     "tokenizer.ggml.scores": "llama.cpp gives every token of a tokenizer.json the same score; here the merges' order is kept",
     "tokenizer.ggml.token_type": "the unknown token is a control token there, and of its own kind here",
+    "tokenizer.ggml.unknown_token_id": "llama.cpp looks for it among added tokens only",
+    "modern-bert.attention.layer_norm_rms_epsilon": "the model has no RMSNorm",
+    "modern-bert.attention.layer_norm_epsilon": "llama.cpp writes it only if the checkpoint repeats norm_eps under another name",
+    "modern-bert.classifier.pooling_type": "a classifier on top is not converted",
 }
 
 TEXT = ["the quick brown fox jumps over the lazy dog", "turn on the light in the kitchen", "what is the weather today", "1234 + 5678 = 6912, isn't it?"] * 8
 SIZES = dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=96, max_position_embeddings=128)
 GROUPED = dict(SIZES, num_key_value_heads=2)
+PIECES = dict(GROUPED, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+CLASSES = dict(SIZES, bos_token_id=0, pad_token_id=1, eos_token_id=2, cls_token_id=0, sep_token_id=2)
 LONG = [1.0 + i / 8 for i in range(8)]
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32, beta_fast=32, beta_slow=1)
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
@@ -50,20 +56,20 @@ FAMILIES = {
     "qwen2": ("Qwen2", dict(GROUPED, rope_theta=1e6), "bytes"),
     "qwen2-yarn": ("Qwen2", dict(GROUPED, rope_scaling=YARN), "bytes"),
     "qwen3": ("Qwen3", dict(GROUPED, head_dim=32, tie_word_embeddings=True), "bytes"),
-    "gemma2": ("Gemma2", dict(GROUPED, head_dim=16, query_pre_attn_scalar=16, sliding_window=24), "model"),
-    "gemma3": ("Gemma3", dict(GROUPED, head_dim=16, query_pre_attn_scalar=16, sliding_window=24), "model"),
-    "phi3": ("Phi3", dict(GROUPED, original_max_position_embeddings=128, pad_token_id=0, sliding_window=64), "model"),
+    "gemma2": ("Gemma2", dict(PIECES, head_dim=16, query_pre_attn_scalar=16, sliding_window=24), "model"),
+    "gemma3": ("Gemma3", dict(PIECES, head_dim=16, query_pre_attn_scalar=16, sliding_window=24), "model"),
+    "phi3": ("Phi3", dict(PIECES, original_max_position_embeddings=128, sliding_window=64), "model"),
     "phi3-long": (
         "Phi3",
-        dict(GROUPED, max_position_embeddings=128, original_max_position_embeddings=32, pad_token_id=0, rope_scaling=dict(type="longrope", long_factor=LONG, short_factor=LONG[::-1])),
+        dict(PIECES, max_position_embeddings=128, original_max_position_embeddings=32, rope_scaling=dict(type="longrope", long_factor=LONG, short_factor=LONG[::-1])),
         "model",
     ),
     "granite": ("Granite", dict(GROUPED, embedding_multiplier=12.0, attention_multiplier=0.125, residual_multiplier=0.22, logits_scaling=8.0), "bytes"),
     "smollm3": ("SmolLM3", dict(GROUPED, pad_token_id=0), "bytes"),
     "olmo2": ("Olmo2", dict(GROUPED), "bytes"),
     "bert": ("Bert", dict(SIZES), "words"),
-    "roberta": ("Roberta", dict(SIZES), "bytes"),
-    "modernbert": ("ModernBert", dict(SIZES, num_hidden_layers=4, local_attention=24, pad_token_id=0), "bytes"),
+    "roberta": ("Roberta", dict(CLASSES), "classes"),
+    "modernbert": ("ModernBert", dict(CLASSES, local_attention=24), "classes"),
 }
 
 
@@ -85,7 +91,7 @@ def tokenizer(kind, folder):
         os.remove(folder / "text.txt")
         os.remove(folder / "tokenizer.vocab")
         size = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model")).vocab_size() + 3
-        added = {str(size - 2): dict(content="<|user|>", special=True), str(size - 1): dict(content="▁▁", special=False)}
+        added = {str(size - 2): dict(content="<|user|>", special=True), str(size - 1): dict(content="<tool>", special=False)}
         config.update(tokenizer_class="LlamaTokenizer", bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True, add_eos_token=False, added_tokens_decoder=added)
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
         return size
@@ -108,17 +114,21 @@ def tokenizer(kind, folder):
         t.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)])
         config.update(bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     else:
+        special = ["<s>", "<pad>", "</s>", "<mask>"] if kind == "classes" else ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
         t = Tokenizer(models.BPE())
         t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
         t.decoder = decoders.ByteLevel()
-        t.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"]))
+        t.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=special))
         t.add_tokens([AddedToken("<tool_call>", special=False)])
         t.post_processor = processors.ByteLevel(trim_offsets=False)
         config.update(bos_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>")
+        if kind == "classes":
+            t.post_processor = processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+            config.update(bos_token="<s>", eos_token="</s>", pad_token="<pad>", cls_token="<s>", sep_token="</s>", mask_token="<mask>")
     t.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    # Some ids without a token, as real checkpoints have them.
-    return t.get_vocab_size() + 3
+    # Some ids without a token, as real checkpoints have them; llama.cpp does not fill up pieces of a tokenizer.json.
+    return t.get_vocab_size() + (0 if kind == "pieces" else 3)
 
 
 def checkpoint(family, folder):
@@ -173,8 +183,12 @@ def differences(source, a, b):
     ours, theirs = gguf.GGUFReader(a), gguf.GGUFReader(b)
     wrong, known = [], []
     value = lambda r, k: r.fields[k].contents() if k in r.fields else None
+    arch = value(ours, "general.architecture")
+    width = value(ours, f"{arch}.embedding_length") // value(ours, f"{arch}.attention.head_count")
     for key in sorted(set(ours.fields) | set(theirs.fields)):
         x, y = value(ours, key), value(theirs, key)
+        if key.endswith((".attention.key_length", ".attention.value_length")) and {x, y} == {None, width}:
+            continue  # written or not, it is the same
         if x != y and not key.startswith(("general.", "GGUF.")) or key in ("general.architecture", "general.file_type") and x != y:
             short = lambda v: str(v)[:90]
             (known if key in KNOWN else wrong).append(f"{key}: {short(x)} here, {short(y)} there")
@@ -234,6 +248,7 @@ def main():
     a.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     a = a.parse_args()
     if a.worker:
+        os.environ["TQDM_DISABLE"] = "1"
         sys.exit(work(a))
     if not a.program:
         subprocess.run(["cargo", "build", "-q", "-p", "conpet-tools"], cwd=ROOT, check=True)

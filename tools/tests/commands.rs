@@ -3,6 +3,8 @@
 //! The snapshots are the promise to users and scripts; change them on purpose only.
 
 mod common;
+#[path = "commands/convert.rs"]
+mod convert;
 #[path = "commands/damage.rs"]
 mod damage;
 #[path = "commands/exchange.rs"]

@@ -15,6 +15,14 @@ fn quantize_then_dequantize_stays_within_half_a_step() {
         (QuantType::Q8_0, 127.0 * 2.0),
         (QuantType::Q4_0, 8.0),
         (QuantType::Q4_1, 15.0),
+        (QuantType::Q5_0, 16.0),
+        (QuantType::Q5_1, 31.0),
+        // Searched scales and minima may leave the ends of the range a little outside, and are rounded themselves.
+        (QuantType::Q6K, 32.0 / 1.5),
+        (QuantType::Q5K, 31.0 / 1.5),
+        (QuantType::Q4K, 15.0 / 1.5),
+        (QuantType::Q3K, 4.0 / 1.5),
+        (QuantType::Q2K, 3.0 / 1.5),
     ] {
         let x = wave(256);
         let bytes = quantize(ty, &x).unwrap();
@@ -80,7 +88,8 @@ fn five_bit_and_k_blocks_decode_hand_made_bits() {
 fn refuses_what_it_cannot_write() {
     assert_eq!(quantize(QuantType::Q8_0, &[0.0; 31]).unwrap_err().code(), Code::Shape);
     assert_eq!(quantize(QuantType::Q8_0, &[f32::NAN; 32]).unwrap_err().code(), Code::NotFinite);
-    assert_eq!(quantize(QuantType::Q4K, &[0.0; 256]).unwrap_err().code(), Code::Unsupported);
+    assert_eq!(quantize(QuantType::Iq4Nl, &[0.0; 256]).unwrap_err().code(), Code::Unsupported);
+    assert_eq!(quantize(QuantType::F16, &[65504.0, 65520.0]).unwrap_err().code(), Code::NotFinite);
     assert_eq!(QuantType::Q4_0.row_bytes(33), None);
 }
 
@@ -98,5 +107,5 @@ fn every_type_is_found_by_its_id_and_its_name() {
         assert_eq!((QuantType::from_ggml(ty.ggml_id()), QuantType::from_name(ty.name())), (Some(ty), Some(ty)));
         assert_eq!(ty.row_bytes(3 * ty.block_len()), Some(3 * ty.block_bytes()));
     }
-    assert_eq!((QuantType::from_ggml(39), QuantType::from_name("MXFP4")), (None, None));
+    assert_eq!((QuantType::from_ggml(40), QuantType::from_name("NVFP4")), (None, None));
 }

@@ -288,10 +288,12 @@ macro_rules! batch {
                     for t in (0..n).step_by(TOKENS) {
                         match (p.run, p.bits) {
                             (16, 0..=4) => Self::tokens::<16, 4>(p, half, x, t, out),
+                            (16, 7) => Self::tokens::<16, 1>(p, half, x, t, out),
                             (16, _) => Self::tokens::<16, 2>(p, half, x, t, out),
                             (_, 0..=4) => Self::tokens::<32, 8>(p, half, x, t, out),
                             (_, 5) => Self::tokens::<32, 4>(p, half, x, t, out),
                             (_, 6) => Self::tokens::<32, 2>(p, half, x, t, out),
+                            (_, 7) => Self::tokens::<32, 1>(p, half, x, t, out),
                             (_, _) => Self::tokens::<32, 0>(p, half, x, t, out),
                         }
                     }

@@ -98,9 +98,11 @@ impl Neon {
             match (self.bytes, p.run, p.bits) {
                 (Bytes::Matrix, _, _) => dot::product_i8mm(p, x, out),
                 (Bytes::Dot, _, _) => dot::product_dot(p, x, out),
+                (_, 16, 7) => product::<16, 1>(p, x, out),
                 (_, 16, _) => product::<16, 4>(p, x, out),
                 (_, _, 0..=5) => product::<32, 8>(p, x, out),
                 (_, _, 6) => product::<32, 4>(p, x, out),
+                (_, _, 7) => product::<32, 1>(p, x, out),
                 (_, _, _) => product::<32, 2>(p, x, out),
             }
         }

@@ -13,12 +13,14 @@ fn weights(ty: QuantType, rows: usize, cols: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..ty.row_bytes(rows * cols).unwrap()).map(|i| (i * 37 % 251) as u8).collect();
         // The f16 fields must be small: keep every exponent low.
         let at: &[usize] = match ty {
-            QuantType::Q6K => &[208],
-            QuantType::Q2K => &[80, 82],
-            QuantType::Q3K => &[108],
-            QuantType::Iq4Nl => &[0],
-            QuantType::Q5_0 => &[0],
-            _ => &[0, 2],
+            QuantType::Tq1_0 => &[52],
+            QuantType::Tq2_0 => &[64],
+            // A byte that is a power of two.
+            QuantType::Mxfp4 => {
+                bytes.chunks_exact_mut(17).for_each(|b| b[0] = 120 + b[0] % 4);
+                &[]
+            }
+            _ => &[0],
         };
         for block in bytes.chunks_exact_mut(ty.block_bytes()) {
             for a in at {

@@ -152,10 +152,7 @@ fn types(gguf: &Gguf<'_>) -> String {
 }
 
 fn tensor_type(t: &TensorInfo<'_>) -> String {
-    match t.ty {
-        TensorType::Known(q) => q.name().to_owned(),
-        TensorType::Unknown(id) => format!("type {id}"),
-    }
+    t.ty.to_string()
 }
 
 fn tensor<'a>(t: &'a TensorInfo<'_>) -> Tensor<'a> {

@@ -57,12 +57,12 @@ impl Checkpoint {
             }
             out.add(path)?;
         }
-        if let Some(map) = object(&index)?.as_ref().and_then(|i| i.get("weight_map")?.as_object()) {
-            if let Some(lost) = map.keys().find(|k| !out.tensors.contains_key(*k)) {
-                return Err(Error::new(Code::Missing, format!("the index names tensor {lost}, which no shard has"))
-                    .in_file(&index)
-                    .hint("a shard is missing or of another model; download all files again"));
-            }
+        let listed = object(&index)?;
+        let listed = listed.as_ref().and_then(|i| i.get("weight_map")?.as_object());
+        if let Some(lost) = listed.and_then(|map| map.keys().find(|k| !out.tensors.contains_key(*k))) {
+            return Err(Error::new(Code::Missing, format!("the index names tensor {lost}, which no shard has"))
+                .in_file(&index)
+                .hint("a shard is missing or of another model; download all files again"));
         }
         Ok(out)
     }
@@ -153,10 +153,10 @@ pub(crate) struct Rows<'a> {
     data: &'a [u8],
 }
 
-impl<'a> Rows<'a> {
+impl Rows<'_> {
     /// The same values as rows of another length.
-    pub(crate) fn as_rows(self, cols: usize) -> Rows<'a> {
-        Rows { cols, ..self }
+    pub(crate) fn as_rows(self, cols: usize) -> Self {
+        Self { cols, ..self }
     }
 
     /// One row, as F32.

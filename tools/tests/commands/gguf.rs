@@ -43,7 +43,7 @@ fn gguf() {
 #[test]
 fn cross_check_refuses_what_gguf_rs_does_not_survive() {
     let p = Place::new();
-    for id in [4u32, 5, 40, 99] {
+    for (id, called) in [(4u32, "Q4_2"), (5, "Q4_3"), (40, "NVFP4"), (99, "type 99")] {
         let mut bytes = p.bytes("base.gguf");
         // The last tensor, an F32 of 32 numbers: its entry ends `..., ne 32, type 0, offset`.
         let name = b"output_norm.weight";
@@ -52,7 +52,7 @@ fn cross_check_refuses_what_gguf_rs_does_not_survive() {
         std::fs::write(p.path("odd.gguf"), bytes).unwrap();
         let plain = p.run("gguf @/odd.gguf");
         assert_eq!(plain.status, ExitStatus::Success);
-        assert!(plain.stdout.contains(&format!("type {id}, which cannot be run")), "{}", plain.stdout);
+        assert!(plain.stdout.contains(&format!("the type {called}, which cannot be run")), "{}", plain.stdout);
         let ran = p.run("gguf @/odd.gguf --cross-check");
         assert_eq!(ran.status, ExitStatus::Usage);
         assert!(ran.stderr.contains("which gguf-rs does not survive"), "{}", ran.stderr);

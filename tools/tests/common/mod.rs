@@ -1,5 +1,7 @@
 //! Bundles made here, and command lines run in-process.
 
+pub(crate) mod checkpoint;
+
 use conpet_formats::bundle::manifest::ModuleEntry;
 use conpet_formats::bundle::{Bundle, Draft, SectionKind};
 use conpet_formats::decimal::Decimal;

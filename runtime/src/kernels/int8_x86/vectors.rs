@@ -4,7 +4,14 @@
 
 use super::F16c;
 use conpet_formats::quant::Block;
+use conpet_formats::quant::iq2_s::BlockIq2S;
+use conpet_formats::quant::iq2_xs::BlockIq2Xs;
+use conpet_formats::quant::iq2_xxs::BlockIq2Xxs;
+use conpet_formats::quant::iq3_s::BlockIq3S;
+use conpet_formats::quant::iq3_xxs::BlockIq3Xxs;
 use conpet_formats::quant::iq4_nl::{BlockIq4Nl, TABLE};
+use conpet_formats::quant::iq4_xs::BlockIq4Xs;
+use conpet_formats::quant::mxfp4::{self, BlockMxfp4};
 use conpet_formats::quant::q2_k::BlockQ2K;
 use conpet_formats::quant::q3_k::BlockQ3K;
 use conpet_formats::quant::q4_0::BlockQ4_0;
@@ -15,6 +22,8 @@ use conpet_formats::quant::q5_1::BlockQ5_1;
 use conpet_formats::quant::q5_k::BlockQ5K;
 use conpet_formats::quant::q6_k::BlockQ6K;
 use conpet_formats::quant::q8_0::BlockQ8_0;
+use conpet_formats::quant::tq1_0::BlockTq1_0;
+use conpet_formats::quant::tq2_0::BlockTq2_0;
 use std::arch::x86_64::*;
 
 /// Scales and minima of 256 weights: eight of each, in the first vector, if 32 weights share a scale; sixteen
@@ -258,3 +267,27 @@ vectors!(BlockQ2K, |b, j| bits(load(&b.qs, 32 * (j / 4)), 2 * (j % 4), 3));
 vectors!(BlockQ3K, |b, j| {
     _mm256_or_si256(bits(load(&b.qs, 32 * (j / 4)), 2 * (j % 4), 3), where_bit(load(&b.hmask, 0), j, 4))
 });
+vectors!(BlockIq4Xs, |b, j| {
+    let qs: &[u8; 16] = b.qs[16 * j..].first_chunk().unwrap_or(&[0; 16]);
+    let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(TABLE.as_ptr().cast()));
+    _mm256_shuffle_epi8(table, nibbles(qs))
+});
+vectors!(BlockMxfp4, |b, _j| {
+    let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(mxfp4::TABLE.as_ptr().cast()));
+    _mm256_shuffle_epi8(table, nibbles(&b.qs))
+});
+vectors!(BlockTq2_0, |b, j| bits(load(&b.qs, 32 * (j / 4)), 2 * (j % 4), 3));
+vectors!(BlockIq3S, |b, j| load(&decoded(b), 32 * j));
+vectors!(BlockIq3Xxs, |b, j| load(&decoded(b), 32 * j));
+vectors!(BlockIq2S, |b, j| load(&decoded(b), 32 * j));
+vectors!(BlockIq2Xs, |b, j| load(&decoded(b), 32 * j));
+vectors!(BlockIq2Xxs, |b, j| load(&decoded(b), 32 * j));
+vectors!(BlockTq1_0, |b, j| load(&decoded(b), 32 * j));
+
+/// All codes of a block whose codes are looked up one by one.
+#[inline(always)]
+fn decoded<B: Block>(block: &B) -> [u8; 256] {
+    let mut codes = [0; 256];
+    block.codes(&mut codes);
+    codes
+}

@@ -167,6 +167,11 @@ impl Around {
                 self.add.entry(name).or_insert(yes);
             }
         }
+        // Byte pairs without a post-processor have nothing put in front, whatever a reader takes by their name.
+        let byte_pairs = files.at(&["model", "type"]).and_then(Value::as_str) == Some("BPE");
+        if byte_pairs && files.at(&["model", "byte_fallback"]) != Some(&Value::Bool(true)) {
+            self.add.entry("bos").or_insert(false);
+        }
     }
 }
 
