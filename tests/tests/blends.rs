@@ -69,6 +69,8 @@ fn two_modules_at_signed_weights_compute_what_plain_loops_do() {
     for (family, config) in families() {
         let engine = engine_of(&config).with_kv_type(KvType::F32);
         let spec = &engine.base.spec;
+        // Logits are of size about 30, the last states of an encoder about 1.
+        let unit = if spec.causal { 1.0 } else { 0.04 };
         let texts = ["the list of files and words", "water", "what did you find in the house"];
         let prompts = texts.map(|t| engine.prompt(t, None).unwrap());
         for [a, b] in specs_of(family, spec) {
@@ -79,12 +81,12 @@ fn two_modules_at_signed_weights_compute_what_plain_loops_do() {
             let what = format!("{family}, {a} and {b}");
             let wanted = want(&prompts[0].tokens);
             let bare = output(&engine, &prompts[0], &Blend::none());
-            assert!(far(&wanted, &bare) > 0.03, "{what}: the blend does nothing");
+            assert!(far(&wanted, &bare) > 0.03 * unit, "{what}: the blend does nothing");
             let alone = output(&engine, &prompts[0], &Blend::from(m0.clone()));
-            assert!(far(&wanted, &alone) > 0.03, "{what}: the second module or the weight does nothing");
+            assert!(far(&wanted, &alone) > 0.03 * unit, "{what}: the second module or the weight does nothing");
             // The same sums in another order, through up to six layers, on logits of size about 30.
             let prefill = far(&output(&engine, &prompts[0], &blend), &wanted);
-            assert!(prefill < 4e-3, "{what}: prefill is {prefill} from the reference");
+            assert!(prefill < 4e-3 * unit, "{what}: prefill is {prefill} from the reference");
             let depth = trunk(spec, &first.pet);
             if spec.causal {
                 let decode = far(&token_by_token(&engine, depth, blend.clone(), &prompts[0]), &wanted);

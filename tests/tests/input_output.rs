@@ -175,7 +175,7 @@ mod chat {
         let base = p.base_with_an_empty_template();
         let o = p.with(&base, &["chat"], b"hello\n");
         assert!(o.code == Some(1) && o.stderr.contains("the chat template is empty"), "{o:?}");
-        assert!(o.stderr.contains(&base) && o.stderr.contains("hint: use generate"), "{o:?}");
+        assert!(o.stderr.contains(&base) && o.stderr.contains("conpet-run generate"), "{o:?}");
     }
 }
 

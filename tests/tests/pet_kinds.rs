@@ -62,6 +62,8 @@ fn scalar_reference_trainer_and_runtime_compute_the_same_for_every_kind() {
 fn three_ways(family: &str, config: &TinyConfig) {
     let engine = engine_of(config);
     let spec = &engine.base.spec;
+    // Logits are of size about 30, the last states of an encoder about 1.
+    let unit = if spec.causal { 1.0 } else { 0.04 };
     let texts = ["the list of files", " open", "water and oil, 42"];
     let prompts: Vec<_> = texts.iter().map(|t| Arc::new(engine.prompt(t, None).unwrap())).collect();
     let lens: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
@@ -94,9 +96,9 @@ fn three_ways(family: &str, config: &TinyConfig) {
                 let want = reference::logits(&engine.base, &p.tokens, &[(1.0, &plain)]);
                 // The same sums in a different order, through four layers, on logits of size about 30.
                 let [served, trained] = [far(&run, &want), far(&trained, &want)];
-                assert!(served < 4e-3, "{family}, {pet}: the runtime is {served} from the reference");
-                assert!(trained < 4e-3, "{family}, {pet}: the trainer is {trained} from it");
-                assert!(far(&run, bare) > 0.05, "{family}, {pet}: the module does nothing");
+                assert!(served < 4e-3 * unit, "{family}, {pet}: the runtime is {served} from the reference");
+                assert!(trained < 4e-3 * unit, "{family}, {pet}: the trainer is {trained} from it");
+                assert!(far(&run, bare) > 0.05 * unit, "{family}, {pet}: the module does nothing");
                 at += n;
             }
         }
