@@ -82,9 +82,9 @@ fn an_encoder_embeds_and_refuses_to_write() {
     let line: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     let got: Vec<f32> = line["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
     assert_eq!((line["text"].as_str(), &got), (Some("water and oil"), &together[0]));
-    for refused in [["--pooling", "median"], ["--task", "t"]] {
-        let out = conpet_run(&["embed", "-m", m, refused[0], refused[1], "x"]);
-        assert_eq!(out.status.code(), Some(2), "{refused:?}: {}", String::from_utf8_lossy(&out.stderr));
+    for (flag, value, code) in [("--pooling", "median", 1), ("--task", "t", 2)] {
+        let out = conpet_run(&["embed", "-m", m, flag, value, "x"]);
+        assert_eq!(out.status.code(), Some(code), "{flag}: {}", String::from_utf8_lossy(&out.stderr));
     }
 }
 

@@ -128,9 +128,11 @@ fn every_tiny_decoder() {
     let dir = tempfile::tempdir().unwrap();
     for arch in TinyArch::ALL.into_iter().filter(|a| a.is_decoder()) {
         let path = dir.path().join("base.gguf");
-        let config = TinyConfig { arch, layers: 7, ..TinyConfig::default() };
+        // A Gemma 3 shows all its forms in six layers.
+        let layers = if arch == TinyArch::Gemma3 { 7 } else { 4 };
+        let config = TinyConfig { arch, layers, ..TinyConfig::default() };
         std::fs::write(&path, tiny::base(&config).unwrap()).unwrap();
-        // As above, through at most seven layers.
+        // As above; every layer multiplies what rounding has done before it.
         check(Engine::open(&path, 2).unwrap(), arch.name(), 1, 5.0, 1e-4);
     }
 }

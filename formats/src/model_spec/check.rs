@@ -27,7 +27,8 @@ impl ModelSpec {
             if !(r.base > 0.0 && r.base.is_finite()) {
                 return bad(format!("rope.freq_base {} is not a positive number", r.base));
             }
-            if !r.frequencies.iter().all(|f| f.is_finite() && *f >= 0.0) || !(r.magnitude > 0.0 && r.magnitude < 1e3) {
+            let sound = r.frequencies.iter().all(|f| f.is_finite() && *f >= 0.0);
+            if !sound || !(0.0..1e3).contains(&r.magnitude) || r.magnitude == 0.0 {
                 return bad("a RoPE scaling is not a positive number".into());
             }
         }

@@ -170,7 +170,7 @@ pub(super) fn tensors(p: &mut Plan<'_>, s: &Sizes, kind: &Layers) -> Result<()> 
             p.tensor(to(name) + ".weight", &from(&format!("{own}.weight")), &[h], norm)?;
         }
     }
-    p.tensor(OUTPUT_NORM, "norm.weight", &[h], norm)?;
+    p.tensor(format!("{OUTPUT_NORM}.weight"), "norm.weight", &[h], norm)?;
     // Frequencies that follow from the settings.
     p.pass_over_if(|n| n.ends_with(".rotary_emb.inv_freq"));
     head(p, s)

@@ -64,7 +64,7 @@ fn plan(p: &mut Plan<'_>) -> Result<()> {
         p.tensor(to("ffn_up"), &from("mlp.Wi"), &[2 * f, h], Change::None)?;
         p.same(to("ffn_down"), &from("mlp.Wo"), &[h, f])?;
     }
-    p.same(OUTPUT_NORM, "final_norm.weight", &[h])?;
+    p.same(format!("{OUTPUT_NORM}.weight"), "final_norm.weight", &[h])?;
     let heads: Vec<String> =
         p.weights.names().filter(|n| n.starts_with("head.") || n.starts_with("decoder.")).map(String::from).collect();
     heads.iter().for_each(|n| p.pass_over(n));
