@@ -235,7 +235,7 @@ def main():
     a.add_argument("--rounds", type=int, default=7)
     a.add_argument("--threads", type=int, default=2)
     a.add_argument("--skip", choices=["parity", "speed"])
-    a.add_argument("--out", type=pathlib.Path, help="write the figures as JSON")
+    a.add_argument("--out", type=pathlib.Path, help="write the figures as JSON here instead of printing them")
     a = a.parse_args()
     build = ["cargo", "build", "--release", "-q", "-p", "conpet-runtime", "-p", "conpet-tools", "--bins", "--examples"]
     subprocess.run(build, check=True, cwd=ROOT)
@@ -253,6 +253,8 @@ def main():
     found["load_after"] = os.getloadavg()
     if a.out:
         a.out.write_text(json.dumps(found, indent=1) + "\n")
+    else:
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":
