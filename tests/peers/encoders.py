@@ -86,7 +86,7 @@ def varied(count):
         lambda t: "".join(c + rng.choice(["", "", "", "\u0301", "\u0308"]) for c in t),
         lambda t: f"\"{t}\" -- (no. {rng.randrange(10**6)}), e.g. a_b/c@d.com... don't? $5%",
         lambda t: t.replace(" ", "") + "x" * rng.randrange(120),
-        lambda t: " ".join([t] + rng.sample(plain, rng.randrange(2, 26))),
+        lambda t: " ".join([t] + rng.sample(plain, rng.randrange(2, 32))),
     ]
     out = plain[: count // 2]
     while len(out) < count:
