@@ -43,6 +43,7 @@ pub(crate) use low_rank::{LowRank, width as low_rank_width};
 use panel::Panel;
 use std::cell::RefCell;
 use wide::{WideInput, WidePanel, WideRows, is_half};
+use zerocopy::FromBytes;
 
 /// A matrix `[rows, cols]` of quantized rows, borrowed from a map.
 #[derive(Debug, Clone, Copy)]
@@ -352,8 +353,14 @@ impl Kernels {
                         stride = TILE;
                         let k = w.cols;
                         s.reserve_tile(TILE * k);
-                        dispatch!(self, dequantize(w.ty, bytes, &mut s.tile[..rows * k]));
-                        self.transpose(&s.tile, k, rows, k, &mut s.turned, TILE);
+                        let plain = match floats(w.ty, bytes) {
+                            Some(plain) => plain,
+                            None => {
+                                dispatch!(self, dequantize(w.ty, bytes, &mut s.tile[..rows * k]));
+                                &s.tile[..rows * k]
+                            }
+                        };
+                        self.transpose(plain, k, rows, k, &mut s.turned, TILE);
                         let (b, cols) = (&s.turned, rows.next_multiple_of(Gemm::LANES));
                         let product = Gemm { a: x.x, lda: k, rows: n, b, ldb: TILE, k, cols, add: false };
                         self.gemm(product, &mut s.products, stride);
@@ -491,6 +498,11 @@ impl Kernels {
             }
         }
     }
+}
+
+/// The values where they lie, if they need no decoding: copying them would cost as much as reading them.
+fn floats(ty: QuantType, bytes: &[u8]) -> Option<&[f32]> {
+    if ty == QuantType::F32 && cfg!(target_endian = "little") { <[f32]>::ref_from_bytes(bytes).ok() } else { None }
 }
 
 /// True for types that store blocks of small integers.

@@ -324,6 +324,9 @@ fn transpose(x: &[f32], ldx: usize, rows: usize, cols: usize, out: &mut [f32], l
         for c in (0..whole_cols).step_by(8) {
             let mut block = [_mm256_setzero_si256(); 8];
             for (i, v) in block.iter_mut().enumerate() {
+                // The rows after these are wanted next; a prefetch of an address that is not mapped does nothing.
+                let next = x.as_ptr().wrapping_add((rows + r + i) * ldx + c);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
                 // SAFETY: row `r + i < rows`, columns `c..c + 8 <= cols`, checked by the caller.
                 *v = unsafe { _mm256_loadu_si256(x.as_ptr().add((r + i) * ldx + c).cast()) };
             }

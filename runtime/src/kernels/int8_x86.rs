@@ -12,6 +12,7 @@ use super::panel::{Panel, ROWS};
 use conpet_formats::quant::{self, Block, Half, QuantType};
 use conpet_formats::with_block;
 use std::arch::x86_64::*;
+use std::hint::black_box;
 use vectors::Vectors;
 
 /// Tokens multiplied together in registers.
@@ -494,7 +495,9 @@ batch! { Pairs, "avx2,fma,f16c", signed: true,
         let mut sums = [_mm256_setzero_si256(); T];
         let ones = _mm256_set1_epi16(1);
         if GROUP == 0 {
-            for step in 0..RUN / 4 {
+            // A count that the compiler does not know: it would unroll the loop, gather each token's sums, and keep
+            // the weights of all steps on the stack meanwhile.
+            for step in 0..black_box(RUN / 4) {
                 // SAFETY: step `step` of the run, by this function's contract.
                 let w = unsafe { signed(_mm256_loadu_si256(w.add(step * STEP).cast())) };
                 for i in 0..T {
