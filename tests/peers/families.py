@@ -5,7 +5,8 @@
 Writes a base of each family with a model's hyper-parameters scaled down and the tokenizer of the GGUF given, into
 build/families, and runs 500 tokens through llama.cpp (installed as compare.py does) and through conpet, with and
 without --exact. Reports the largest difference over the largest logit, and how often the first choices agree.
-Encoders give their last states instead of logits.
+Encoders give their last states instead of logits. llama.cpp rounds what it multiplies with quantized weights to 8
+bits, so --exact is compared with llama.cpp on the same weights decoded to F32.
 """
 
 import argparse
@@ -41,8 +42,8 @@ FAMILIES = {
 }
 
 
-def write(name, ftype, source, path):
-    """A base with random weights."""
+def write(name, ftype, source, path, decoded=False):
+    """A base with random weights; `decoded`, with those of the type written as F32."""
     import gguf
     import numpy
 
@@ -91,7 +92,11 @@ def write(name, ftype, source, path):
     def add(tensor, values, quantized=False):
         values = values.astype(numpy.float32)
         if quantized and kind != gguf.GGMLQuantizationType.F32:
-            w.add_tensor(tensor, gguf.quants.quantize(values, kind), raw_dtype=kind)
+            packed = gguf.quants.quantize(values, kind)
+            if decoded:
+                w.add_tensor(tensor, gguf.quants.dequantize(packed, kind))
+            else:
+                w.add_tensor(tensor, packed, raw_dtype=kind)
         else:
             w.add_tensor(tensor, values)
 
@@ -225,12 +230,14 @@ def worker(source, names, types):
         for ftype in types:
             path = WORK / f"{name}.{ftype}.gguf"
             write(name, ftype, source, str(path))
+            plain = WORK / f"{name}.{ftype}.decoded.gguf"
+            write(name, ftype, source, str(plain), decoded=True)
             # A LoRA on a fused tensor is one of several linears here, which conpet does not take.
             loras = [None] if encoder or FAMILIES[name].get("fused") else [None, lora_path]
             for lora in loras:
-                want = theirs(str(path), tokens, lora and str(lora), encoder)
+                wanted = [theirs(str(p), tokens, lora and str(lora), encoder) for p in (path, plain)]
                 row = {"family": name, "type": ftype, "lora": bool(lora), "tokens": TOKENS}
-                for how in ([], ["--exact"]):
+                for how, want in zip(([], ["--exact"]), wanted):
                     out = WORK / "ours.bin"
                     extra = how + (["--lora", lora] if lora else [])
                     subprocess.run([ROOT / "target/debug/states", path, WORK / "tokens.txt", out, *extra], check=True)
@@ -242,6 +249,7 @@ def worker(source, names, types):
                         row[key] = {"largest difference": row[key]["largest difference"], "least cosine": float(cosine.min())}
                 print(json.dumps(row), flush=True)
             path.unlink()
+            plain.unlink()
 
 
 def main():
