@@ -36,8 +36,9 @@ fn main() -> Result<()> {
         }
         let seconds = begin.elapsed().as_secs_f64();
         vectors.truncate(if asked.vectors { usize::MAX } else { 0 });
-        println!("{}", serde_json::json!({ "seconds": seconds, "vectors": vectors }));
-        std::io::stdout().flush()?;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{}", serde_json::json!({ "seconds": seconds, "vectors": vectors }))?;
+        out.flush()?;
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! The base that a command works on: a file, or a repository of a hub that it is fetched from.
 
-use crate::print;
 use clap::Args;
 use conpet_formats::{Code, Error, Result};
 use std::path::{Path, PathBuf};
@@ -126,7 +125,7 @@ impl HubArgs {
 
 #[cfg(feature = "fetch")]
 mod progress {
-    use super::print;
+    use crate::print;
     use conpet_fetch::Event;
     use std::io::IsTerminal;
     use std::time::{Duration, Instant};
