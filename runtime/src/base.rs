@@ -188,9 +188,10 @@ impl Base {
     }
 
     /// Makes ready for contexts of so many tokens, which may be more than the base's own:
-    /// [`ModelSpec::for_context`].
-    pub fn extend_context(&mut self, tokens: usize) {
-        self.spec = self.spec.clone().for_context(tokens);
+    /// [`ModelSpec::for_context`]. True if its rotary embeddings are others now.
+    pub fn extend_context(&mut self, tokens: usize) -> bool {
+        let spec = self.spec.clone().for_context(tokens);
+        std::mem::replace(&mut self.spec, spec).ropes != self.spec.ropes
     }
 
     /// Keeps at most `bytes` of weights in memory; the rest is read from the file in every pass.

@@ -61,6 +61,20 @@ def load(peer, model, threads):
     return decode, lambda: clear(ctx)
 
 
+def opened(C, model, tokens, threads=2, **settings):
+    """A model and its context of so many tokens, which are one batch, in llama-cpp-python's `C`."""
+    C.llama_backend_init()
+    mp = C.llama_model_default_params()
+    mp.n_gpu_layers = 0
+    m = C.llama_model_load_from_file(os.fsencode(model), mp)
+    cp = C.llama_context_default_params()
+    cp.n_ctx = cp.n_batch = cp.n_ubatch = tokens
+    cp.n_threads = cp.n_threads_batch = threads
+    for name, value in settings.items():
+        setattr(cp, name, value)
+    return m, C.llama_init_from_model(m, cp)
+
+
 def worker(peer, model, threads, prompt, answer):
     """One engine, one round, in a process of its own; prints JSON."""
     begin = time.perf_counter()

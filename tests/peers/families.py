@@ -185,19 +185,11 @@ def theirs(model, tokens, lora, encoder):
     import llama_cpp as C
     import numpy
 
-    C.llama_backend_init()
-    mp = C.llama_model_default_params()
-    mp.n_gpu_layers = 0
-    m = C.llama_model_load_from_file(os.fsencode(model), mp)
-    cp = C.llama_context_default_params()
-    cp.n_ctx = cp.n_batch = cp.n_ubatch = CONTEXT // 2
-    cp.n_threads = cp.n_threads_batch = 2
-    cp.type_k = cp.type_v = 0  # F32, as conpet has within one pass
-    cp.flash_attn_type = 0
+    # Keys and values in F32, as conpet has them within one pass.
+    settings = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}
     if encoder:
-        cp.embeddings = True
-        cp.pooling_type = 0
-    ctx = C.llama_init_from_model(m, cp)
+        settings |= {"embeddings": True, "pooling_type": 0}
+    m, ctx = compare.opened(C, model, CONTEXT // 2, **settings)
     if lora:
         adapter = C.llama_adapter_lora_init(m, os.fsencode(lora))
         adapters = (C.llama_adapter_lora_p_ctypes * 1)(adapter)

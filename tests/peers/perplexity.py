@@ -8,7 +8,6 @@ Uses the virtual environment that compare.py makes. First compares the tokens th
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 
@@ -22,14 +21,7 @@ def worker(model, text, chunks, context):
     import llama_cpp as C
     import numpy
 
-    C.llama_backend_init()
-    mp = C.llama_model_default_params()
-    mp.n_gpu_layers = 0
-    m = C.llama_model_load_from_file(os.fsencode(model), mp)
-    cp = C.llama_context_default_params()
-    cp.n_ctx = cp.n_batch = cp.n_ubatch = context
-    cp.n_threads = cp.n_threads_batch = 2
-    ctx = C.llama_init_from_model(m, cp)
+    m, ctx = compare.opened(C, model, context)
     vocab = C.llama_model_get_vocab(m)
     raw = open(text, "rb").read()
     ids = (ctypes.c_int32 * (len(raw) + 8))()

@@ -21,8 +21,10 @@ mod tree;
 use std::path::{Path, PathBuf};
 use tree::Tree;
 
-/// The crates whose structure is enforced.
+/// The crates whose parts are drawn.
 const ENFORCED: &[&str] = &["formats", "tools", "runtime", "trainer"];
+/// Small crates that are told in a sentence.
+const SMALL: &[&str] = &["formats/fetch", "formats/program"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -39,7 +41,7 @@ fn no_files_use_each_other_in_a_circle() {
     let report = |name: &&str| -> Vec<String> {
         circles::find(&load(name).arrows()).iter().map(|c| format!("{name}: {c}")).collect()
     };
-    let wrong: Vec<String> = ENFORCED.iter().flat_map(report).collect();
+    let wrong: Vec<String> = ENFORCED.iter().chain(SMALL).flat_map(report).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

@@ -2,7 +2,7 @@
 
 use crate::cache::is_commit;
 use crate::checksum::{Checksum, short};
-use crate::hub::Hub;
+use crate::access::Access;
 use conpet_formats::{Code, Error, Result};
 use serde::Deserialize;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const REDIRECTS: usize = 5;
 const LISTING_CAP: u64 = 64 << 20;
 
 pub(crate) struct Client<'a> {
-    hub: &'a Hub,
+    access: &'a Access,
     agent: Agent,
 }
 
@@ -63,23 +63,23 @@ pub(crate) struct Remote {
 }
 
 impl<'a> Client<'a> {
-    pub(crate) fn new(hub: &'a Hub) -> Self {
+    pub(crate) fn new(access: &'a Access) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             // Followed here, where it is known what the answers on the way mean and who may see the token.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_connect(Some(Duration::from_secs(15)))
-            .timeout_recv_response(Some(hub.patience()))
-            .timeout_per_read(Some(hub.patience()))
+            .timeout_recv_response(Some(access.patience))
+            .timeout_per_read(Some(access.patience))
             .user_agent(concat!("conpet/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { hub, agent: config.into() }
+        Self { access, agent: config.into() }
     }
 
     /// The repository's last commit and its files.
     pub(crate) fn listing(&self, repo: &str) -> Result<Listing, Failure> {
-        let mut url = format!("{}/api/models/{repo}/revision/main", self.hub.endpoint());
+        let mut url = format!("{}/api/models/{repo}/revision/main", self.access.endpoint);
         for _ in 0..REDIRECTS {
             let mut answer = self.send("GET", &url, None)?;
             if let Some(to) = redirect(&answer, &url)? {
@@ -99,7 +99,7 @@ impl<'a> Client<'a> {
 
     /// A file's checksum, size and place.
     pub(crate) fn remote(&self, repo: &str, commit: &str, file: &str) -> Result<Remote, Failure> {
-        let mut url = format!("{}/{repo}/resolve/{commit}/{}", self.hub.endpoint(), encoded(file));
+        let mut url = format!("{}/{repo}/resolve/{commit}/{}", self.access.endpoint, encoded(file));
         let (mut etag, mut bytes) = (None, None);
         for _ in 0..REDIRECTS {
             let answer = self.send("HEAD", &url, None)?;
@@ -145,7 +145,7 @@ impl<'a> Client<'a> {
     fn send(&self, method: &str, url: &str, from: Option<u64>) -> Result<Response<Body>, Failure> {
         // Sizes and ranges are those of the file itself.
         let mut request = ureq::http::Request::builder().method(method).uri(url).header("accept-encoding", "identity");
-        if let Some(token) = self.hub.token().filter(|_| self.is_own(url)) {
+        if let Some(token) = self.access.token.as_deref().filter(|_| self.is_own(url)) {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         if let Some(from) = from {
@@ -162,7 +162,7 @@ impl<'a> Client<'a> {
 
     /// True for an address on the hub itself, which alone may see the token.
     fn is_own(&self, url: &str) -> bool {
-        origin(url).is_some_and(|o| origin(self.hub.endpoint()) == Some(o))
+        origin(url).is_some_and(|o| origin(&self.access.endpoint) == Some(o))
     }
 
     /// A request that got no whole answer.
@@ -191,7 +191,7 @@ impl<'a> Client<'a> {
             let text = format!("{what} (HTTP {}){}", status.as_u16(), said.clone().unwrap_or_default());
             Error::new(code, text).in_file(address(url))
         };
-        let has_token = self.hub.token().is_some();
+        let has_token = self.access.token.is_some();
         let again = |error| Failure { error, again: Some(wait(headers)) };
         match status.as_u16() {
             401 | 403 if code == "GatedRepo" || has_token => {

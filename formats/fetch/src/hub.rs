@@ -1,5 +1,6 @@
 //! A hub, and how it is spoken to.
 
+use crate::access::Access;
 use crate::cache::Repo;
 use crate::choice::choose;
 use crate::client::Client;
@@ -12,18 +13,16 @@ use std::time::Duration;
 /// A Hugging Face hub and the cache of what was fetched from it.
 #[derive(Clone)]
 pub struct Hub {
-    endpoint: String,
+    access: Access,
     cache: PathBuf,
-    token: Option<String>,
     offline: bool,
     pause: Duration,
-    patience: Duration,
 }
 
 impl std::fmt::Debug for Hub {
     /// Without the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Hub({}, {})", self.endpoint, self.cache.display())
+        write!(f, "Hub({}, {})", self.access.endpoint, self.cache.display())
     }
 }
 
@@ -41,12 +40,10 @@ impl Hub {
                 .hint("use https://HOST, or leave it out for https://huggingface.co"));
         }
         Ok(Self {
-            endpoint: endpoint.to_owned(),
+            access: Access { endpoint: endpoint.to_owned(), token: None, patience: Duration::from_secs(60) },
             cache: cache.to_owned(),
-            token: None,
             offline: false,
             pause: Duration::from_secs(1),
-            patience: Duration::from_secs(60),
         })
     }
 
@@ -91,7 +88,7 @@ impl Hub {
                 .in_section("HF_TOKEN")
                 .hint("copy it again from the hub's page"));
         }
-        self.token = Some(token.to_owned()).filter(|t| !t.is_empty());
+        self.access.token = Some(token.to_owned()).filter(|t| !t.is_empty());
         Ok(self)
     }
 
@@ -106,20 +103,8 @@ impl Hub {
     /// patience with a server that sends nothing (default 60 s).
     #[must_use]
     pub fn with_waits(mut self, pause: Duration, patience: Duration) -> Self {
-        (self.pause, self.patience) = (pause, patience);
+        (self.pause, self.access.patience) = (pause, patience);
         self
-    }
-
-    pub(crate) fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
-    pub(crate) fn token(&self) -> Option<&str> {
-        self.token.as_deref()
-    }
-
-    pub(crate) fn patience(&self) -> Duration {
-        self.patience
     }
 
     /// The path of a base, downloaded unless it is in the cache; of a split one, of its first shard. `file` names
@@ -135,7 +120,7 @@ impl Hub {
         if self.offline {
             return self.cached(&cache, name, file).map_err(in_repo);
         }
-        let client = Client::new(self);
+        let client = Client::new(&self.access);
         // The hub may be out of reach for long; a base that is here does not wait for it.
         let here = self.cached(&cache, name, file).ok();
         let listed = match here {

@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+mod access;
 mod cache;
 mod checksum;
 mod choice;

@@ -23,6 +23,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use conpet_formats::model_spec::{ModelSpec, Norm as Which};
 use conpet_runtime::kernels::Kernels;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The frozen weights of a layer.
@@ -152,11 +153,11 @@ impl LayerOp {
     }
 
     /// What a sublayer reads: `x` itself, or its norm, and the parts that act after that.
-    fn before(&self, v: &[f32], point: Point, which: Which, x: &[f32]) -> (Vec<f32>, Kept) {
-        let Some(norm) = self.frozen.norm(which) else { return (x.to_vec(), Vec::new()) };
+    fn before<'x>(&self, v: &[f32], point: Point, which: Which, x: &'x [f32]) -> (Cow<'x, [f32]>, Kept) {
+        let Some(norm) = self.frozen.norm(which) else { return (x.into(), Vec::new()) };
         let mut y = norm.forward(x);
         let kept = self.act(v, point, (x, self.frozen.hidden), &mut y);
-        (y, kept)
+        (y.into(), kept)
     }
 
     /// Adds to `dx` the gradient of [`LayerOp::before`]'s input, given that of its result.
