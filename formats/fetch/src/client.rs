@@ -1,8 +1,8 @@
 //! Requests to the hub, and what its answers mean.
 
+use crate::access::Access;
 use crate::cache::is_commit;
 use crate::checksum::{Checksum, short};
-use crate::access::Access;
 use conpet_formats::{Code, Error, Result};
 use serde::Deserialize;
 use std::time::Duration;

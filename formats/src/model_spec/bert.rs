@@ -11,6 +11,9 @@ pub(super) const FAMILY: Family =
 
 fn read(k: &Keys<'_>) -> Result<ModelSpec> {
     let spec = k.encoder()?;
+    for key in ["rope.freq_base", "rope.dimension_count"] {
+        k.absent(key, "positions are learned in this family; this may be another one under its name")?;
+    }
     Ok(ModelSpec {
         embedding: Embedding { positions: true, ..spec.embedding },
         activation: Activation::Gelu,

@@ -101,6 +101,15 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Refuses a key that a family cannot have.
+    pub(super) fn absent(&self, key: &str, hint: &str) -> Result<()> {
+        let name = self.name(key);
+        match self.gguf.get(&name) {
+            None => Ok(()),
+            Some(_) => Err(Error::new(Code::Unsupported, format!("{name} has no meaning here")).hint(hint)),
+        }
+    }
+
     /// A number that is not 0, which llama.cpp takes for absent.
     fn factor(&self, key: &str) -> Result<Option<f32>> {
         Ok(self.float(key)?.filter(|v| *v != 0.0))

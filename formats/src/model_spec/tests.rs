@@ -78,6 +78,36 @@ fn a_longer_context_takes_the_other_factors_of_phi3() {
     assert_eq!(spec.clone().for_context(513), spec, "there are no factors for that");
 }
 
+/// The bytes of a file with a key or a tensor more.
+fn with_more(good: &Gguf<'_>, key: Option<&str>, tensor: Option<&str>) -> Vec<u8> {
+    let mut w = Writer::new();
+    good.metadata().for_each(|(k, v)| {
+        w.value(k, v);
+    });
+    key.into_iter().for_each(|k| {
+        w.f32(k, 1.0);
+    });
+    for t in good.tensors() {
+        let TensorType::Known(ty) = t.ty else { unreachable!() };
+        w.tensor(t.name, ty, &t.ne[..t.n_dims]);
+    }
+    tensor.into_iter().for_each(|t| {
+        w.tensor(t, QuantType::F32, &[8]);
+    });
+    let mut out = Vec::new();
+    let data = |i: usize| Ok(good.tensors().get(i).map_or(vec![0; 32], |t| good.data(t).to_vec()));
+    w.finish(&mut out, data).unwrap();
+    out
+}
+
+#[test]
+fn a_bert_that_turns_its_heads_is_refused() {
+    use crate::tiny::{TinyArch, TinyConfig, base};
+    let bytes = base(&TinyConfig { arch: TinyArch::Bert, ..TinyConfig::default() }).unwrap();
+    let out = with_more(&Gguf::parse(&bytes).unwrap(), Some("bert.rope.freq_base"), None);
+    refused(ModelSpec::from_gguf(&Gguf::parse(&out).unwrap()), Code::Unsupported, "bert.rope.freq_base");
+}
+
 /// Whatever family a file is of, a key or a tensor that it does not know is never passed over.
 #[test]
 fn an_extra_key_or_tensor_is_refused_by_name_in_every_family() {
@@ -97,24 +127,8 @@ fn an_extra_key_or_tensor_is_refused_by_name_in_every_family() {
             let key = format!("{}.{}{word}", arch.name(), stems[i % stems.len()]);
             let stems = ["", "blk.0.", "blk.1.attn_q.", "blk.0.ffn_up.", "output.", "token_embd."];
             let tensor = format!("{}{word}", stems[i / 2 % stems.len()]);
-            let mut w = Writer::new();
-            good.metadata().for_each(|(k, v)| {
-                w.value(k, v);
-            });
             let as_key = i % 2 == 0;
-            if as_key {
-                w.f32(&key, 1.0);
-            }
-            for t in good.tensors() {
-                let TensorType::Known(ty) = t.ty else { unreachable!() };
-                w.tensor(t.name, ty, &t.ne[..t.n_dims]);
-            }
-            if !as_key {
-                w.tensor(&tensor, QuantType::F32, &[8]);
-            }
-            let mut out = Vec::new();
-            let data = |i: usize| Ok(good.tensors().get(i).map_or(vec![0; 32], |t| good.data(t).to_vec()));
-            w.finish(&mut out, data).unwrap();
+            let out = with_more(&good, as_key.then_some(&key), (!as_key).then_some(&tensor));
             let g = Gguf::parse(&out).unwrap();
             let got = ModelSpec::from_gguf(&g).and_then(|s| s.check_tensors(&g).map(|()| s));
             refused(got, Code::Unsupported, if as_key { &key } else { &tensor });

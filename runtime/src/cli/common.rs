@@ -81,7 +81,9 @@ impl Common {
     pub fn open(&self) -> Result<(Engine, Option<Skills>)> {
         let mut base = Base::open(&self.base.path()?)?;
         if base.extend_context(self.ctx_size) && self.bundle.is_some() {
-            print::warn("with this --ctx-size the base turns positions as for long texts; modules were trained on short ones");
+            print::warn(
+                "with this --ctx-size the base turns positions as for long texts; modules were trained on short ones",
+            );
         }
         if self.mem_budget > 0 {
             base.limit_memory(self.mem_budget.saturating_mul(1 << 20))?;
