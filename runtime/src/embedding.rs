@@ -31,7 +31,8 @@ impl Engine {
     /// ```
     ///
     /// # Errors
-    /// If a text is empty or longer than the context, or the base's file changed.
+    /// If a text is longer than the context, or has no token at all, or the base's file changed. (An encoder puts tokens
+    /// around an empty text, and embeds those.)
     pub fn embeddings(&self, texts: &[&str], pool: &Pool) -> Result<Vec<Vec<f32>>> {
         let spec = &self.base.spec;
         let feature = FeatureSpec::single(spec.n_layer as u32, pool.clone(), StateNorm::Output);
