@@ -48,35 +48,6 @@ pub struct HubArgs {
 
 const MODEL: &str = "LLAMA_ARG_MODEL";
 const REPO: &str = "LLAMA_ARG_HF_REPO";
-/// Flags of llama.cpp that begin with one dash, and their long forms. To clap, `-hf` would be `-h -f`.
-const SPELLINGS: [(&str, &str); 4] =
-    [("-hf", "--hf-repo"), ("-hfr", "--hf-repo"), ("-hff", "--hf-file"), ("-hft", "--hf-token")];
-
-/// A command line with the flags of llama.cpp that have one dash in their long forms.
-pub fn spelled<T: Into<std::ffi::OsString>>(args: impl IntoIterator<Item = T>) -> Vec<std::ffi::OsString> {
-    let mut flags = true;
-    let spell = |arg: T| {
-        let arg = arg.into();
-        flags &= arg != "--";
-        match SPELLINGS.iter().find(|(short, _)| flags && arg == *short) {
-            Some((_, long)) => (*long).into(),
-            None => arg,
-        }
-    };
-    args.into_iter().map(spell).collect()
-}
-
-/// A command line as it may be shown to others: dots in place of a token.
-pub fn without_token(args: impl IntoIterator<Item = String>) -> Vec<String> {
-    const FLAG: &str = "--hf-token";
-    let mut is_token = false;
-    let show = |arg: String| match std::mem::replace(&mut is_token, arg == FLAG || arg == "-hft") {
-        true => "...".to_owned(),
-        false if arg.strip_prefix(FLAG).is_some_and(|rest| rest.starts_with('=')) => format!("{FLAG}=..."),
-        false => arg,
-    };
-    args.into_iter().map(show).collect()
-}
 
 impl HubArgs {
     /// The path of the base: `model`, or one from the hub. A flag beats a variable.
@@ -211,6 +182,7 @@ mod progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{spelled, without_token};
     use clap::Parser;
 
     #[derive(Debug, Parser)]

@@ -21,8 +21,8 @@ pub mod queue;
 pub mod rows;
 mod signals;
 
-pub use base::{BaseArgs, HubArgs, spelled, without_token};
-pub use command_line::{explain, given, parse};
+pub use base::{BaseArgs, HubArgs};
+pub use command_line::{explain, given, parse, spelled, without_token};
 pub use exit::{EXIT_CODES, ExitStatus};
 pub use signals::Stop;
 
