@@ -87,7 +87,7 @@ class Results:
 
 
 def reference(stream, drawn, who, seed, vectors):
-    """Figures of one of the references; minutes are those of fitting and answering, without an encoder's vectors."""
+    """Figures of one of the references, and no further settings; minutes are those of fitting and answering, without an encoder's vectors."""
     import classifiers_references as references
 
     train = [(text, (task, label)) for task, rows in drawn.items() for text, label in rows]
@@ -98,7 +98,7 @@ def reference(stream, drawn, who, seed, vectors):
     got = references.svm(train, test, seed) if who == "svm" else references.minilm_lr(train, test, vectors)
     minutes = (time.perf_counter() - begin) / 60
     right = sum(a == b for a, (_, b) in zip(got, test))
-    return {"right": right, "test_rows": len(test), "accuracy": right / len(test), "minutes": minutes}
+    return {"right": right, "test_rows": len(test), "accuracy": right / len(test), "minutes": minutes}, None
 
 
 def keyed(stream, drawn, k, seed, who, ours):
@@ -116,8 +116,8 @@ def keyed(stream, drawn, k, seed, who, ours):
 
 
 def measure(a, stream, rows, who, ours, vectors, results):
-    """Results of a stream by rows and who, of all seeds; and what failed."""
-    found, failed = {}, []
+    """Results of a stream by rows and who, of all seeds; and the names of runs that failed."""
+    found, failed = {}, {}
     for seed, k, w in itertools.product(range(a.seeds), rows, who):
         if w in VERSIONS and seed > 0 and stream.one_draw(k):
             continue  # it would be the same fit again
@@ -127,16 +127,17 @@ def measure(a, stream, rows, who, ours, vectors, results):
         result = results.get(key)
         if not result:
             try:
-                figures = reference(stream, drawn, w, seed, vectors) if w in VERSIONS else ours.run(stream, drawn, OURS[w], key)
+                figures, config = reference(stream, drawn, w, seed, vectors) if w in VERSIONS else ours.run(stream, drawn, OURS[w], key)
             except classifiers_ours.Failed as e:
                 print(f"{name}: {e}", file=sys.stderr)
-                failed.append(name)
+                failed[k, w] = name
                 continue
-            result = {"key": key, "figures": figures, "train_rows": sum(map(len, drawn.values())), "date": time.strftime("%Y-%m-%d"), "commit": a.commit, "machine": machine(a.threads)}
+            result = {"key": key, "figures": figures, "config": config, "train_rows": sum(map(len, drawn.values())), "date": time.strftime("%Y-%m-%d"), "commit": a.commit, "machine": machine(a.threads)}
             results.keep(result)
         print(f"{name}: {100 * result['figures']['accuracy']:.1f} % in {result['figures']['minutes']:.2f} min", file=sys.stderr)
         found.setdefault((k, w), []).append(result)
-    return found, failed
+    # A mean over the seeds that worked would say too much.
+    return {cell: r for cell, r in found.items() if cell not in failed}, list(failed.values())
 
 
 def cell(results):
@@ -151,7 +152,7 @@ def cell(results):
     return {
         "stream": key["stream"], "rows": key["rows"], "who": key["who"], "seeds": [r["key"]["seed"] for r in results],
         "train_rows": first["train_rows"], "test_rows": first["figures"]["test_rows"], "right": [r["figures"]["right"] for r in results], "figures": out,
-        "of": key["of"], "settings": key["settings"], "commit": sorted({r["commit"] for r in results}), "dates": sorted({r["date"] for r in results}),
+        "of": key["of"], "settings": key["settings"], "config": first.get("config"), "commit": sorted({r["commit"] for r in results}), "dates": sorted({r["date"] for r in results}),
         "machines": [json.loads(m) for m in sorted({json.dumps(r["machine"]) for r in results})],
     }
 
@@ -226,13 +227,16 @@ def main():
     if wrong := [k for k in asked if k != "all" and not (k.isdigit() and int(k) > 1)]:
         sys.exit(f"--rows {wrong[0]}: it is `all`, or a number of rows from 2 on")
     a.commit, ours = classifiers_ours.git("rev-parse", "--short", "HEAD"), None
+    for needed in [a.data / "clinc150/stream.json"] + ([a.bin / "conpet-train"] if a.bin else []):
+        if not needed.exists():
+            sys.exit(f"{needed} is not there: --data names the folder of the streams, --bin one with conpet-train")
     if any(w in OURS for w in who):
-        ours = classifiers_ours.Ours(a.bin or ROOT / "target/release", bool(a.bin), BASES, WORK, a.threads)
+        ours = classifiers_ours.Ours(a.bin or ROOT / "target/release", bool(a.bin), BASES, WORK, a.threads, a.resume)
         for w in [w for w in who if w in OURS]:
             if flag := ours.missing(OURS[w][1]):
                 print(f"{w} is left out: conpet-train stream has no {flag}", file=sys.stderr)
                 who.remove(w)
-    vectors = classifiers_references.Vectors(WORK / "vectors", a.threads)
+    vectors = classifiers_references.Vectors(WORK / "vectors", a.threads) if "minilm-lr" in who else None
     results, cells, failed = Results(WORK / "results.jsonl", a.resume), [], []
     for name in names:
         stream = classifiers_streams.Stream(name, a.data, ROOT)
@@ -246,9 +250,9 @@ def main():
     cells = merged(out, cells, classifiers_streams.NAMES)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"command": "python3 tests/peers/classifiers.py", "spread": "standard deviation of the sample over seeds", "cells": cells}, indent=1) + "\n")
-    print(tables(cells))
+    print(tables(cells) + "\n\n% of all test rows; ± is the standard deviation over seeds, and not there where all seeds draw the same rows or one was run.")
     if failed:
-        sys.exit(f"{len(failed)} runs failed and are missing: " + "; ".join(failed))
+        sys.exit(f"{len(failed)} cells are missing, for these runs failed: " + "; ".join(failed))
 
 
 if __name__ == "__main__":

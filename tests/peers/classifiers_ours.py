@@ -31,8 +31,8 @@ class Failed(Exception):
 class Ours:
     """The programs of a folder: those that are built here, unless `given` says that they come from elsewhere."""
 
-    def __init__(self, folder, given, bases, work, threads):
-        self.train, self.bases, self.work, self.threads = folder / "conpet-train", bases, work, threads
+    def __init__(self, folder, given, bases, work, threads, resume):
+        self.train, self.bases, self.work, self.threads, self.resume = folder / "conpet-train", bases, work, threads, resume
         if given:
             self.commit = f"program {digest(self.train)}"
         else:
@@ -77,14 +77,14 @@ class Ours:
         return 0 if self.can_do_without_valid else 1
 
     def run(self, stream, drawn, entry, key):
-        """Learns the drawn rows, scores all test rows after each stage; returns figures of the report. Goes on with a
-        run of the same key that was killed."""
+        """Learns the drawn rows, scores all test rows after each stage; returns figures and settings of the report.
+        May go on with a run of the same key that was killed."""
         base, arguments, valid = entry
         folder = self.work / f"{stream.name}-{key['rows']}-{key['seed']}"
         bundle = self.work / "runs" / f"{folder.name}-{key['who']}.cpb"
         leftover, report, begun = bundle.with_suffix(".work"), bundle.with_suffix(".report"), bundle.with_suffix(".key")
         stream.write(drawn, folder, self.held_out(valid))
-        resume = begun.exists() and json.loads(begun.read_text()) == key and leftover.exists() and bundle.exists()
+        resume = self.resume and begun.exists() and json.loads(begun.read_text()) == key and leftover.exists() and bundle.exists()
         if not resume:
             bundle.unlink(missing_ok=True)
             shutil.rmtree(leftover, ignore_errors=True)
@@ -97,17 +97,16 @@ class Ours:
             done = subprocess.run(call, stdout=log, stderr=log, env=os.environ | {"CONPET_COMMIT": self.commit})
         if done.returncode:
             raise Failed(f"conpet-train ended with {done.returncode}; the end of {bundle.with_suffix('.log')}:\n" + bundle.with_suffix(".log").read_text()[-1500:])
-        found = figures(json.loads((report / "report.json").read_text()))
+        method = json.loads((report / "report.json").read_text())["methods"][0]
         bundle.unlink()
         begun.unlink()
         shutil.rmtree(leftover, ignore_errors=True)
         shutil.rmtree(folder)
-        return found
+        return figures(method), {name: value for name, value in method["config"].items() if name != "seed"}
 
 
-def figures(report):
+def figures(m):
     """What a run's report says in the end. A row that is refused counts as what it would be answered with."""
-    m = report["methods"][0]
     last, over_all, usage = m["stages"][-1], m["metrics"], m["usage"]
     out = {"right": sum(last["right"]), "test_rows": sum(last["rows"]), "forgetting": over_all["forgetting"], "routing": over_all["routing_accuracy"]}
     out |= {"accuracy": out["right"] / out["test_rows"], "task_known": over_all["oracle_accuracy"]}

@@ -4,6 +4,7 @@ A function here gets training and test rows, pairs of a text and its class, and 
 test rows.
 """
 
+import fcntl
 import hashlib
 import os
 import sys
@@ -54,16 +55,21 @@ class Vectors:
     def __init__(self, folder, threads):
         folder.mkdir(parents=True, exist_ok=True)
         self.numbers, self.names, self.threads = folder / f"{encoders.PACKAGE}.f32", folder / f"{encoders.PACKAGE}.txt", threads
-        self.known, self.embed = {}, None
-        if self.numbers.exists():
-            names = self.names.read_text().splitlines() if self.names.exists() else []
-            # A run that was killed while it wrote may have left a part of the last ones.
-            names = [n for n in names if len(n) == 64]
-            have = min(len(names), os.path.getsize(self.numbers) // (4 * WIDTH))
-            stored = numpy.fromfile(self.numbers, numpy.float32, have * WIDTH).reshape(have, WIDTH)
-            self.known = dict(zip(names, stored))
-            stored.tofile(self.numbers)
-            self.names.write_text("".join(f"{n}\n" for n in names[:have]))
+        self.embed = None
+        self.lock = open(folder / "lock", "w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            sys.exit(f"another run uses the vectors in {folder}: wait for it, or leave out minilm-lr")
+        self.numbers.touch()
+        self.names.touch()
+        # A run that was killed while it wrote may have left a part of the last ones.
+        names = [n for n in self.names.read_text().split("\n") if len(n) == 64]
+        have = min(len(names), os.path.getsize(self.numbers) // (4 * WIDTH))
+        stored = numpy.fromfile(self.numbers, numpy.float32, have * WIDTH).reshape(have, WIDTH)
+        self.known = dict(zip(names, stored))
+        os.truncate(self.numbers, 4 * WIDTH * have)
+        os.truncate(self.names, 65 * have)
 
     @staticmethod
     def name(text):
