@@ -80,8 +80,9 @@ class Ours:
         """Learns the drawn rows, scores all test rows after each stage; returns figures and settings of the report.
         May go on with a run of the same key that was killed."""
         base, arguments, valid = entry
-        folder = self.work / f"{stream.name}-{key['rows']}-{key['seed']}"
-        bundle = self.work / "runs" / f"{folder.name}-{key['who']}.cpb"
+        # Of its own, for others may hold out other rows, in a process beside this one.
+        folder = self.work / f"{stream.name}-{key['rows']}-{key['seed']}-{key['who']}"
+        bundle = self.work / "runs" / f"{folder.name}.cpb"
         leftover, report, begun = bundle.with_suffix(".work"), bundle.with_suffix(".report"), bundle.with_suffix(".key")
         stream.write(drawn, folder, self.held_out(valid))
         resume = self.resume and begun.exists() and json.loads(begun.read_text()) == key and leftover.exists() and bundle.exists()
