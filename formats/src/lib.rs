@@ -12,7 +12,7 @@
 //!   [`mmap`] (mapped files), [`fs`] (files that survive a crash);
 //! * files: [`gguf`] (bases) and [`tensors`] (safetensors payloads);
 //! * contracts: [`model_spec`] (what a base computes), [`pet`] (what a module is), [`feature`] (what selectors and
-//!   heads read), [`head`] and [`choice`], [`selector`] with [`hidden`], [`ngrams`] and [`novelty`] beside its
+//!   heads read), [`head`] and [`choice`], [`selector`] with [`hidden`], [`ngrams`], [`novelty`] and [`refusal`] beside its
 //!   weights, [`template`] (a task's text);
 //! * [`bundle`]: the `.cpb` file, which holds modules, heads and a selector stage by stage;
 //! * above it, [`fingerprint`] (which base a bundle belongs to), [`exchange`] (other programs' formats), and [`tiny`]
@@ -38,6 +38,7 @@ pub mod ngrams;
 pub mod novelty;
 pub mod pet;
 pub mod quant;
+pub mod refusal;
 pub mod selector;
 pub mod template;
 pub mod tensors;

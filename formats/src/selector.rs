@@ -112,6 +112,9 @@ pub struct Decision {
     pub entropy: f32,
     /// How unlike all tasks the input is; comparable within one stage only.
     pub novelty: f32,
+    /// The largest share, over the tasks, of a task's own rows that are at least as novel; `None` if no rows were
+    /// kept to compare with ([`crate::refusal`]).
+    pub p_value: Option<f32>,
     /// True if the input is refused, because it is too unlike them: the base alone answers.
     pub abstain: bool,
 }
@@ -151,6 +154,7 @@ pub fn decide(
         margin: margin as f32,
         entropy: entropy as f32,
         novelty: 1.0 - best,
+        p_value: None,
         abstain: best < threshold,
     }
 }

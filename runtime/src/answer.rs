@@ -13,6 +13,7 @@ use crate::session::{Sequence, Session};
 use crate::skills::Skills;
 use conpet_formats::bundle::manifest::TaskEntry;
 use conpet_formats::feature::FeatureSpec;
+use conpet_formats::head::log_softmax;
 use conpet_formats::selector::Decision;
 use conpet_formats::template;
 use std::sync::Arc;
@@ -113,7 +114,11 @@ impl Engine {
         task: Option<usize>,
     ) -> Result<Vec<(Trunked, Vec<Answer>)>> {
         let prompts = texts.iter().map(|t| self.prompt(t, None).map(Arc::new)).collect::<Result<Vec<_>>>()?;
-        let feature = if task.is_none() { Self::trunk_feature(skills) } else { None };
+        let chooses = match task {
+            None => true,
+            Some(t) => skills.reads_selector(t)?,
+        };
+        let feature = Self::trunk_feature(skills).filter(|_| chooses);
         batches(&prompts, self.batch())
             .map(|batch| {
                 let trunked = self.trunk(batch.to_vec(), skills.trunk(), feature, skills.continues());
@@ -134,9 +139,14 @@ impl Engine {
         named: Option<usize>,
         memo: &mut dyn Memo,
     ) -> Result<Vec<Answer>> {
-        let decisions = if named.is_some() { Vec::new() } else { self.decide(skills, trunked)? };
+        // A named task does without a decision, but not without what the selector knows of its labels.
+        let decides = match named {
+            None => true,
+            Some(t) => skills.reads_selector(t)?,
+        };
+        let decisions = if decides { self.decide(skills, trunked)? } else { Vec::new() };
         let candidates = self.candidates(skills, trunked, &decisions, named, memo)?;
-        let mut decisions = decisions.into_iter();
+        let mut decisions = decisions.into_iter().filter(|_| named.is_none());
         let answers = candidates.into_iter().map(|c| Answer::new(skills, c, decisions.next())).collect();
         self.check(Some(skills))?;
         Ok(answers)
@@ -155,14 +165,14 @@ impl Engine {
     /// If the selector's module is damaged, or a file changed while it was in use.
     pub fn decide(&self, skills: &Skills, trunked: &Trunked) -> Result<Vec<Decision>> {
         let selector = skills.selector();
-        let tokens = trunked.prompts.iter().map(|p| p.tokens.as_slice());
+        let words = trunked.prompts.iter().map(|p| p.words());
         let decisions = match selector.module().zip(selector.feature()) {
-            None => selector.decide(self.cpu(), &trunked.features, tokens),
+            None => selector.decide(self.cpu(), &trunked.features, words),
             Some((m, feature)) => {
                 let blend = Blend::from(skills.module(m)?);
                 let prompts = trunked.prompts.iter().map(|p| (&**p, &blend));
                 let features = self.branch(trunked.depth, prompts, &mut trunked.hidden.clone(), feature);
-                selector.decide(self.cpu(), &features, tokens)
+                selector.decide(self.cpu(), &features, words)
             }
         };
         if selector.chooses() && decisions.len() != trunked.prompts.len() {
@@ -201,7 +211,7 @@ impl Engine {
         let mut out = vec![Vec::new(); trunked.prompts.len()];
         for (r, scores) in runs.into_iter().zip(scores) {
             let labels = match scores {
-                None => Vec::new(),
+                None => by_selector(skills, r.task, decisions.get(r.input)),
                 Some((head, scores)) => {
                     let lp = head.log_scores(&scores, decisions.get(r.input), &skills.selector_classes(&head));
                     head.classes.iter().zip(lp).map(|((t, l), lp)| (*t, *l, lp)).collect()
@@ -330,6 +340,15 @@ impl Engine {
         self.base.check()?;
         skills.map_or(Ok(()), |s| s.bundle().check())
     }
+}
+
+/// Log posterior of the labels of a task that has no head: the selector's own, among these labels.
+fn by_selector(skills: &Skills, task: usize, decision: Option<&Decision>) -> Vec<(usize, usize, f32)> {
+    let own = skills.own_classes(task).filter(|_| skills.manifest().tasks[task].by_selector());
+    let Some((d, classes)) = decision.zip(own) else { return Vec::new() };
+    let mut lp = d.class_log_posterior[classes].to_vec();
+    log_softmax(&mut lp, 1.0);
+    lp.into_iter().enumerate().map(|(l, lp)| (task, l, lp)).collect()
 }
 
 /// A sequence of these tokens that continues from the trunk states of an input with the same first tokens.

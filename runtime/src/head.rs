@@ -88,6 +88,11 @@ impl Head {
         })
     }
 
+    /// Whether the selector's posterior of its classes is joined with its own.
+    pub fn joins(&self) -> bool {
+        self.blend > 0.0
+    }
+
     /// The labels of a choice head, which scores by running them; `None` for a linear head.
     pub(crate) fn choices(&self) -> Option<&Choices> {
         match &self.form {
@@ -108,12 +113,12 @@ impl Head {
     }
 
     /// Log scores of this head's classes, joined with the selector's own class posterior:
-    /// `log softmax(logits / T)[c] + blend · log p_selector(c)`. `logits` are those of one module, or of
+    /// `log softmax_c(log softmax(logits / T)[c] + blend · log p_selector(c))`. `logits` are those of one module, or of
     /// several one after another (an ensemble): then each class has the best of their probabilities
     /// (LAE, Gao et al. 2023, arXiv 2303.10070).
     ///
-    /// A product of experts (Hinton 2002), deliberately not normalised within the head, so that among several
-    /// candidate tasks the one whose module and selector agree on a class gains.
+    /// A product of experts (Hinton 2002), a distribution over the head's classes: whatever it says among tasks,
+    /// the selector's posterior has said already.
     ///
     /// `selector_classes[c]` is the selector's class for this head's row `c`, if it has one.
     pub fn log_scores(
@@ -184,6 +189,7 @@ pub fn join(
             for (x, c) in lp.iter_mut().zip(selector_classes) {
                 *x += blend * d.class_log_posterior[c.unwrap_or(0)].max(-1e4);
             }
+            log_softmax(&mut lp, 1.0);
         }
     }
     lp

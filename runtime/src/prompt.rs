@@ -1,5 +1,6 @@
 //! A tokenized input.
 
+use conpet_formats::ngrams::Words;
 use std::borrow::Borrow;
 use std::ops::Range;
 
@@ -15,6 +16,11 @@ pub struct Prompt {
 }
 
 impl Prompt {
+    /// What n-grams read of it.
+    pub fn words(&self) -> Words<'_> {
+        Words { tokens: &self.tokens, text: &self.text }
+    }
+
     /// Its tokens, each with its position.
     pub fn placed(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
         self.tokens.iter().copied().zip(0..)

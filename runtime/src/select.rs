@@ -7,8 +7,10 @@ use conpet_formats::bundle::manifest::SelectorEntry;
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::hidden::Hidden;
 use conpet_formats::mmap::Mapped;
-use conpet_formats::ngrams::Ngrams;
+use conpet_formats::ngrams::{Ngrams, Words};
+use conpet_formats::novelty::Root;
 use conpet_formats::quant::QuantType;
+use conpet_formats::refusal::Refusal;
 use conpet_formats::selector::{self, Decision, Scorer, SelectorKind};
 use std::ops::Range;
 
@@ -80,9 +82,14 @@ impl Selector {
         self.module
     }
 
-    /// Number of token n-grams it knows; 0 if it does not use them.
+    /// Number of n-grams it knows; 0 if it does not use them.
     pub fn ngrams(&self) -> usize {
-        self.scorer.as_ref().and_then(|s| s.ngrams.as_ref()).map_or(0, Ngrams::len)
+        self.scorer.iter().flat_map(|s| &s.ngrams).map(Ngrams::len).sum()
+    }
+
+    /// The limits beyond which it refuses an input, if it has any.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.scorer.as_ref()?.refusal.as_ref()
     }
 
     /// The task of each class it scores.
@@ -95,32 +102,55 @@ impl Selector {
         self.scorer.is_some() || self.kind == SelectorKind::Uniform
     }
 
-    /// Decisions for `n` inputs with features `[n, dim]` and these tokens; empty if it does not choose
+    /// Decisions for `n` inputs with features `[n, dim]` and these words; empty if it does not choose
     /// ([`Selector::chooses`]).
-    pub fn decide<'t>(
-        &self,
-        cpu: &Cpu,
-        features: &[f32],
-        tokens: impl IntoIterator<Item = &'t [u32]>,
-    ) -> Vec<Decision> {
+    pub fn decide<'t>(&self, cpu: &Cpu, features: &[f32], words: impl IntoIterator<Item = Words<'t>>) -> Vec<Decision> {
         let Some(s) = &self.scorer else {
             let uniform = |_| Decision::uniform(self.n_tasks);
-            return tokens.into_iter().filter(|_| self.chooses()).map(uniform).collect();
+            return words.into_iter().filter(|_| self.chooses()).map(uniform).collect();
         };
         states(s, cpu, features)
             .chunks_exact(s.bias.len())
-            .zip(tokens)
-            .map(|(states, tokens)| {
+            .zip(features.chunks_exact(s.dim))
+            .zip(words)
+            .map(|((states, feature), words)| {
                 let mut scores = states.to_vec();
-                let background = s.ngrams.as_ref().map_or(0.0, |n| n.add_scores(tokens, &mut scores));
-                let novelty = s.novelty.as_ref().map(|n| (n.of(states, &scores, background), n.limit()));
+                let background = s.ngrams.iter().map(|n| n.add_scores(words, &mut scores)).sum();
+                let earlier = s.novelty.as_ref().map(|n| (n.of(states, &scores, background), n.limit()));
+                let novelties = s.refusal.as_ref().map(|r| (r, self.novelties(s, cpu, states, &scores, feature)));
                 let mut d = selector::decide(scores, &s.class_task, self.n_tasks, self.temperature, self.threshold);
-                if let Some((value, limit)) = novelty {
+                if let Some((refusal, novelties)) = novelties {
+                    let (p, refused) = refusal.verdict(&novelties);
+                    d.novelty = novelties.iter().copied().fold(f32::INFINITY, f32::min);
+                    (d.p_value, d.abstain) = (Some(p), refused);
+                } else if let Some((value, limit)) = earlier {
                     (d.novelty, d.abstain) = (value, value > limit);
                 }
                 d
             })
             .collect()
+    }
+
+    /// Scores `[n, classes]` of `n` inputs, before the temperature; empty if it scores nothing.
+    pub fn scores<'t>(&self, cpu: &Cpu, features: &[f32], words: impl IntoIterator<Item = Words<'t>>) -> Vec<f32> {
+        let Some(s) = &self.scorer else { return Vec::new() };
+        let mut out = states(s, cpu, features);
+        for (row, words) in out.chunks_exact_mut(s.bias.len()).zip(words) {
+            for n in &s.ngrams {
+                n.add_scores(words, row);
+            }
+        }
+        out
+    }
+
+    /// How unlike each task an input is: by angle where there is a space for it, else minus the task's best score.
+    fn novelties(&self, s: &Scorer, cpu: &Cpu, states: &[f32], scores: &[f32], feature: &[f32]) -> Vec<f32> {
+        if let Some(root) = &s.root {
+            return root.novelties(states, length(root, cpu, feature), &s.class_task, self.n_tasks);
+        }
+        let mut out = vec![f32::MAX; self.n_tasks];
+        scores.iter().zip(&s.class_task).for_each(|(score, t)| out[*t] = out[*t].min(-score));
+        out
     }
 
     /// The tasks to run for this decision: the best, or up to `top_k` if the margin is small; all for `uniform`.
@@ -144,6 +174,17 @@ fn states(s: &Scorer, cpu: &Cpu, features: &[f32]) -> Vec<f32> {
     cpu.matmul(weight, x, &mut scores, n);
     scores.chunks_exact_mut(classes).for_each(|row| row.iter_mut().zip(&s.bias).for_each(|(x, b)| *x += b));
     scores
+}
+
+/// `|L⁻¹ (x - μ)|` of a feature.
+fn length(root: &Root, cpu: &Cpu, feature: &[f32]) -> f32 {
+    let x: Vec<f32> = feature.iter().zip(&root.mean).map(|(x, m)| x - m).collect();
+    let mut whitened = vec![0.0; x.len()];
+    for (rows, cols, data) in root.panels() {
+        let weight = MatrixRef { ty: QuantType::F16, rows: rows.len(), cols, data };
+        cpu.matmul(weight, &x[..cols], &mut whitened[rows], 1);
+    }
+    (whitened.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>()).sqrt() as f32
 }
 
 /// Passes features `[n, dim]` through a hidden layer; returns `[n, size]`.

@@ -204,6 +204,22 @@ impl Skills {
         head.classes.iter().map(|(task, label)| self.0.class_start[*task].map(|s| s + label)).collect()
     }
 
+    /// True if a task's labels are chosen with the help of the selector's scores, or by them alone.
+    ///
+    /// # Errors
+    /// See [`Skills::head`].
+    pub fn reads_selector(&self, task: usize) -> Result<bool> {
+        let entry = &self.manifest().tasks[task];
+        Ok(self.0.class_start[task].is_some()
+            && (entry.by_selector()
+                || entry.head.map(|h| self.head(h as usize)).transpose()?.is_some_and(|h| h.joins())))
+    }
+
+    /// The selector's classes for a task's labels, if it scores them.
+    pub fn own_classes(&self, task: usize) -> Option<Range<usize>> {
+        self.0.class_start[task].map(|s| s..s + self.manifest().tasks[task].labels.len())
+    }
+
     /// True if some answer continues the prompt token by token: a text, or the text of a label.
     pub fn continues(&self) -> bool {
         let m = self.manifest();

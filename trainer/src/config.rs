@@ -4,13 +4,15 @@ mod presets;
 mod text;
 
 use crate::method::{self, Method};
+use crate::selectors;
+use crate::services::module::Modules;
 use crate::services::{self, Resolved};
 use crate::settings::automatic::Text;
 use crate::settings::range::any;
 use crate::settings::{Group, join, settings};
-use conpet_formats::Result;
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
 pub use presets::PRESETS;
@@ -67,6 +69,16 @@ impl Config {
         let resolved = self.services.resolve(spec)?;
         self.methods.dynamic.feature(spec, resolved.trunk)?;
         method.check(&resolved)?;
+        if self.services.module.modules == Modules::None {
+            let selector = &self.methods.dynamic.common.selector;
+            if !method.traits.selects || !selectors::by_name(selector)?.kind.scores_classes() {
+                let what = format!(
+                    "--modules none needs a selector that scores labels, not --method {} with {selector}",
+                    method.name
+                );
+                return Err(Error::new(Code::Unsupported, what).hint("use --method dynamic with --selector lda"));
+            }
+        }
         Ok(resolved)
     }
 

@@ -28,8 +28,8 @@ pub struct Prepared {
     pub classes: Vec<usize>,
     /// Selector features of the bare input, `[rows, dim]`.
     pub features: Vec<f32>,
-    /// Tokens of the bare input.
-    pub inputs: Vec<Vec<u32>>,
+    /// The bare inputs.
+    pub inputs: Vec<Arc<Prompt>>,
     hidden: usize,
     states: Option<States>,
     ranges: Vec<Vec<Range<usize>>>,
@@ -121,16 +121,16 @@ impl Prepared {
             answers,
             classes,
             features: Vec::new(),
-            inputs: inputs.iter().map(|p: &Arc<Prompt>| p.tokens.clone()).collect(),
+            inputs,
             hidden: engine.base.spec.hidden,
             states: None,
             ranges,
         };
         // Where the input is what is trained on, one pass gives both.
         let same = task.template == conpet_formats::template::INPUT
-            && out.prompts.iter().zip(&inputs).all(|(a, b)| a.tokens == b.tokens);
+            && out.prompts.iter().zip(&out.inputs).all(|(a, b)| a.tokens == b.tokens);
         if plan.selector.is_some() && !same {
-            for chunk in batches(&inputs, engine.batch()) {
+            for chunk in batches(&out.inputs, engine.batch()) {
                 out.features.extend(engine.trunk(chunk.to_vec(), 0, plan.selector, false).features);
                 tick(0);
             }

@@ -94,7 +94,7 @@ impl Evaluator {
             tasks: tasks.iter().map(|t| TaskScores { metric: t.metric, ..TaskScores::default() }).collect(),
             ..StageScores::default()
         };
-        let (mut labelled, mut known): (Vec<(Class, Option<Class>)>, Vec<Verdict>) = (Vec::new(), Vec::new());
+        let (mut labelled, mut verdicts): (Vec<(Class, Option<Class>)>, Vec<Verdict>) = (Vec::new(), Vec::new());
         let digests: Vec<String> = (0..skills.manifest().tasks.len()).map(|t| digest(skills, t)).collect();
         for set in 0..self.sets.len() {
             let truth = self.sets[set].task;
@@ -102,12 +102,13 @@ impl Evaluator {
             for rows in row_batches(&self.sets[set].data, engine.batch()) {
                 let trunked = self.sets[set].data.trunked(&rows, skills.trunk());
                 let decisions = engine.decide(skills, &trunked)?;
-                known.extend(decisions.iter().map(|d| (d.novelty, d.abstain)));
+                verdicts.extend(decisions.iter().map(|d| (d.novelty, d.abstain)));
                 let mut memo = Known { scores: &mut self.scores, set, rows: &rows, digests: &digests };
                 // If the selector does not choose, the caller names the task.
                 let named = (!skills.selector().chooses()).then_some(truth);
                 let mut chosen = engine.candidates(skills, &trunked, &decisions, named, &mut memo)?;
-                let mut alone = engine.candidates(skills, &trunked, &[], Some(truth), &mut memo)?;
+                let known: &[Decision] = if skills.reads_selector(truth)? { &decisions } else { &[] };
+                let mut alone = engine.candidates(skills, &trunked, known, Some(truth), &mut memo)?;
                 let labels = chosen.iter_mut().chain(&mut alone).flatten().map(|c| &mut c.labels);
                 labels.for_each(|l| l.retain(|(t, ..)| *t < seen));
                 for (i, row) in rows.iter().enumerate() {
@@ -159,7 +160,7 @@ impl Evaluator {
                 let decisions = engine.decide(skills, &strangers.trunked(&rows, skills.trunk()))?;
                 unknown.extend(decisions.iter().map(|d| (d.novelty, d.abstain)));
             }
-            out.detection = detection(&known, &unknown);
+            out.detection = detection(&verdicts, &unknown);
         }
         Ok(out)
     }

@@ -12,12 +12,14 @@ use crate::stream::Task;
 use conpet_formats::Result;
 use conpet_formats::feature::{FeatureSpec, StateNorm};
 use conpet_formats::mmap::Mapped;
-use conpet_formats::ngrams::Ngrams;
+use conpet_formats::ngrams::{Ngrams, Table};
 use conpet_formats::quant::QuantType;
 use conpet_formats::tensors::TensorsWriter;
 use conpet_runtime::engine::Engine;
+use conpet_runtime::prompt::Prompt;
 use conpet_runtime::sampler::argmax;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// Results of one feature on the validation rows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -53,8 +55,8 @@ struct Features {
     features: Vec<f32>,
     /// Class of each row, counted over all tasks.
     classes: Vec<usize>,
-    /// Tokens of each row.
-    inputs: Vec<Vec<u32>>,
+    /// The rows themselves.
+    inputs: Vec<Arc<Prompt>>,
 }
 
 /// Probes every feature with every shrinkage and every weight of the token n-grams.
@@ -82,18 +84,18 @@ pub fn probe(
     let (train, valid) = (train?, valid?);
     let class_task: Vec<usize> =
         tasks.iter().enumerate().flat_map(|(t, task)| std::iter::repeat_n(t, task.classes())).collect();
-    let mut counts = Counts::default();
+    let mut counts = Counts::new(Table::Tokens);
     counts.grow(class_task.len());
-    train.inputs.iter().zip(&train.classes).for_each(|(tokens, c)| counts.add(tokens, *c));
+    train.inputs.iter().zip(&train.classes).for_each(|(p, c)| counts.add(&Table::Tokens.grams(p.words()), *c));
     let mut w = TensorsWriter::new();
     counts.write(1.0, &mut w)?;
     let map = Mapped::from_vec(w.finish()?);
     let whole = 0..map.len();
-    let ngrams = Ngrams::load(&map, whole, class_task.len())?;
-    let likelihood = |tokens: &Vec<u32>| {
+    let ngrams = Ngrams::load(Table::Tokens, &map, whole, class_task.len())?;
+    let likelihood = |p: &Arc<Prompt>| {
         let mut s = vec![0.0; class_task.len()];
         if let Some(n) = &ngrams {
-            n.add_scores(tokens, &mut s);
+            n.add_scores(p.words(), &mut s);
         }
         s
     };
@@ -115,7 +117,7 @@ pub fn probe(
         stats.add(&take(&train), &train.classes);
         let x = take(&valid);
         for shrinkage in wanted.shrinkages {
-            let scores = lda::solve(&stats, *shrinkage)?.0;
+            let scores = lda::solve(&stats, *shrinkage)?;
             let rows: Vec<Vec<f32>> = x.chunks_exact(dim).map(|x| scores.of(x)).collect();
             for weight in wanted.ngram_weights {
                 let join = |(s, n): (&Vec<f32>, &Vec<f32>)| -> usize {

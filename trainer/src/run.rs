@@ -12,6 +12,7 @@ use crate::evaluate::{Evaluator, TestSet};
 use crate::method::Method;
 use crate::metrics::StageScores;
 use crate::report::MethodReport;
+use crate::services::module::Modules;
 use crate::services::prepare::Split;
 use crate::services::usage::Usage;
 use crate::services::{Event, Materials, Services, Stage};
@@ -74,6 +75,14 @@ impl<'a> Run<'a> {
         let writes = tasks.iter().find(|t| t.kind == TaskKind::Generation);
         if let Some(t) = writes.filter(|_| !engine.base.spec.causal) {
             engine.check_predicts(&format!("task {:?} is answered by text, which", t.name))?;
+        }
+        let wordy = tasks.iter().find(|t| t.kind == TaskKind::Generation && !t.train.is_empty());
+        if let Some(t) = wordy.filter(|_| config.services.module.modules == Modules::None) {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!("task {:?} is answered by text, which takes a module", t.name),
+            )
+            .hint("leave out --quick and --modules none"));
         }
         if config.services.head.kind()? != HeadKind::Linear {
             engine.check_predicts("a choice head")?;

@@ -237,7 +237,7 @@ pub struct TaskEntry {
     /// largest that any of them gives it (LAE). Left out where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ensemble: Vec<u32>,
-    /// Index into `heads`; `None` for generation.
+    /// Index into `heads`; `None` for generation, and for labels that the selector itself chooses among.
     pub head: Option<u32>,
     /// Position in `tasks`.
     pub id: u32,
@@ -255,4 +255,11 @@ pub struct TaskEntry {
     pub stage: u64,
     /// Literal text with one `{input}`, put around the user's text; `{{` and `}}` are braces.
     pub template: String,
+}
+
+impl TaskEntry {
+    /// True for a task with labels and no head: the selector's own posterior of its labels is the answer.
+    pub fn by_selector(&self) -> bool {
+        self.kind == TaskKind::Classification && self.head.is_none()
+    }
 }

@@ -1,7 +1,7 @@
 //! The rules a manifest keeps beyond its syntax.
 
 use super::commit::{SectionKind, SectionRecord};
-use super::manifest::{FORMAT, Manifest, TaskKind};
+use super::manifest::{FORMAT, Manifest, TaskEntry, TaskKind};
 use crate::error::clip;
 use crate::head::HeadKind;
 use crate::pet::PetKind;
@@ -23,7 +23,7 @@ fn known(requirement: &str) -> bool {
         Some(("kind", name)) => PetKind::ALL.iter().any(|k| k.name() == name),
         Some(("selector", name)) => SelectorKind::ALL.iter().any(|k| k.name() == name),
         Some(("head", name)) => HeadKind::ALL.iter().any(|k| !k.is_linear() && k.name() == name),
-        _ => requirement == "ensemble:max",
+        _ => requirement == "ensemble:max" || requirement == "task:selector",
     }
 }
 
@@ -39,6 +39,9 @@ pub(super) fn requires(m: &Manifest) -> Vec<String> {
     out.insert(format!("selector:{}", m.selector.kind.name()));
     if m.tasks.iter().any(|t| !t.ensemble.is_empty()) {
         out.insert("ensemble:max".into());
+    }
+    if m.tasks.iter().any(TaskEntry::by_selector) {
+        out.insert("task:selector".into());
     }
     out.extend(m.heads.iter().filter(|h| !h.kind.is_linear()).map(|h| format!("head:{}", h.kind.name())));
     out.into_iter().collect()
@@ -184,9 +187,14 @@ fn tasks(m: &Manifest) -> Result<()> {
         }
         template::check(&t.template).map_err(|e| e.in_section(who.clone()))?;
         let classifies = t.kind == TaskKind::Classification;
-        if classifies == t.labels.is_empty() || classifies != t.head.is_some() {
+        if classifies == t.labels.is_empty() || !classifies && t.head.is_some() {
             return Err(value(format!(
                 "{who}: a classification task has labels and a head, a generation task neither"
+            )));
+        }
+        if t.by_selector() && (t.module.is_some() || !m.selector.kind.scores_classes()) {
+            return Err(value(format!(
+                "{who}: it has no head, so it has no module, and the selector scores its labels"
             )));
         }
         if t.module.is_some_and(|x| x as usize >= m.modules.len())

@@ -3,9 +3,10 @@
 use super::{BIAS, CLASS_TASK, SelectorKind, WEIGHT};
 use crate::hidden::Hidden;
 use crate::mmap::Mapped;
-use crate::ngrams::Ngrams;
-use crate::novelty::Novelty;
+use crate::ngrams::{Ngrams, Table};
+use crate::novelty::{Novelty, Root};
 use crate::quant::QuantType;
+use crate::refusal::Refusal;
 use crate::tensors::{Dtype, Tensors};
 use crate::{Code, Error, Result};
 use std::ops::Range;
@@ -28,9 +29,13 @@ pub struct Scorer {
     pub bias: Vec<f32>,
     /// The task of each class, ascending, each below the number of tasks.
     pub class_task: Vec<usize>,
-    /// Evidence from the tokens themselves, if there is any.
-    pub ngrams: Option<Ngrams>,
-    /// The measure of how unlike all classes an input is, if there is one.
+    /// Evidence from the tokens and characters themselves; none, one or two tables.
+    pub ngrams: Vec<Ngrams>,
+    /// The space in which an input's likeness to classes is measured; without it, their scores are.
+    pub root: Option<Root>,
+    /// The limits beyond which an input is refused, if there are any.
+    pub refusal: Option<Refusal>,
+    /// The measure and the limit of bundles of earlier versions.
     pub novelty: Option<Novelty>,
 }
 
@@ -89,8 +94,14 @@ impl Scorer {
         }
         let start = weight.data.as_ptr() as usize - base;
         let (weight, bias) = (start..start + weight.data.len(), bias.to_f32());
-        let novelty = Novelty::load(&map[range.clone()], classes)?;
-        let ngrams = Ngrams::load(&map, range, classes)?;
-        Ok(Self { weight, ty, dim, hidden, bias, class_task, ngrams, novelty, map })
+        let refusal = Refusal::load(&map[range.clone()], n_tasks)?;
+        let root = Root::load(&map, range.clone(), classes, dim)?;
+        let novelty = match &root {
+            Some(_) => None,
+            None => Novelty::load(&map[range.clone()], classes)?,
+        };
+        let tables = Table::ALL.map(|t| Ngrams::load(t, &map, range.clone(), classes));
+        let ngrams = tables.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
+        Ok(Self { weight, ty, dim, hidden, bias, class_task, ngrams, root, refusal, novelty, map })
     }
 }

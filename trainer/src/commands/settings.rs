@@ -1,6 +1,7 @@
 //! The settings given to a command, in a file and as flags.
 
 use crate::config::{Config, Flags};
+use crate::services::module::Modules;
 use crate::settings::Group;
 use crate::settings::range::flag;
 use conpet_formats::{Code, Error, Result};
@@ -14,6 +15,9 @@ pub struct SettingsArgs {
     /// Settings as TOML; flags override them.
     #[arg(long)]
     pub config: Option<PathBuf>,
+    /// Learn labels by the closed form alone, in seconds; short for --modules none.
+    #[arg(long, conflicts_with = "modules")]
+    pub quick: bool,
     /// The settings.
     #[command(flatten)]
     pub flags: Flags,
@@ -33,7 +37,12 @@ impl SettingsArgs {
     pub(super) fn over(&self, start: Config) -> Result<(Config, Given)> {
         let (mut config, file) = start.over(self.config.as_deref())?;
         config.overlay(&self.flags);
-        Ok((config, Given { flags: Config::given(&self.flags), file }))
+        let mut flags = Config::given(&self.flags);
+        if self.quick {
+            config.services.module.modules = Modules::None;
+            flags.push("modules");
+        }
+        Ok((config, Given { flags, file }))
     }
 }
 

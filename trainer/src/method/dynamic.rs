@@ -9,6 +9,8 @@ use super::per_task;
 use crate::selectors;
 pub use crate::selectors::Settings;
 use crate::selectors::fitting::Fit;
+use crate::services::module::Modules;
+use crate::services::prepare::Split;
 use crate::services::{Services, Stage};
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
@@ -17,14 +19,22 @@ use conpet_formats::bundle::manifest::TaskKind;
 /// Learns one more task.
 pub fn learn(services: &mut Services<'_>, own: &Settings, stage: Stage) -> Result<Option<Draft>> {
     let (t, mut draft) = (stage.task, stage.draft);
-    let Some(data) = per_task::module(services, &mut draft, t)? else { return Ok(None) };
+    let quick = services.settings().module.modules == Modules::None;
+    let data = match quick {
+        true => {
+            services.add_task(&mut draft, t, None, None);
+            Some(services.prepare_bare(t, Split::Train)?)
+        }
+        false => per_task::module(services, &mut draft, t)?,
+    };
+    let Some(data) = data else { return Ok(None) };
     let valid = services.prepare_valid(t)?;
     let selector = selectors::by_name(&own.common.selector)?;
     let new = Fit { kind: selector.kind, common: &own.common, task: t, train: &data, valid: &valid };
     if !(selector.fit)(services, own, &mut draft, &new)? {
         return Ok(None);
     }
-    if services.tasks()[t].kind == TaskKind::Classification {
+    if services.tasks()[t].kind == TaskKind::Classification && !quick {
         services.calibrate_head(&mut draft, &valid)?;
     }
     Ok(Some(draft))

@@ -5,16 +5,16 @@
 //! as in [`super::lda`]). Unlike lda, which uses the covariance within classes, it uses only that of all rows
 //! together.
 
-use super::calibrate::Form;
-use super::fitting::{Fit, Scores, earlier, enter, extended, feature_dim};
-use super::lda::{class_gaussians, shrunk};
-use super::solve::Cholesky;
+use super::calibrate;
+use super::fitting::{Fit, Scores, earlier, extended, feature_dim};
+use super::gaussian::{Gaussian, shrunk};
 use super::stats::Stats;
 use crate::services::Services;
 use crate::settings::range::any;
 use crate::settings::settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
+use conpet_formats::tensors::TensorsWriter;
 use serde::{Deserialize, Serialize};
 
 settings! { "centroid" Settings Flags {
@@ -34,11 +34,16 @@ pub enum Space {
     Plain,
 }
 
+/// The shrinkage, if none is given.
+const FIXED: f64 = 0.05;
+
 pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft, new: &Fit<'_>) -> Result<bool> {
     let carried = earlier(services, draft, new)?.map(|x| x.1);
     let stats = extended(services, new, carried, &new.train.features, feature_dim(services))?;
-    let scores = solve(&stats, own.centroid, new.common.shrinkage)?;
-    enter(services, draft, new, scores.payload()?, Form::default(), stats.payload()?)?;
+    let payload = solve(&stats, own.centroid, new.common.shrinkage_or(FIXED))?.payload()?;
+    let mut kept = TensorsWriter::new();
+    stats.write(&mut kept)?;
+    calibrate::enter(services, draft, new, payload, kept, carried)?;
     Ok(true)
 }
 
@@ -54,7 +59,7 @@ pub fn solve(s: &Stats, space: Space, shrinkage: f64) -> Result<Scores> {
         Space::Scaled => shrunk(total, s.dim, 1.0),
         Space::Plain => (0..s.dim).flat_map(|i| (0..=i).map(move |j| f64::from(u8::from(i == j)))).collect(),
     };
-    Ok(class_gaussians(s, &Cholesky::new(covariance, s.dim)?).0)
+    Ok(Gaussian::with(s, covariance, 0.0)?.scores())
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
 //! The common part of selectors: the settings that several of them read, the statistics or the memory that they
 //! continue from, and the entry in the stage.
 
-use super::calibrate::{self, Form};
 use super::stats::Stats;
 use crate::data::Prepared;
 use crate::services::{Services, module};
-use crate::settings::range::{any, at_least_one, part};
+use crate::settings::range::{any, at_least_one, part, such};
 use crate::settings::settings;
+use conpet_formats::bundle::manifest::TaskEntry;
 use conpet_formats::bundle::{Draft, SectionKind};
 use conpet_formats::decimal::Decimal;
 use conpet_formats::feature::{FeatureSpec, StateNorm};
 use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::refusal::Refusal;
 use conpet_formats::selector::{self, SelectorKind};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::{Code, Error, Result};
@@ -27,10 +28,11 @@ settings! { "Selector" Settings Flags {
     top_k: u32 = 2, at_least_one();
     /// The selector is unsure if the margin between its two best tasks is below this.
     margin: f64 = 0.5, part();
-    /// Fraction of a task's validation rows that the selector may refuse as unlike any task.
-    abstain: f64 = 0.01, part();
-    /// lda, centroid: shrinkage of the covariance, from 0 to 1; ridge: strength of the regularisation.
-    shrinkage: f64 = 0.05, part();
+    /// Share of a task's own rows that may be refused as unlike any task; 0 refuses nothing.
+    abstain: f64 = 0.05, part();
+    /// lda, centroid: shrinkage of the covariance, from 0 to 1; ridge: strength of the regularisation; -1 is what
+    /// suits rows left out best (lda), or 0.05.
+    shrinkage: f64 = -1.0, such("-1 or 0 to 1", |v| *v == -1.0 || (0.0..=1.0).contains(v));
     /// linear, mlp: rows of each class whose features are remembered.
     selector_memory: usize = 20, at_least_one();
     /// linear, mlp: training steps for each task.
@@ -43,13 +45,37 @@ impl Settings {
     /// # Errors
     /// If `--selector-feature` is malformed, or the base lacks a layer it reads.
     pub fn feature(&self, spec: &ModelSpec, trunk: usize) -> Result<FeatureSpec> {
-        let text = match self.selector_feature.as_str() {
-            "auto" if spec.causal => "trunk:mean",
-            "auto" => "last:mean",
-            text => text,
-        };
-        module::feature(text, StateNorm::Rms, spec, trunk)
+        let automatic = (self.selector_feature == "auto").then(|| automatic(spec));
+        module::feature(automatic.as_ref().unwrap_or(&self.selector_feature), StateNorm::Rms, spec, trunk)
     }
+
+    /// The shrinkage, or this one if none is given.
+    pub(super) fn shrinkage_or(&self, fixed: f64) -> f64 {
+        if self.shrinkage >= 0.0 { self.shrinkage } else { fixed }
+    }
+}
+
+/// The feature that suits most streams of short texts: means of three layers, whose errors differ.
+///
+/// An encoder's last states are made to be pooled, and those before them differ little from layer to layer; in a
+/// decoder the middle layers say what a text is about, the last ones what comes next. On clinc150 with 5 rows a class
+/// three layers answer 4 % more of validation rows right than the best one, for both kinds of base. Statistics grow
+/// with the square of a feature's length, so wide bases get fewer layers.
+fn automatic(spec: &ModelSpec) -> String {
+    const WIDEST: usize = 2304;
+    let n = spec.n_layer;
+    let layers = match spec.causal {
+        true => vec![n / 3, (7 * n).div_ceil(15), n / 5],
+        false => vec![n, n.saturating_sub(1), n.saturating_sub(2)],
+    };
+    let mut kept: Vec<usize> = Vec::new();
+    for l in layers {
+        if !kept.contains(&l) && (kept.is_empty() || (kept.len() + 1) * spec.hidden <= WIDEST) {
+            kept.push(l);
+        }
+    }
+    kept.sort_unstable();
+    kept.iter().map(|l| format!("{l}:mean")).collect::<Vec<_>>().join("+")
 }
 
 /// A request to fit a selector after a task was learned.
@@ -130,35 +156,51 @@ pub(super) fn extended(
     Ok(stats)
 }
 
-/// Enters a selector that scores classes into the draft: `payload` lacks only the classes' tasks and the
-/// calibration, `carried` is the data that the next task continues from.
-pub(super) fn enter(
-    services: &Services<'_>,
-    draft: &mut Draft,
-    new: &Fit<'_>,
-    mut payload: TensorsWriter<'_>,
-    form: Form,
-    carried: Vec<u8>,
-) -> Result<()> {
-    let class_task: Vec<i32> = draft
-        .manifest
-        .tasks
-        .iter()
-        .flat_map(|task| std::iter::repeat_n(task.id as i32, task.labels.len().max(1)))
-        .collect();
-    payload.add_i32(selector::CLASS_TASK, &[class_task.len()], &class_task)?;
+/// What follows from rows that the scores were not fitted to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Calibrated {
+    /// Temperature of the scores.
+    pub temperature: f64,
+    /// The novelties of some rows of each task, to their own task.
+    pub novelties: Vec<Vec<f32>>,
+}
+
+/// The task of each class of a draft.
+pub(super) fn class_task(draft: &Draft) -> Vec<i32> {
+    let classes = |task: &TaskEntry| std::iter::repeat_n(task.id as i32, task.labels.len().max(1));
+    draft.manifest.tasks.iter().flat_map(classes).collect()
+}
+
+/// Fills in what the entry of a selector of this kind says before it is calibrated.
+pub(super) fn describe(services: &Services<'_>, draft: &mut Draft, new: &Fit<'_>) {
     let entry = &mut draft.manifest.selector;
     entry.kind = new.kind;
     entry.feature = services.selector_feature().cloned();
     entry.margin = Decimal::from_f64(new.common.margin);
     entry.top_k = new.common.top_k;
-    let valid = (new.valid, new.common.abstain);
-    let (payload, temperature) = calibrate::calibrate(services, entry, payload, &class_task, form, valid)?;
-    let (section, carried) =
-        (draft.add_section(SectionKind::Selector, payload), draft.add_section(SectionKind::Stats, carried));
+    entry.temperature = Decimal::from_f64(1.0);
+    entry.threshold = Decimal::from_f64(0.0);
+}
+
+/// Enters a selector that scores classes into the draft: `payload` lacks only the classes' tasks and the limits of
+/// refusal, `carried` is the data that the next task continues from.
+pub(super) fn enter(
+    services: &Services<'_>,
+    draft: &mut Draft,
+    new: &Fit<'_>,
+    mut payload: TensorsWriter<'_>,
+    carried: TensorsWriter<'_>,
+    calibrated: Calibrated,
+) -> Result<()> {
+    describe(services, draft, new);
+    let task = class_task(draft);
+    payload.add_i32(selector::CLASS_TASK, &[task.len()], &task)?;
+    Refusal::new(new.common.abstain as f32, calibrated.novelties).write(&mut payload)?;
+    let section = draft.add_section(SectionKind::Selector, payload.finish()?);
+    let stats = draft.add_section(SectionKind::Stats, carried.finish()?);
     let entry = &mut draft.manifest.selector;
-    (entry.section, entry.stats) = (Some(section), Some(carried));
-    entry.temperature = Decimal::from_f64(f64::from(temperature));
+    (entry.section, entry.stats) = (Some(section), Some(stats));
+    entry.temperature = Decimal::from_f64(calibrated.temperature);
     Ok(())
 }
 

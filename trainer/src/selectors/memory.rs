@@ -43,17 +43,15 @@ impl Memory {
         }
     }
 
-    /// The payload.
+    /// Adds the tensors to a payload.
     ///
     /// # Errors
     /// If a tensor cannot be written.
-    pub fn payload(&self) -> Result<Vec<u8>> {
+    pub fn write(&self, w: &mut TensorsWriter<'_>) -> Result<()> {
         let n = self.classes.len();
         let classes: Vec<i32> = self.classes.iter().map(|c| *c as i32).collect();
-        let mut w = TensorsWriter::new();
         w.add_f16(ROWS, &[n, self.rows.len() / n.max(1)], &self.rows)?;
-        w.add_i32(CLASSES, &[n], &classes)?;
-        w.finish()
+        w.add_i32(CLASSES, &[n], &classes)
     }
 
     /// Reads a memory of features of length `dim`.
@@ -89,8 +87,11 @@ mod tests {
         m.add(&x, &[2; 100], 5, 1);
         assert_eq!(m.classes.len(), 13);
         assert_eq!(m.rows[..16], before.rows);
-        assert_eq!(Memory::from_payload(&m.payload().unwrap(), 2).unwrap(), m);
-        assert_eq!(Memory::from_payload(&m.payload().unwrap(), 3).unwrap_err().code(), Code::Shape);
+        let mut w = TensorsWriter::new();
+        m.write(&mut w).unwrap();
+        let payload = w.finish().unwrap();
+        assert_eq!(Memory::from_payload(&payload, 2).unwrap(), m);
+        assert_eq!(Memory::from_payload(&payload, 3).unwrap_err().code(), Code::Shape);
         let mut other = Memory::default();
         other.add(&x, &classes, 5, 2);
         assert_ne!(other, before, "another seed draws other rows");

@@ -8,8 +8,8 @@
 //! directions of huge variance that would otherwise dominate every random unit. All later tasks use the same
 //! standardisation, because the statistics are of the same random units.
 
-use super::calibrate::Form;
-use super::fitting::{Fit, Scores, earlier, enter, extended, feature_dim, standard};
+use super::calibrate;
+use super::fitting::{Fit, Scores, earlier, extended, feature_dim, standard};
 use super::solve::Cholesky;
 use super::stats::Stats;
 use crate::services::Services;
@@ -18,7 +18,7 @@ use crate::settings::settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 use conpet_formats::hidden::{self, Hidden};
-use conpet_formats::tensors::Tensors;
+use conpet_formats::tensors::{Tensors, TensorsWriter};
 use conpet_runtime::select::through;
 use rayon::prelude::*;
 
@@ -26,6 +26,9 @@ settings! { "ridge" Settings Flags {
     /// ridge: number of random units that the features are mapped through; 0 uses the features themselves.
     random_features: usize = 0, such(format!("0 to {}", hidden::MOST), |n| *n <= hidden::MOST);
 }}
+
+/// The strength of the regularisation, if none is given.
+const FIXED: f64 = 0.05;
 
 pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft, new: &Fit<'_>) -> Result<bool> {
     let (dim, size, seed) = (feature_dim(services), own.random_features, services.settings().training.seed);
@@ -47,7 +50,7 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
     let features = layer.as_ref().map(|h| through(h, services.engine().cpu(), &new.train.features));
     let (x, width) = (features.as_deref().unwrap_or(&new.train.features), layer.as_ref().map_or(dim, Hidden::size));
     let stats = extended(services, new, before.map(|x| x.1), x, width)?;
-    let mut payload = solve(&stats, new.common.shrinkage)?.payload()?;
+    let mut payload = solve(&stats, new.common.shrinkage_or(FIXED))?.payload()?;
     if let Some((shift, scale)) = standard {
         let seed = match before {
             Some((p, _)) => hidden::seed(p)?,
@@ -55,7 +58,9 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
         };
         Hidden::write_random(&mut payload, seed, width, &shift, &scale)?;
     }
-    enter(services, draft, new, payload, Form::default(), stats.payload()?)?;
+    let mut kept = TensorsWriter::new();
+    stats.write(&mut kept)?;
+    calibrate::enter(services, draft, new, payload, kept, before.map(|x| x.1))?;
     Ok(true)
 }
 

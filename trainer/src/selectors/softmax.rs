@@ -6,8 +6,8 @@
 //! many came before. It is retrained for each task, on standardised features; the standardisation is folded
 //! into the weights.
 
-use super::calibrate::Form;
-use super::fitting::{Fit, Scores, earlier, enter, feature_dim, standard};
+use super::calibrate;
+use super::fitting::{Fit, Scores, earlier, feature_dim, standard};
 use super::memory::Memory;
 use crate::nn::matmul::{View, matmul};
 use crate::nn::numbers;
@@ -18,6 +18,7 @@ use candle_core::{Device, Tensor, Var};
 use conpet_formats::bundle::Draft;
 use conpet_formats::head::log_softmax;
 use conpet_formats::hidden;
+use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::{Code, Error, Result};
 use std::collections::BTreeMap;
 
@@ -40,8 +41,9 @@ pub struct Net {
 /// Fits a selector with `units` hidden units (0 is linear) on memory and new rows.
 pub(super) fn fit(services: &mut Services<'_>, draft: &mut Draft, new: &Fit<'_>, units: usize) -> Result<bool> {
     let (dim, seed) = (feature_dim(services), services.settings().training.seed);
-    let mut memory = match earlier(services, draft, new)? {
-        Some((_, carried)) => Memory::from_payload(carried, dim).map_err(|e| e.in_section("selector memory"))?,
+    let before = earlier(services, draft, new)?.map(|x| x.1);
+    let mut memory = match before {
+        Some(carried) => Memory::from_payload(carried, dim).map_err(|e| e.in_section("selector memory"))?,
         None => Memory::default(),
     };
     let first: usize = services.tasks()[..new.task].iter().map(crate::stream::Task::classes).sum();
@@ -57,7 +59,9 @@ pub(super) fn fit(services: &mut Services<'_>, draft: &mut Draft, new: &Fit<'_>,
         payload.add_f32(hidden::BIAS, &[bias.len()], bias)?;
     }
     memory.add(&new.train.features, &classes, new.common.selector_memory, seed);
-    enter(services, draft, new, payload, Form::default(), memory.payload()?)?;
+    let mut kept = TensorsWriter::new();
+    memory.write(&mut kept)?;
+    calibrate::enter(services, draft, new, payload, kept, before)?;
     Ok(true)
 }
 

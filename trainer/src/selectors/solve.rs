@@ -78,6 +78,24 @@ impl Cholesky {
         Ok(Self { n, l })
     }
 
+    /// The inverse of the factor, `L⁻¹`, a lower triangle by rows.
+    pub fn inverse(&self) -> Vec<f64> {
+        let columns: Vec<Vec<f64>> = (0..self.n)
+            .into_par_iter()
+            .map(|j| {
+                // Forward substitution on a unit vector; what lies above it stays zero.
+                let mut x = vec![0.0; self.n - j];
+                for i in j..self.n {
+                    let r = &self.l[start(i)..=start(i) + i];
+                    let unit = if i == j { 1.0 } else { 0.0 };
+                    x[i - j] = (unit - dot(&r[j..i], &x[..i - j])) / r[i];
+                }
+                x
+            })
+            .collect();
+        (0..self.n).flat_map(|i| (0..=i).map(move |j| (i, j))).map(|(i, j)| columns[j][i - j]).collect()
+    }
+
     /// Solves `A x = b` in place.
     pub fn solve(&self, b: &mut [f64]) {
         for i in 0..self.n {
@@ -112,7 +130,13 @@ mod tests {
         let want: Vec<f64> = (0..n).map(|i| (i as f64).sin()).collect();
         let at = |i: usize, j: usize| if i >= j { a[start(i) + j] } else { a[start(j) + i] };
         let mut b: Vec<f64> = (0..n).map(|i| (0..n).map(|j| at(i, j) * want[j]).sum()).collect();
-        Cholesky::new(a.clone(), n).unwrap().solve(&mut b);
+        let factor = Cholesky::new(a.clone(), n).unwrap();
+        let inverse = factor.inverse();
+        for (i, j) in [(0, 0), (149, 0), (149, 149), (77, 30)] {
+            let product: f64 = (j..=i).map(|k| factor.l[start(i) + k] * inverse[start(k) + j]).sum();
+            assert!((product - f64::from(u8::from(i == j))).abs() < 1e-9, "{i} {j}: {product}");
+        }
+        factor.solve(&mut b);
         b.iter().zip(&want).for_each(|(x, w)| assert!((x - w).abs() < 1e-6, "{x} for {w}"));
         assert!(Cholesky::new(vec![1.0, 2.0, 1.0], 2).is_err());
     }

@@ -111,17 +111,18 @@ impl Stats {
         cov
     }
 
-    /// A payload that [`Stats::from_payload`] reads back (with f32 precision).
-    pub fn payload(&self) -> Result<Vec<u8>> {
+    /// Adds tensors to a payload that [`Stats::from_payload`] reads back (with f32 precision).
+    ///
+    /// # Errors
+    /// If a tensor cannot be written.
+    pub fn write(&self, w: &mut TensorsWriter<'_>) -> Result<()> {
         let n = self.rows().max(1) as f64;
-        let mut w = TensorsWriter::new();
         let counts: Vec<i32> = self.counts.iter().map(|c| *c as i32).collect();
         let means: Vec<f32> = self.means().iter().map(|v| *v as f32).collect();
         let moment: Vec<f32> = self.moment.iter().map(|v| (v / n) as f32).collect();
         w.add_i32("counts", &[counts.len()], &counts)?;
         w.add_f32("means", &[counts.len(), self.dim], &means)?;
-        w.add_f32("moment", &[moment.len()], &moment)?;
-        w.finish()
+        w.add_f32("moment", &[moment.len()], &moment)
     }
 
     /// Reads statistics from a bundle.
@@ -172,7 +173,10 @@ mod tests {
                 .for_each(|(x, y)| assert!((x - y).abs() < tol));
         };
         close(&a, &b, 1e-12);
-        close(&a, &Stats::from_payload(&a.payload().unwrap(), 4).unwrap(), 1e-5);
-        assert!(Stats::from_payload(&a.payload().unwrap(), 5).is_err());
+        let mut w = TensorsWriter::new();
+        a.write(&mut w).unwrap();
+        let payload = w.finish().unwrap();
+        close(&a, &Stats::from_payload(&payload, 4).unwrap(), 1e-5);
+        assert!(Stats::from_payload(&payload, 5).is_err());
     }
 }

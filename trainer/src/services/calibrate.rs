@@ -31,7 +31,7 @@ impl Services<'_> {
         let temperature = best_temperature(&logits, &valid.classes);
         let mut blend = 0.0;
         if let Some((selector, first)) = self.draft_selector(draft)? {
-            let decisions = selector.decide(self.engine.cpu(), &valid.features, valid.inputs.iter().map(Vec::as_slice));
+            let decisions = selector.decide(self.engine.cpu(), &valid.features, valid.inputs.iter().map(|p| p.words()));
             let classes = logits.first().map_or(0, Vec::len);
             let known: Vec<Option<usize>> = (0..classes).map(|c| Some(first + c)).collect();
             let cost = |b: f32| -> f64 {

@@ -9,8 +9,12 @@ use conpet_formats::model_spec::ModelSpec;
 use conpet_formats::pet::lora::Scaling;
 use conpet_formats::pet::{Budget, Lora, PetSpec, Places};
 use conpet_formats::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
 
 settings! { "Module" Settings Flags {
+    /// Whether tasks with labels get modules of their own: train, or none (--quick), where the selector's closed form
+    /// alone answers.
+    modules: Modules = Modules::Train, any();
     /// Number of layers below the first site, shared by all modules; -1 is a third of the base's layers.
     trunk: Trunk = Trunk::Third, any();
     /// The module: PET kinds joined by +, each with its options: lora, sparse, ia3, bias, adapter, prefix,
@@ -41,6 +45,17 @@ settings! { "Head" HeadSettings HeadFlags {
     /// is mean, max, min, last, marker:TEXT or span:OPEN:CLOSE.
     head_feature: String = "last:mean".into(), any();
 }}
+
+/// Whether tasks with labels get modules of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Modules {
+    /// A module and a head for each.
+    #[default]
+    Train,
+    /// None: the selector's scores of their labels are the answer.
+    None,
+}
 
 /// A module to be trained: its spec and its sites.
 #[derive(Debug, Clone, PartialEq)]
