@@ -6,6 +6,8 @@ use super::int8_x86::{self, Pairs, Vnni256, hsum};
 use super::int16_x86;
 use super::math;
 use super::panel::Panel;
+use super::tokens::{Blocks, WideTile};
+use super::tokens_avx2;
 use super::wide::{self, WidePanel, WideRows};
 use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{self, QuantType};
@@ -51,9 +53,9 @@ impl Avx2 {
         unsafe { int8_x86::unpack(p, ty, bytes, rows, k) }
     }
 
-    /// Whether 16-bit integers are multiplied faster than floats.
-    pub(super) fn wide(self) -> bool {
-        self.vnni
+    /// Whether 16-bit integers are best multiplied with turned activations: with AVX-VNNI, panels are as fast.
+    pub(super) fn turns_wide(self) -> bool {
+        !self.vnni
     }
 
     pub(super) fn round_wide(self, x: &[f32; wide::RUN], limit: f32, codes: &mut [i16; wide::RUN]) -> f32 {
@@ -77,6 +79,32 @@ impl Avx2 {
     pub(super) fn gemv_int8(self, ty: QuantType, bytes: &[u8], x: Rows<'_>, y: &mut [f32]) {
         // SAFETY: as above.
         unsafe { if self.vnni { Vnni256::gemv(ty, bytes, x, y) } else { Pairs::gemv(ty, bytes, x, y) } }
+    }
+}
+
+impl Avx2 {
+    pub(super) fn product_turned(self, w: &[f32], rows: usize, x: Blocks<'_>, c: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { tokens_avx2::product(w, rows, x, c) }
+    }
+
+    pub(super) fn unpack_tile(self, tile: &mut WideTile, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+        // SAFETY: as above.
+        unsafe { tokens_avx2::unpack(tile, ty, bytes, rows, k) }
+    }
+
+    pub(super) fn product_turned_wide(self, w: &WideTile, rows: usize, x: Blocks<'_>, c: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { tokens_avx2::product_wide(w, rows, x, c) }
+    }
+
+    /// Stores `c [rows, pitch]` turned back.
+    ///
+    /// # Safety
+    /// * `rows` numbers may be written at each of `out + t · ldo`, `t` below `n`.
+    pub(super) unsafe fn store_turned(self, c: &[f32], pitch: usize, rows: usize, n: usize, out: *mut f32, ldo: usize) {
+        // SAFETY: as above, and by this function's contract.
+        unsafe { tokens_avx2::store(c, pitch, rows, n, out, ldo) }
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn round(x: &[f32; RUN], limit: f32, codes: &mut [i16; RUN]) -> f32 {
 /// Rounds 32 values to 32 codes, in order; returns the codes and their scale.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn rounded(v: [__m256; 4], limit: f32) -> ([__m256i; 2], f32) {
+pub(super) fn rounded(v: [__m256; 4], limit: f32) -> ([__m256i; 2], f32) {
     let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
     let (mut most, mut poison) = (_mm256_setzero_ps(), _mm256_setzero_ps());
     for v in v {
@@ -48,6 +48,23 @@ fn rounded(v: [__m256; 4], limit: f32) -> ([__m256i; 2], f32) {
     ([pack(q[0], q[1]), pack(q[2], q[3])], max / limit + hsum(poison))
 }
 
+/// 32 half-precision numbers as floats.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn halves(ty: QuantType, bytes: &[u8; 2 * RUN]) -> [__m256; 4] {
+    let mut v = [_mm256_setzero_ps(); 4];
+    for (j, v) in v.iter_mut().enumerate() {
+        // SAFETY: eight of 32 values, two bytes each.
+        let h = unsafe { _mm_loadu_si128(bytes.as_ptr().add(16 * j).cast()) };
+        *v = if ty == QuantType::F16 {
+            _mm256_cvtph_ps(h)
+        } else {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(h)))
+        };
+    }
+    v
+}
+
 /// Unpacks rows, like [`WidePanel::unpack`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn unpack(p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
@@ -60,16 +77,8 @@ pub(super) fn unpack(p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize
                 let r = first + i;
                 let mut scale = 0.0;
                 if r < rows {
-                    let mut v = [_mm256_setzero_ps(); 4];
-                    for (j, v) in v.iter_mut().enumerate() {
-                        // SAFETY: values `8 j..` of run `run` of row `r < rows`, two bytes each.
-                        let h = unsafe { _mm_loadu_si128(bytes.as_ptr().add(2 * (r * k + run * RUN + 8 * j)).cast()) };
-                        *v = if ty == QuantType::F16 {
-                            _mm256_cvtph_ps(h)
-                        } else {
-                            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(h)))
-                        };
-                    }
+                    let at = 2 * (r * k + run * RUN);
+                    let v = bytes[at..].first_chunk().map_or([_mm256_setzero_ps(); 4], |b| halves(ty, b));
                     (*codes, scale) = rounded(v, WEIGHT);
                 }
                 p.scales[run * TILE + r] = scale;
