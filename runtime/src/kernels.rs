@@ -537,10 +537,8 @@ impl Kernels {
 
     /// [`Kernels::layer_norm`] in place.
     pub fn layer_norm_inplace(self, x: &mut [f32], [weight, bias]: [&[f32]; 2], eps: f32) {
-        let mean = x.iter().sum::<f32>() / x.len() as f32;
-        x.iter_mut().for_each(|v| *v -= mean);
-        let s = self.inverse_rms(x, eps);
-        x.iter_mut().zip(weight.iter().zip(bias)).for_each(|(x, (w, b))| *x = *x * s * w + b);
+        assert!(x.len() == weight.len() && x.len() == bias.len());
+        dispatch!(self, layer_norm(x, weight, bias, eps));
     }
 
     /// `x /= rms(x)`, with eps 1e-6 and no weight.

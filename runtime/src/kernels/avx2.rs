@@ -130,6 +130,7 @@ methods! {
     dot_f32(a: &[f32], b: &[f32]) -> f32;
     axpy_f32(acc: &mut [f32], a: f32, v: &[f32]);
     softmax(x: &mut [f32]);
+    layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32);
     gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]);
     activate(activation: Activation, x: &mut [f32]);
     soft_cap(x: &mut [f32], cap: f32);
@@ -146,6 +147,11 @@ fn dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn softmax(x: &mut [f32]) {
     math::softmax(x);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    math::layer_norm(x, weight, bias, eps);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -85,6 +85,7 @@ narrow! {
     widen(x: &[f16], out: &mut [f32]);
     softmax_step(x: &mut [f32], max: f32) -> (f32, f32);
     softmax(x: &mut [f32]);
+    layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32);
     gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]);
     activate(activation: Activation, x: &mut [f32]);
     soft_cap(x: &mut [f32], cap: f32);

@@ -142,6 +142,15 @@ impl Naive {
         x.iter_mut().for_each(|v| *v *= inv);
     }
 
+    /// Layer norm in place.
+    pub(super) fn layer_norm(self, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+        let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / x.len() as f64;
+        let square = |v: &f32| (f64::from(*v) - mean) * (f64::from(*v) - mean);
+        let by = 1.0 / (x.iter().map(square).sum::<f64>() / x.len() as f64 + f64::from(eps)).sqrt();
+        let rows = x.iter_mut().zip(weight.iter().zip(bias));
+        rows.for_each(|(x, (w, b))| *x = ((f64::from(*x) - mean) * by) as f32 * w + b);
+    }
+
     /// `gate = activation(gate) · up`.
     pub(super) fn gate_mul(self, activation: Activation, gate: &mut [f32], up: &[f32]) {
         self.activate(activation, gate);

@@ -159,6 +159,10 @@ impl Neon {
         math::softmax(x);
     }
 
+    pub(super) fn layer_norm(self, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+        math::layer_norm(x, weight, bias, eps);
+    }
+
     pub(super) fn gate_mul(self, activation: Activation, gate: &mut [f32], up: &[f32]) {
         math::gate_mul(activation, gate, up);
     }
