@@ -274,6 +274,20 @@ impl Kernels {
         Self { fine: true, ..self }
     }
 
+    /// Whether [`Kernels::fine`] was asked for and changes something.
+    fn finer(self) -> bool {
+        self.fine
+            && match self.isa {
+                Isa::Naive => true,
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2(isa) => isa.turns_wide(),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512(_) => false,
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon(_) => false,
+            }
+    }
+
     /// Whether half-precision weights of a batch, and activations that meet them, are rounded to 16-bit
     /// integers: at most 1 in 16,382 and 8,190 of the largest of 32.
     pub fn wide(self) -> bool {
@@ -351,6 +365,7 @@ impl Kernels {
             _ => (false, false),
         };
         match ty {
+            QuantType::Q8_0 if many && !self.exact && self.finer() => Form::TurnedBytes,
             QuantType::Q8_0 if turns_wide && !self.exact => Form::TurnedBytes,
             _ if is_blocks(ty) && !self.exact => Form::Narrow,
             _ if is_half(ty) && many && whole && self.wide() => {

@@ -42,10 +42,18 @@ pub(super) fn rounded(v: [__m256; 4], limit: f32) -> ([__m256i; 2], f32) {
     let m = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps::<1>(most));
     let m = _mm_max_ps(m, _mm_movehl_ps(m, m));
     let max = _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps::<1>(m, m)));
+    let (q, scale) = rounded_to(v, max, limit);
+    (q, scale + hsum(poison))
+}
+
+/// Rounds 32 values, of which `max` is the largest magnitude, to 32 codes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn rounded_to(v: [__m256; 4], max: f32, limit: f32) -> ([__m256i; 2], f32) {
     let inv = _mm256_set1_ps(if max > 0.0 { limit / max } else { 0.0 });
     let q = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, inv)));
     let pack = |a, b| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
-    ([pack(q[0], q[1]), pack(q[2], q[3])], max / limit + hsum(poison))
+    ([pack(q[0], q[1]), pack(q[2], q[3])], max / limit)
 }
 
 /// 32 half-precision numbers as floats.

@@ -340,6 +340,28 @@ fn panels_are_the_same_bits_whoever_unpacks_them() {
     }
 }
 
+#[test]
+fn finer_rounding_equals_the_naive_one_and_is_finer() {
+    let (rows, cols, t) = (48, 1024, Threads::new(2));
+    let bytes = weights(QuantType::Q8_0, rows, cols);
+    let w = MatrixRef { ty: QuantType::Q8_0, rows, cols, data: &bytes };
+    for n in [2, 12, 33] {
+        let x = wave(n * cols, 1.0);
+        let product = |k: Kernels| {
+            let mut y = vec![f32::NAN; n * rows];
+            k.matmul(&t, w, &x, &mut y, n);
+            y
+        };
+        let [exact, fine, coarse] = [Kernels::naive().exact(), Kernels::naive().fine(), Kernels::naive()].map(product);
+        for k in Kernels::all().into_iter().map(Kernels::fine) {
+            close(&product(k), if k.finer() { &fine } else { &coarse }, cols, &format!("{} n={n}", k.name()));
+        }
+        let off = |y: &[f32]| y.iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+        // Steps are 32 times as small.
+        assert!(off(&fine) < off(&coarse) / 16.0, "{} and {}", off(&fine), off(&coarse));
+    }
+}
+
 /// Fails if a set multiplies weights with turned activations to something else than plain loops do.
 #[test]
 fn products_with_turned_activations_equal_the_naive_ones() {

@@ -16,7 +16,7 @@ pub(super) const BLOCK: usize = 16;
 /// A number of weight rows that is best multiplied together.
 pub(super) const ROWS: usize = 12;
 /// Weight rows that are decoded at a time: they stay in the L2 cache while they meet all tokens.
-pub(super) const MANY: usize = 4 * ROWS;
+pub(super) const MANY: usize = 8 * ROWS;
 
 /// Room for turned activations, which grows as needed.
 #[derive(Debug, Default)]

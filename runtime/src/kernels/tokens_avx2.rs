@@ -5,7 +5,9 @@
 //! (`maddubs`) would need their signs moved and its pairs added up by a second multiplication.
 
 use super::int8_x86::{ahead, transpose};
-use super::int16_x86::{halves, rounded};
+mod twelve;
+
+use super::int16_x86::{halves, rounded, rounded_to};
 use super::tokens::{BLOCK, Blocks, WideTile};
 use super::wide::{RUN, WEIGHT};
 use conpet_formats::quant::q8_0::BlockQ8_0;
@@ -26,12 +28,14 @@ const ALL: usize = 2 * FEW;
 
 /// Calls a micro-kernel for all rows, and for blocks of tokens with as many vectors as they fill.
 macro_rules! tiles {
-    ($micro:ident, $n:expr, $rows:expr, |$r:ident, $b:ident| $($arg:expr),*) => {
+    ($micro:ident, $twelve:path, $n:expr, $rows:expr, |$r:ident, $b:ident| $($arg:expr),*) => {
         for $b in 0..$n.div_ceil(BLOCK) {
-            let (two, mut $r) = ($n - $b * BLOCK > 8, 0);
+            let (tokens, mut $r) = ($n - $b * BLOCK, 0);
+            let two = tokens > 8;
             while $r < $rows {
                 let rows = ($rows - $r).min(if two { FEW } else { ALL });
                 match (two, rows) {
+                    (true, 6) if tokens <= 12 => $twelve($($arg),*),
                     (true, 6) => $micro::<6, 2>($($arg),*),
                     (true, 5) => $micro::<5, 2>($($arg),*),
                     (true, 4) => $micro::<4, 2>($($arg),*),
@@ -62,7 +66,7 @@ pub(super) fn product(w: &[f32], rows: usize, x: Blocks<'_>, c: &mut [f32]) {
     let depth = if x.n <= BLOCK { x.k } else { DEPTH };
     for from in (0..x.k).step_by(depth) {
         let columns = from..x.k.min(from + depth);
-        tiles!(micro, x.n, rows, |r, b| w, r, x, b, columns.clone(), c);
+        tiles!(micro, twelve::floats, x.n, rows, |r, b| w, r, x, b, columns.clone(), c);
     }
 }
 
@@ -138,7 +142,7 @@ pub(super) fn product_wide(w: &WideTile, rows: usize, x: Blocks<'_>, c: &mut [f3
     let all = x.k / RUN;
     for from in (0..all).step_by(RUNS) {
         let runs = from..all.min(from + RUNS);
-        tiles!(micro_wide, x.n, rows, |r, b| w, r, x, b, runs.clone(), c);
+        tiles!(micro_wide, twelve::wide, x.n, rows, |r, b| w, r, x, b, runs.clone(), c);
     }
 }
 
@@ -198,6 +202,22 @@ fn micro_wide<const R: usize, const V: usize>(
     }
 }
 
+/// The largest magnitude of 32 numbers of type F16; NaN if one is not finite.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn largest(bytes: &[u8; 2 * RUN]) -> f32 {
+    let magnitude = _mm256_set1_epi16(0x7fff);
+    // SAFETY: 64 bytes.
+    let [a, b] = [0, 32].map(|at| unsafe { _mm256_loadu_si256(bytes.as_ptr().add(at).cast()) });
+    // Without their signs, numbers are ordered as their bits are.
+    let most = _mm256_max_epu16(_mm256_and_si256(a, magnitude), _mm256_and_si256(b, magnitude));
+    let most = _mm_max_epu16(_mm256_castsi256_si128(most), _mm256_extracti128_si256::<1>(most));
+    let ones = _mm_set1_epi16(-1);
+    let most = _mm_xor_si128(_mm_minpos_epu16(_mm_xor_si128(most, ones)), ones);
+    let value = _mm_cvtss_f32(_mm_cvtph_ps(most));
+    if value.is_finite() { value } else { f32::NAN }
+}
+
 /// Unpacks rows, like [`WideTile::unpack`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn unpack(tile: &mut WideTile, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
@@ -225,7 +245,9 @@ pub(super) fn unpack(tile: &mut WideTile, ty: QuantType, bytes: &[u8], rows: usi
     for (r, row) in bytes.as_chunks::<{ 2 * RUN }>().0.chunks_exact(runs).enumerate() {
         for (run, bytes) in row.iter().enumerate() {
             ahead(bytes);
-            let (at, (q, scale)) = (run * rows + r, rounded(halves(ty, bytes), WEIGHT));
+            let (at, v) = (run * rows + r, halves(ty, bytes));
+            let (q, scale) =
+                if ty == QuantType::F16 { rounded_to(v, largest(bytes), WEIGHT) } else { rounded(v, WEIGHT) };
             for (j, q) in q.into_iter().enumerate() {
                 // SAFETY: sixteen of 32 codes.
                 unsafe { _mm256_storeu_si256(codes[at].as_mut_ptr().add(16 * j).cast(), q) };
