@@ -1,3 +1,5 @@
+use super::tokens::Turned;
+use super::wide::is_half;
 use super::*;
 use conpet_formats::quant::quantize;
 use std::io::Write;
