@@ -4,7 +4,7 @@ use super::columns::Columns;
 use super::input::{self, Input};
 use super::tokens::{self, Blocks, Turned};
 use super::wide::{self, WideInput, WideRows, is_half};
-use super::{Gemm, INPUT, Isa, Kernels, LowRank, MatrixRef, SCRATCH, TILE, dispatch, is_blocks, panel};
+use super::{Gemm, INPUT, Kernels, LowRank, MatrixRef, SCRATCH, TILE, dispatch, is_blocks, panel};
 use crate::aligned::Aligned;
 use crate::threads::Threads;
 use conpet_formats::quant::QuantType;
@@ -64,7 +64,7 @@ impl Kernels {
         let (many, whole) = (n > 1, cols.is_multiple_of(wide::RUN));
         let (turns, turns_wide) = match self.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(isa) => (many, many && isa.turns_wide()),
+            super::Isa::Avx2(isa) => (many, many && isa.turns_wide()),
             _ => (false, false),
         };
         match ty {
