@@ -151,8 +151,19 @@ impl Block<'_> {
         for (of_module, from, end) in (0..learned).step_by(KEYS).map(|from| (true, from, learned)).chain(own) {
             let keys = KEYS.min(end - from);
             let load = if of_module { Self::load_learned } else { Self::load };
-            load(self, 0, from..from + keys, hd, &mut s.block);
-            self.scores(s, rows, keys);
+            // Many queries meet the batch's own keys and values where they lie.
+            let direct = match self.memory {
+                Memory::Batch(m) if !of_module && rows >= MANY && wide == hd => {
+                    Some(m.map(|m| &m[from * spec.kv_dim() + self.head * hd..]))
+                }
+                _ => None,
+            };
+            if let Some([k, _]) = direct {
+                self.many_scores(&s.q, (k, spec.kv_dim()), rows, keys, &mut s.keys, &mut s.scores);
+            } else {
+                load(self, 0, from..from + keys, hd, &mut s.block);
+                self.scores(s, rows, keys);
+            }
             for (i, (row, state)) in s.scores.chunks_exact_mut(KEYS).zip(&mut s.state).enumerate() {
                 let t = self.tokens.start + i / group;
                 let visible = |n: usize| n.saturating_sub(from).min(keys);
@@ -172,9 +183,14 @@ impl Block<'_> {
                 }
                 *state = (max, state.1 * shrink + sum);
             }
-            load(self, 1, from..from + keys, wide, &mut s.block);
-            let weighted =
-                Gemm { a: &s.scores, lda: KEYS, rows, b: &s.block, ldb: wide, k: keys, cols: wide, add: true };
+            let (b, ldb) = match direct {
+                Some([_, v]) => (v, spec.kv_dim()),
+                None => {
+                    load(self, 1, from..from + keys, wide, &mut s.block);
+                    (&s.block[..], wide)
+                }
+            };
+            let weighted = Gemm { a: &s.scores, lda: KEYS, rows, b, ldb, k: keys, cols: wide, add: true };
             self.kernels.gemm(weighted, &mut s.sums, wide);
         }
         for (i, (_, total)) in s.state.iter().enumerate() {
@@ -200,10 +216,23 @@ impl Block<'_> {
             }
             return;
         }
-        let cols = keys.next_multiple_of(Gemm::LANES);
-        self.kernels.transpose(&s.block, hd, keys, hd, &mut s.keys, KEYS);
-        let scores = Gemm { a: &s.q, lda: hd, rows, b: &s.keys, ldb: KEYS, k: hd, cols, add: false };
-        self.kernels.gemm(scores, &mut s.scores, KEYS);
+        self.many_scores(&s.q, (&s.block, hd), rows, keys, &mut s.keys, &mut s.scores);
+    }
+
+    /// As [`Block::scores`] for many queries; keys `[keys, head_dim]` lie `pitch` apart.
+    fn many_scores(
+        &self,
+        q: &[f32],
+        (k, pitch): (&[f32], usize),
+        rows: usize,
+        keys: usize,
+        turned: &mut [f32],
+        scores: &mut [f32],
+    ) {
+        let (hd, cols) = (self.spec.head_dim, keys.next_multiple_of(Gemm::LANES));
+        self.kernels.transpose(k, pitch, keys, hd, turned, KEYS);
+        let product = Gemm { a: q, lda: hd, rows, b: turned, ldb: KEYS, k: hd, cols, add: false };
+        self.kernels.gemm(product, scores, KEYS);
     }
 
     /// Loads learned keys (0) or values (1) of this head as `f32`, `width` values apart.

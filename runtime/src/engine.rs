@@ -74,6 +74,12 @@ impl Trunked {
     }
 }
 
+/// An encoder's texts always pass in batches, so finer rounding there makes no difference between one token and
+/// many; a decoder's prompt and its answer are rounded alike.
+fn rounding(base: &Base, kernels: Kernels) -> Kernels {
+    if base.spec.causal { kernels } else { kernels.fine() }
+}
+
 impl Engine {
     /// Opens a base with the fastest kernels of this processor; `threads` 0 is one for each processor.
     ///
@@ -85,7 +91,8 @@ impl Engine {
 
     /// An engine for a base already open; `threads` as in [`Engine::open`].
     pub fn new(base: Arc<Base>, threads: usize) -> Self {
-        let (cpu, context) = (Cpu::new(threads), base.spec.context);
+        let (mut cpu, context) = (Cpu::new(threads), base.spec.context);
+        cpu.kernels = rounding(&base, cpu.kernels);
         let device = Arc::new(CpuDevice::new(base.clone(), cpu.clone()));
         Self { base, cpu, device, kv_type: KvType::default(), batch: 256, context }
     }
@@ -94,7 +101,7 @@ impl Engine {
     /// replaced, so give that last.
     #[must_use]
     pub fn with_kernels(self, kernels: Kernels) -> Self {
-        let cpu = Cpu { kernels, ..self.cpu };
+        let cpu = Cpu { kernels: rounding(&self.base, kernels), ..self.cpu };
         let device = Arc::new(CpuDevice::new(self.base.clone(), cpu.clone()));
         Self { cpu, device, ..self }
     }

@@ -3,7 +3,8 @@
 //! Every operation exists in [`naive`] as plain loops, which are its specification, and in fast forms behind
 //! proof tokens: values that exist only if the processor has the instructions. Weights stay quantized in the
 //! map. For one token, a weight row is decoded and multiplied in registers; for a batch, a few rows are decoded
-//! once into a small buffer and multiplied with all tokens.
+//! once into a small buffer and multiplied with all tokens. On AVX2 a batch's activations are turned instead where
+//! that is faster (`kernels/tokens.rs`), and weights keep the order of their rows.
 //!
 //! For quantized weights, activations are rounded to 8 bits (`kernels/input.rs`), as in llama.cpp, and integers
 //! are multiplied, unless [`Kernels::exact`] keeps activations in `f32`. For float weights activations stay
@@ -19,6 +20,8 @@ mod low_rank;
 mod math;
 pub mod naive;
 mod panel;
+mod product;
+mod tokens;
 mod wide;
 
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +34,8 @@ mod int16_x86;
 mod int8_x86;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+mod tokens_avx2;
 
 use crate::aligned::Aligned;
 use crate::threads::Threads;
@@ -38,12 +43,12 @@ use columns::Columns;
 use conpet_formats::model_spec::{Activation, RopeKind};
 use conpet_formats::quant::QuantType;
 use half::f16;
-use input::Input;
 pub(crate) use low_rank::{LowRank, width as low_rank_width};
 use panel::Panel;
+use product::Inputs;
 use std::cell::RefCell;
-use wide::{WideInput, WidePanel, WideRows, is_half};
-use zerocopy::FromBytes;
+use tokens::WideTile;
+use wide::WidePanel;
 
 /// A matrix `[rows, cols]` of quantized rows, borrowed from a map.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +85,8 @@ pub struct Kernels {
     isa: Isa,
     /// Activations stay `f32` for quantized weights too.
     exact: bool,
+    /// Activations of a batch are rounded less where that costs nothing.
+    fine: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -159,8 +166,11 @@ struct Scratch {
     /// Rows as integer codes.
     panel: Panel,
     wide: WidePanel,
+    wide_tile: WideTile,
     /// Products of the tile or the panel with the batch.
     products: Aligned<f32>,
+    /// The same turned, to be added to.
+    sums: Aligned<f32>,
 }
 
 impl Scratch {
@@ -173,20 +183,8 @@ impl Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-    /// Rounded activations, to 8 bits and wide; filled by the thread that asks for a product.
-    static INPUT: RefCell<(Input, WideInput)> = RefCell::default();
-}
-
-/// The activations that weights are multiplied with, in all forms that some weight needs.
-#[derive(Clone, Copy)]
-struct Operand<'a> {
-    /// As floats, `[n, k]`.
-    x: &'a [f32],
-    n: usize,
-    /// Rounded to 8 bits, if there are quantized weights that need it.
-    rounded: Option<input::Rows<'a>>,
-    /// Rounded to 16 bits, if there are half-precision weights that need it.
-    wide: Option<WideRows<'a>>,
+    /// Activations as products need them; filled by the thread that asks for one.
+    static INPUT: RefCell<Inputs> = RefCell::default();
 }
 
 impl Kernels {
@@ -197,7 +195,7 @@ impl Kernels {
 
     /// The plain loops, which every processor can run.
     pub fn naive() -> Self {
-        Self { isa: Isa::Naive, exact: false }
+        Self { isa: Isa::Naive, exact: false, fine: false }
     }
 
     /// Every set this processor has, slowest first.
@@ -211,7 +209,7 @@ impl Kernels {
         }
         #[cfg(target_arch = "aarch64")]
         all.extend(neon::Neon::all().into_iter().map(Isa::Neon));
-        all.into_iter().map(|isa| Self { isa, exact: false }).collect()
+        all.into_iter().map(|isa| Self { isa, exact: false, fine: false }).collect()
     }
 
     /// The set with this name, if the processor has it.
@@ -224,6 +222,26 @@ impl Kernels {
         Self { exact: true, ..self }
     }
 
+    /// The same set with activations of a batch that meet eight-bit weights (Q8_0) rounded to 1 in 8,190 of the
+    /// largest of 32 instead of 1 in 254, if that costs nothing: on AVX2 without VNNI.
+    pub fn fine(self) -> Self {
+        Self { fine: true, ..self }
+    }
+
+    /// Whether [`Kernels::fine`] was asked for and changes something.
+    fn finer(self) -> bool {
+        self.fine
+            && match self.isa {
+                Isa::Naive => true,
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2(isa) => isa.turns_wide(),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512(_) => false,
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon(_) => false,
+            }
+    }
+
     /// Whether half-precision weights of a batch, and activations that meet them, are rounded to 16-bit
     /// integers: at most 1 in 16,382 and 8,190 of the largest of 32.
     pub fn wide(self) -> bool {
@@ -231,7 +249,7 @@ impl Kernels {
             && match self.isa {
                 Isa::Naive => true,
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2(isa) => isa.wide(),
+                Isa::Avx2(_) => true,
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512(_) => true,
                 #[cfg(target_arch = "aarch64")]
@@ -273,109 +291,22 @@ impl Kernels {
             assert!(fits, "matmul of {}x{} with {n} rows", w.rows, w.cols);
             (w, Columns::new(y, w.rows), add)
         });
-        let total: usize = outs.iter().map(|(w, _, _)| w.rows.next_multiple_of(panel::ROWS)).sum();
-        let any = |is: fn(QuantType) -> bool| outs.iter().any(|(w, _, _)| is(w.ty));
-        self.with_operand(threads, x, n, any(is_blocks), any(is_half), |x| {
-            self.run(threads, total, x.x.len(), |range| {
+        let forms = outs.each_ref().map(|(w, _, _)| self.form(w.ty, w.cols, n));
+        let step = if forms.iter().all(|f| f.turned()) { tokens::ROWS } else { panel::ROWS };
+        let total: usize = outs.iter().map(|(w, _, _)| w.rows.next_multiple_of(step)).sum();
+        self.with_operand(threads, x, n, &forms, |x| {
+            self.run(threads, (total, step), x.x.len(), |range| {
                 let mut start = 0;
-                for (w, out, add) in &outs {
+                for ((w, out, add), form) in outs.iter().zip(forms) {
                     let mine = range.start.max(start)..range.end.min(start + w.rows);
                     if mine.start < mine.end {
-                        self.product(*w, mine.start - start..mine.end - start, x, out, *add);
+                        let rows = mine.start - start..mine.end - start;
+                        let product = if form.turned() { Self::turned_product } else { Self::product };
+                        product(self, form, *w, rows, x, out, *add);
                     }
-                    start += w.rows.next_multiple_of(panel::ROWS);
+                    start += w.rows.next_multiple_of(step);
                 }
             });
-        });
-    }
-
-    /// Rounds `x` to 8 bits for quantized weights (`blocks`) and to 16 for half-precision weights (`halves`),
-    /// where these kernels do so, and calls a function with the result.
-    fn with_operand(
-        self,
-        threads: &Threads,
-        x: &[f32],
-        n: usize,
-        blocks: bool,
-        halves: bool,
-        f: impl FnOnce(Operand<'_>),
-    ) {
-        INPUT.with_borrow_mut(|(narrow, wide)| {
-            let rounded = (blocks && !self.exact).then(|| {
-                narrow.fill(threads, x, n, |x, row| dispatch!(self, quantize(x, row)));
-                narrow.rows(n)
-            });
-            let halves = halves && n > 1 && self.wide() && (x.len() / n).is_multiple_of(wide::RUN);
-            let round = |x: &_, limit, codes: &mut _| dispatch!(self, round_wide(x, limit, codes));
-            let wide = halves.then(|| wide.fill(threads, x, n, round));
-            f(Operand { x, n, rounded, wide });
-        });
-    }
-
-    /// Splits rows over threads if the work is worth waking them.
-    fn run(self, threads: &Threads, rows: usize, work_per_row: usize, f: impl Fn(std::ops::Range<usize>) + Sync) {
-        if rows * work_per_row < 1 << 16 { f(0..rows) } else { threads.split(rows, panel::ROWS, f) }
-    }
-
-    /// Computes rows `range` of a product and writes them to their columns of `out`.
-    fn product(
-        self,
-        w: MatrixRef<'_>,
-        range: std::ops::Range<usize>,
-        x: Operand<'_>,
-        out: &Columns<'_>,
-        add: Option<LowRank<'_>>,
-    ) {
-        SCRATCH.with_borrow_mut(|s| {
-            let (n, mut start) = (x.n, range.start);
-            let rounded = x.rounded.filter(|_| is_blocks(w.ty));
-            let wide = x.wide.filter(|_| is_half(w.ty));
-            let step = if rounded.is_some() && n > 1 { panel::ROWS } else { TILE };
-            while start < range.end {
-                let rows = step.min(range.end - start);
-                let bytes = w.rows(start..start + rows);
-                s.products.reserve(n * TILE);
-                let mut stride = rows;
-                match rounded {
-                    Some(x) if n == 1 => dispatch!(self, gemv_int8(w.ty, bytes, x, &mut s.products[..rows])),
-                    Some(x) => {
-                        stride = panel::ROWS;
-                        dispatch!(self, unpack(&mut s.panel, w.ty, bytes, rows, w.cols));
-                        dispatch!(self, product(&s.panel, x, &mut s.products[..n * stride]));
-                    }
-                    None if let Some(x) = wide => {
-                        stride = TILE;
-                        dispatch!(self, unpack_wide(&mut s.wide, w.ty, bytes, rows, w.cols));
-                        dispatch!(self, product_wide(&s.wide, x, &mut s.products[..n * stride]));
-                    }
-                    None if n == 1 => dispatch!(self, gemv(w.ty, bytes, x.x, &mut s.products[..rows])),
-                    None => {
-                        stride = TILE;
-                        let k = w.cols;
-                        s.reserve_tile(TILE * k);
-                        let plain = match floats(w.ty, bytes) {
-                            Some(plain) => plain,
-                            None => {
-                                dispatch!(self, dequantize(w.ty, bytes, &mut s.tile[..rows * k]));
-                                &s.tile[..rows * k]
-                            }
-                        };
-                        self.transpose(plain, k, rows, k, &mut s.turned, TILE);
-                        let (b, cols) = (&s.turned, rows.next_multiple_of(Gemm::LANES));
-                        let product = Gemm { a: x.x, lda: k, rows: n, b, ldb: TILE, k, cols, add: false };
-                        self.gemm(product, &mut s.products, stride);
-                    }
-                }
-                if let Some(l) = add {
-                    s.reserve_tile(TILE * l.b.cols.max(1));
-                    let work = [&mut s.tile[..], &mut s.turned[..]];
-                    l.add(self, start..start + rows, n, &mut s.products[..n * stride], stride, work);
-                }
-                // SAFETY: `split` hands out disjoint row ranges, so no other thread writes these
-                // columns of `out` while it lives.
-                unsafe { out.write(start, rows, &s.products[..n * stride], stride) };
-                start += rows;
-            }
         });
     }
 
@@ -404,10 +335,8 @@ impl Kernels {
 
     /// [`Kernels::layer_norm`] in place.
     pub fn layer_norm_inplace(self, x: &mut [f32], [weight, bias]: [&[f32]; 2], eps: f32) {
-        let mean = x.iter().sum::<f32>() / x.len() as f32;
-        x.iter_mut().for_each(|v| *v -= mean);
-        let s = self.inverse_rms(x, eps);
-        x.iter_mut().zip(weight.iter().zip(bias)).for_each(|(x, (w, b))| *x = *x * s * w + b);
+        assert!(x.len() == weight.len() && x.len() == bias.len());
+        dispatch!(self, layer_norm(x, weight, bias, eps));
     }
 
     /// `x /= rms(x)`, with eps 1e-6 and no weight.
@@ -498,11 +427,6 @@ impl Kernels {
             }
         }
     }
-}
-
-/// The values where they lie, if they need no decoding: copying them would cost as much as reading them.
-fn floats(ty: QuantType, bytes: &[u8]) -> Option<&[f32]> {
-    if ty == QuantType::F32 && cfg!(target_endian = "little") { <[f32]>::ref_from_bytes(bytes).ok() } else { None }
 }
 
 /// True for types that store blocks of small integers.

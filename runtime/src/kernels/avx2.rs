@@ -6,6 +6,8 @@ use super::int8_x86::{self, Pairs, Vnni256, hsum};
 use super::int16_x86;
 use super::math;
 use super::panel::Panel;
+use super::tokens::{Blocks, WideTile};
+use super::tokens_avx2;
 use super::wide::{self, WidePanel, WideRows};
 use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{self, QuantType};
@@ -51,9 +53,9 @@ impl Avx2 {
         unsafe { int8_x86::unpack(p, ty, bytes, rows, k) }
     }
 
-    /// Whether 16-bit integers are multiplied faster than floats.
-    pub(super) fn wide(self) -> bool {
-        self.vnni
+    /// Whether 16-bit integers are best multiplied with turned activations: with AVX-VNNI, panels are as fast.
+    pub(super) fn turns_wide(self) -> bool {
+        !self.vnni
     }
 
     pub(super) fn round_wide(self, x: &[f32; wide::RUN], limit: f32, codes: &mut [i16; wide::RUN]) -> f32 {
@@ -80,6 +82,32 @@ impl Avx2 {
     }
 }
 
+impl Avx2 {
+    pub(super) fn product_turned(self, w: &[f32], rows: usize, x: Blocks<'_>, c: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { tokens_avx2::product(w, rows, x, c) }
+    }
+
+    pub(super) fn unpack_tile(self, tile: &mut WideTile, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+        // SAFETY: as above.
+        unsafe { tokens_avx2::unpack(tile, ty, bytes, rows, k) }
+    }
+
+    pub(super) fn product_turned_wide(self, w: &WideTile, rows: usize, x: Blocks<'_>, c: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { tokens_avx2::product_wide(w, rows, x, c) }
+    }
+
+    /// Stores `c [rows, pitch]` turned back.
+    ///
+    /// # Safety
+    /// * `rows` numbers may be written at each of `out + t · ldo`, `t` below `n`.
+    pub(super) unsafe fn store_turned(self, c: &[f32], pitch: usize, rows: usize, n: usize, out: *mut f32, ldo: usize) {
+        // SAFETY: as above, and by this function's contract.
+        unsafe { tokens_avx2::store(c, pitch, rows, n, out, ldo) }
+    }
+}
+
 /// Wraps functions that need the features in safe methods; `self` is the proof.
 macro_rules! methods {
     ($($name:ident ( $($arg:ident : $ty:ty),* ) $(-> $ret:ty)?;)*) => {
@@ -102,6 +130,7 @@ methods! {
     dot_f32(a: &[f32], b: &[f32]) -> f32;
     axpy_f32(acc: &mut [f32], a: f32, v: &[f32]);
     softmax(x: &mut [f32]);
+    layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32);
     gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]);
     activate(activation: Activation, x: &mut [f32]);
     soft_cap(x: &mut [f32], cap: f32);
@@ -118,6 +147,11 @@ fn dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn softmax(x: &mut [f32]) {
     math::softmax(x);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    math::layer_norm(x, weight, bias, eps);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -6,6 +6,7 @@ use super::input::{RowMut, Rows};
 use super::int8_x86::Vnni512;
 use super::int16_x86;
 use super::panel::{self, Panel};
+use super::tokens::{Blocks, WideTile};
 use super::wide::{self, WidePanel, WideRows};
 use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::QuantType;
@@ -42,6 +43,15 @@ impl Avx512 {
         unsafe { Vnni512::gemv(ty, bytes, x, y) }
     }
 
+    /// Stores `c [rows, pitch]` turned back.
+    ///
+    /// # Safety
+    /// * `rows` numbers may be written at each of `out + t · ldo`, `t` below `n`.
+    pub(super) unsafe fn store_turned(self, c: &[f32], pitch: usize, rows: usize, n: usize, out: *mut f32, ldo: usize) {
+        // SAFETY: by this function's contract.
+        unsafe { self.narrow.store_turned(c, pitch, rows, n, out, ldo) }
+    }
+
     pub(super) fn gemm(self, g: Gemm<'_>, c: &mut [f32], ldc: usize) {
         // SAFETY: as above.
         unsafe { gemm(g, c, ldc) }
@@ -64,6 +74,9 @@ narrow! {
     unpack(p: &mut Panel, ty: QuantType, bytes: &[u8], rows: usize, k: usize);
     round_wide(x: &[f32; wide::RUN], limit: f32, codes: &mut [i16; wide::RUN]) -> f32;
     unpack_wide(p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize, k: usize);
+    product_turned(w: &[f32], rows: usize, x: Blocks<'_>, c: &mut [f32]);
+    unpack_tile(tile: &mut WideTile, ty: QuantType, bytes: &[u8], rows: usize, k: usize);
+    product_turned_wide(w: &WideTile, rows: usize, x: Blocks<'_>, c: &mut [f32]);
     dequantize(ty: QuantType, bytes: &[u8], out: &mut [f32]);
     gemv(ty: QuantType, bytes: &[u8], x: &[f32], y: &mut [f32]);
     dot_f32(a: &[f32], b: &[f32]) -> f32;
@@ -72,6 +85,7 @@ narrow! {
     widen(x: &[f16], out: &mut [f32]);
     softmax_step(x: &mut [f32], max: f32) -> (f32, f32);
     softmax(x: &mut [f32]);
+    layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32);
     gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]);
     activate(activation: Activation, x: &mut [f32]);
     soft_cap(x: &mut [f32], cap: f32);

@@ -39,6 +39,24 @@ impl<'a> Columns<'a> {
         }
     }
 
+    /// Lets `store(block, to, stride)` write columns `first..first + width` of the first `n` rows: `width` numbers at
+    /// each of `to + t · stride`, `t` below `n`.
+    ///
+    /// # Safety
+    /// * No other thread may access these columns while this runs, and `store` writes nothing else.
+    pub(super) unsafe fn write_by(
+        &self,
+        first: usize,
+        width: usize,
+        n: usize,
+        block: &[f32],
+        store: impl FnOnce(&[f32], *mut f32, usize),
+    ) {
+        assert!(first + width <= self.stride && n * self.stride <= self.len);
+        // SAFETY: in bounds by the assertion.
+        store(block, unsafe { self.ptr.add(first) }, self.stride);
+    }
+
     /// The reverse of [`Columns::write`]: copies columns `first..first + width` of each row to the start of
     /// each row of `block [n, pitch]`.
     ///

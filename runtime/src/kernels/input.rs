@@ -11,6 +11,9 @@ use zerocopy::IntoBytes;
 /// Number of values that share a scale.
 const RUN: usize = 32;
 
+/// The largest code.
+pub(super) const LIMIT: f32 = 127.0;
+
 /// Rows of activations `[n, k]`, `k` a multiple of 32.
 ///
 /// All rows lie in one buffer of `f32` words. Each row holds its codes (four in a word), its scales, and its

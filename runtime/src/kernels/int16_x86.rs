@@ -32,7 +32,7 @@ pub(super) fn round(x: &[f32; RUN], limit: f32, codes: &mut [i16; RUN]) -> f32 {
 /// Rounds 32 values to 32 codes, in order; returns the codes and their scale.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn rounded(v: [__m256; 4], limit: f32) -> ([__m256i; 2], f32) {
+pub(super) fn rounded(v: [__m256; 4], limit: f32) -> ([__m256i; 2], f32) {
     let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
     let (mut most, mut poison) = (_mm256_setzero_ps(), _mm256_setzero_ps());
     for v in v {
@@ -42,10 +42,35 @@ fn rounded(v: [__m256; 4], limit: f32) -> ([__m256i; 2], f32) {
     let m = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps::<1>(most));
     let m = _mm_max_ps(m, _mm_movehl_ps(m, m));
     let max = _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps::<1>(m, m)));
+    let (q, scale) = rounded_to(v, max, limit);
+    (q, scale + hsum(poison))
+}
+
+/// Rounds 32 values, of which `max` is the largest magnitude, to 32 codes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn rounded_to(v: [__m256; 4], max: f32, limit: f32) -> ([__m256i; 2], f32) {
     let inv = _mm256_set1_ps(if max > 0.0 { limit / max } else { 0.0 });
     let q = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, inv)));
     let pack = |a, b| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
-    ([pack(q[0], q[1]), pack(q[2], q[3])], max / limit + hsum(poison))
+    ([pack(q[0], q[1]), pack(q[2], q[3])], max / limit)
+}
+
+/// 32 half-precision numbers as floats.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn halves(ty: QuantType, bytes: &[u8; 2 * RUN]) -> [__m256; 4] {
+    let mut v = [_mm256_setzero_ps(); 4];
+    for (j, v) in v.iter_mut().enumerate() {
+        // SAFETY: eight of 32 values, two bytes each.
+        let h = unsafe { _mm_loadu_si128(bytes.as_ptr().add(16 * j).cast()) };
+        *v = if ty == QuantType::F16 {
+            _mm256_cvtph_ps(h)
+        } else {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(h)))
+        };
+    }
+    v
 }
 
 /// Unpacks rows, like [`WidePanel::unpack`].
@@ -60,16 +85,8 @@ pub(super) fn unpack(p: &mut WidePanel, ty: QuantType, bytes: &[u8], rows: usize
                 let r = first + i;
                 let mut scale = 0.0;
                 if r < rows {
-                    let mut v = [_mm256_setzero_ps(); 4];
-                    for (j, v) in v.iter_mut().enumerate() {
-                        // SAFETY: values `8 j..` of run `run` of row `r < rows`, two bytes each.
-                        let h = unsafe { _mm_loadu_si128(bytes.as_ptr().add(2 * (r * k + run * RUN + 8 * j)).cast()) };
-                        *v = if ty == QuantType::F16 {
-                            _mm256_cvtph_ps(h)
-                        } else {
-                            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(h)))
-                        };
-                    }
+                    let at = 2 * (r * k + run * RUN);
+                    let v = bytes[at..].first_chunk().map_or([_mm256_setzero_ps(); 4], |b| halves(ty, b));
                     (*codes, scale) = rounded(v, WEIGHT);
                 }
                 p.scales[run * TILE + r] = scale;

@@ -67,7 +67,7 @@ impl Kernels {
     pub(crate) fn add_low_rank(self, threads: &Threads, add: LowRank<'_>, y: &mut [f32], n: usize) {
         assert_eq!(y.len(), n * add.b.rows);
         let out = Columns::new(y, add.b.rows);
-        self.run(threads, add.b.rows, n * add.b.cols, |range| {
+        self.run(threads, (add.b.rows, super::panel::ROWS), n * add.b.cols, |range| {
             SCRATCH.with_borrow_mut(|s| {
                 for start in range.clone().step_by(TILE) {
                     let rows = TILE.min(range.end - start);

@@ -1,4 +1,5 @@
-//! Scalar functions written so that compilers turn loops over them into vector code.
+//! Scalar functions written so that compilers turn loops over them into vector code; only sets with fused
+//! multiply-adds call them.
 
 use conpet_formats::model_spec::Activation;
 
@@ -10,16 +11,16 @@ pub(super) fn exp(x: f32) -> f32 {
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
     // Adding 1.5 · 2^23 leaves the rounded integer in the low bits.
-    let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, 12_582_912.0);
     let n = shifted - 12_582_912.0;
-    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
     let p = 1.987_569_1e-4f32;
-    let p = p * r + 1.398_2e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5e-1;
-    let y = p * r * r + r + 1.0;
+    let p = p.mul_add(r, 1.398_2e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_5e-1);
+    let p = p.mul_add(r, 5e-1);
+    let y = p.mul_add(r * r, r) + 1.0;
     y * f32::from_bits((shifted.to_bits().wrapping_sub(0x4b40_0000).wrapping_add(127)) << 23)
 }
 
@@ -72,6 +73,23 @@ pub(super) fn softmax_step(x: &mut [f32], max: f32) -> (f32, f32) {
     (max, sum)
 }
 
+/// Layer norm in place; sums have sixteen running parts, as above.
+#[inline(always)]
+pub(super) fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let sum = |x: &[f32], f: fn(f32) -> f32| {
+        let (mut sums, chunks) = ([0.0f32; 16], x.chunks_exact(16));
+        let rest: f32 = chunks.remainder().iter().map(|v| f(*v)).sum();
+        for c in chunks {
+            c.iter().zip(&mut sums).for_each(|(v, s)| *s += f(*v));
+        }
+        sums.iter().sum::<f32>() + rest
+    };
+    let mean = sum(x, |v| v) / x.len() as f32;
+    x.iter_mut().for_each(|v| *v -= mean);
+    let s = 1.0 / (sum(x, |v| v * v) / x.len() as f32 + eps).sqrt();
+    x.iter_mut().zip(weight.iter().zip(bias)).for_each(|(x, (w, b))| *x = (*x * s).mul_add(*w, *b));
+}
+
 #[inline(always)]
 pub(super) fn gate_mul(activation: Activation, gate: &mut [f32], up: &[f32]) {
     let both = gate.iter_mut().zip(up);
@@ -112,12 +130,12 @@ fn gelu_tanh(x: f32) -> f32 {
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let t = 1.0 / z.mul_add(0.327_591_1, 1.0);
     let p = 1.061_405_4f32;
-    let p = p * t - 1.453_152_1;
-    let p = p * t + 1.421_413_8;
-    let p = p * t - 0.284_496_74;
-    let p = p * t + 0.254_829_6;
+    let p = p.mul_add(t, -1.453_152_1);
+    let p = p.mul_add(t, 1.421_413_8);
+    let p = p.mul_add(t, -0.284_496_74);
+    let p = p.mul_add(t, 0.254_829_6);
     // Half of erfc(z): the tail beyond |x|.
     let tail = 0.5 * p * t * exp(-z * z);
     if x < 0.0 { x * tail } else { x - x * tail }

@@ -2,6 +2,7 @@
 
 use super::input::{self, RowMut, Rows};
 use super::panel::{self, Panel};
+use super::tokens::{self, Blocks, WideTile};
 use super::wide::{self, WidePanel, WideRows};
 use super::{Gemm, math};
 use conpet_formats::model_spec::Activation;
@@ -54,6 +55,30 @@ impl Naive {
     /// `out [n, 32] = x · panelᵀ` in 16-bit integers.
     pub(super) fn product_wide(self, p: &WidePanel, x: WideRows<'_>, out: &mut [f32]) {
         p.product(x, out);
+    }
+
+    /// Floats with turned activations.
+    pub(super) fn product_turned(self, w: &[f32], rows: usize, x: Blocks<'_>, c: &mut [f32]) {
+        x.product(w, rows, c);
+    }
+
+    /// Unpacks rows to 16-bit integers.
+    pub(super) fn unpack_tile(self, tile: &mut WideTile, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+        tile.unpack(ty, bytes, rows, k);
+    }
+
+    /// 16-bit integers with turned activations.
+    pub(super) fn product_turned_wide(self, w: &WideTile, rows: usize, x: Blocks<'_>, c: &mut [f32]) {
+        x.product_wide(w, rows, c);
+    }
+
+    /// Stores `c [rows, pitch]` turned back.
+    ///
+    /// # Safety
+    /// * `rows` numbers may be written at each of `out + t · ldo`, `t` below `n`.
+    pub(super) unsafe fn store_turned(self, c: &[f32], pitch: usize, rows: usize, n: usize, out: *mut f32, ldo: usize) {
+        // SAFETY: by this function's contract.
+        unsafe { tokens::store(c, pitch, rows, n, out, ldo) }
     }
 
     /// `y[r] = row r · x`, with `x` rounded to 8 bits.
@@ -115,6 +140,15 @@ impl Naive {
         let sum: f64 = x.iter().map(|v| f64::from(*v)).sum();
         let inv = (1.0 / sum) as f32;
         x.iter_mut().for_each(|v| *v *= inv);
+    }
+
+    /// Layer norm in place.
+    pub(super) fn layer_norm(self, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+        let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / x.len() as f64;
+        let square = |v: &f32| (f64::from(*v) - mean) * (f64::from(*v) - mean);
+        let by = 1.0 / (x.iter().map(square).sum::<f64>() / x.len() as f64 + f64::from(eps)).sqrt();
+        let rows = x.iter_mut().zip(weight.iter().zip(bias));
+        rows.for_each(|(x, (w, b))| *x = ((f64::from(*x) - mean) * by) as f32 * w + b);
     }
 
     /// `gate = activation(gate) · up`.

@@ -8,6 +8,7 @@ use super::input::{self, Row, RowMut, Rows};
 use super::math;
 use super::naive::Naive;
 use super::panel::{self, Panel};
+use super::tokens::{self, Blocks, WideTile};
 use super::wide::{self, WidePanel, WideRows};
 use conpet_formats::model_spec::Activation;
 use conpet_formats::quant::{self, Block, QuantType};
@@ -92,6 +93,28 @@ impl Neon {
         p.product(x, out);
     }
 
+    // Activations are never turned here: `Kernels::form`.
+    pub(super) fn product_turned(self, w: &[f32], rows: usize, x: Blocks<'_>, c: &mut [f32]) {
+        x.product(w, rows, c);
+    }
+
+    pub(super) fn unpack_tile(self, tile: &mut WideTile, ty: QuantType, bytes: &[u8], rows: usize, k: usize) {
+        tile.unpack(ty, bytes, rows, k);
+    }
+
+    pub(super) fn product_turned_wide(self, w: &WideTile, rows: usize, x: Blocks<'_>, c: &mut [f32]) {
+        x.product_wide(w, rows, c);
+    }
+
+    /// Stores `c [rows, pitch]` turned back.
+    ///
+    /// # Safety
+    /// * `rows` numbers may be written at each of `out + t · ldo`, `t` below `n`.
+    pub(super) unsafe fn store_turned(self, c: &[f32], pitch: usize, rows: usize, n: usize, out: *mut f32, ldo: usize) {
+        // SAFETY: by this function's contract.
+        unsafe { tokens::store(c, pitch, rows, n, out, ldo) }
+    }
+
     pub(super) fn product(self, p: &Panel, x: Rows<'_>, out: &mut [f32]) {
         // SAFETY: a value of `Neon` exists only if `all` found what it says.
         unsafe {
@@ -134,6 +157,10 @@ impl Neon {
 
     pub(super) fn softmax(self, x: &mut [f32]) {
         math::softmax(x);
+    }
+
+    pub(super) fn layer_norm(self, x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+        math::layer_norm(x, weight, bias, eps);
     }
 
     pub(super) fn gate_mul(self, activation: Activation, gate: &mut [f32], up: &[f32]) {

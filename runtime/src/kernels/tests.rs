@@ -1,3 +1,5 @@
+use super::tokens::Turned;
+use super::wide::is_half;
 use super::*;
 use conpet_formats::quant::quantize;
 use std::io::Write;
@@ -335,6 +337,79 @@ fn panels_are_the_same_bits_whoever_unpacks_them() {
                 for k in Kernels::all() {
                     assert!(unpacked(k) == want, "{} {} {rows} rows of {cols}", k.name(), ty.name());
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn finer_rounding_equals_the_naive_one_and_is_finer() {
+    let (rows, cols, t) = (48, 1024, Threads::new(2));
+    let bytes = weights(QuantType::Q8_0, rows, cols);
+    let w = MatrixRef { ty: QuantType::Q8_0, rows, cols, data: &bytes };
+    for n in [2, 12, 33] {
+        let x = wave(n * cols, 1.0);
+        let product = |k: Kernels| {
+            let mut y = vec![f32::NAN; n * rows];
+            k.matmul(&t, w, &x, &mut y, n);
+            y
+        };
+        let [exact, fine, coarse] = [Kernels::naive().exact(), Kernels::naive().fine(), Kernels::naive()].map(product);
+        for k in Kernels::all().into_iter().map(Kernels::fine) {
+            close(&product(k), if k.finer() { &fine } else { &coarse }, cols, &format!("{} n={n}", k.name()));
+        }
+        let off = |y: &[f32]| y.iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+        // Steps are 32 times as small.
+        assert!(off(&fine) < off(&coarse) / 16.0, "{} and {}", off(&fine), off(&coarse));
+    }
+}
+
+/// Fails if a set multiplies weights with turned activations to something else than plain loops do.
+#[test]
+fn products_with_turned_activations_equal_the_naive_ones() {
+    let (naive, threads) = (Kernels::naive(), Threads::new(2));
+    for k in Kernels::all() {
+        for (rows, cols, n) in [(1, 32, 2), (12, 96, 8), (23, 544, 12), (48, 1056, 16), (35, 288, 17), (17, 320, 41)] {
+            let what = format!("{} {rows}x{cols} n={n}", k.name());
+            let (w, x) = (wave(rows * cols, 0.5), wave(n * cols, 3.0));
+            let mut turned = Turned::default();
+            let columns = |c: &[f32], pitch: usize| {
+                c.chunks_exact(pitch).take(rows).flat_map(|c| c[..n].to_vec()).collect::<Vec<_>>()
+            };
+            let blocks = turned.fill(k, &threads, &x, n);
+            let product = |k: Kernels| {
+                let mut c = vec![f32::NAN; rows * blocks.pitch()];
+                dispatch!(k, product_turned(&w, rows, blocks, &mut c));
+                columns(&c, blocks.pitch())
+            };
+            let got = product(k);
+            close(&got, &product(naive), cols, &what);
+            let mut back = vec![f32::NAN; n * (rows + 3)];
+            let mut c = vec![0.0; rows * blocks.pitch()];
+            dispatch!(k, product_turned(&w, rows, blocks, &mut c));
+            // SAFETY: `n` rows of `rows + 3` numbers.
+            unsafe { dispatch!(k, store_turned(&c, blocks.pitch(), rows, n, back.as_mut_ptr(), rows + 3)) };
+            for (t, back) in back.chunks_exact(rows + 3).enumerate() {
+                assert!(
+                    (0..rows).all(|r| back[r] == got[r * n + t]) && back[rows..].iter().all(|v| v.is_nan()),
+                    "{what}"
+                );
+            }
+            for (ty, limit) in [
+                (QuantType::Q8_0, 127.0),
+                (QuantType::Q8_0, wide::ACTIVATION),
+                (QuantType::F16, wide::ACTIVATION),
+                (QuantType::BF16, wide::ACTIVATION),
+            ] {
+                let bytes = quantize(ty, &w).unwrap();
+                let blocks = turned.fill_wide(k, &threads, &x, n, limit);
+                let product = |k: Kernels| {
+                    let (mut tile, mut c) = (WideTile::default(), vec![f32::NAN; rows * blocks.pitch()]);
+                    dispatch!(k, unpack_tile(&mut tile, ty, &bytes, rows, cols));
+                    dispatch!(k, product_turned_wide(&tile, rows, blocks, &mut c));
+                    columns(&c, blocks.pitch())
+                };
+                close(&product(k), &product(naive), cols, &format!("{what} {} {limit}", ty.name()));
             }
         }
     }

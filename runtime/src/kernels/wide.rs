@@ -44,7 +44,7 @@ pub(super) struct WideRows<'a> {
 }
 
 /// Words of a row.
-const fn stride(k: usize) -> usize {
+pub(super) const fn stride(k: usize) -> usize {
     k / 2 + k / RUN
 }
 
@@ -112,15 +112,28 @@ impl WideInput {
         self.words.reserve(n * stride(k));
         let words = &mut self.words[..n * stride(k)];
         threads.split_mut(words, stride(k), |first, rows| {
-            for (row, x) in rows.chunks_exact_mut(stride(k)).zip(x[first * k..].chunks_exact(k)) {
-                let (codes, scales) = row.split_at_mut(k / 2);
-                let codes = <[i16]>::mut_from_bytes(codes.as_mut_bytes()).unwrap_or_default();
-                for ((x, codes), scale) in x.as_chunks().0.iter().zip(codes.as_chunks_mut().0).zip(scales) {
-                    *scale = round(x, ACTIVATION, codes);
-                }
-            }
+            let n = rows.len() / stride(k);
+            round_rows(&x[first * k..(first + n) * k], rows, k, ACTIVATION, &round);
         });
         WideRows { k, words }
+    }
+}
+
+/// Rounds rows of `k` values, each to its words: codes, then scales.
+pub(super) fn round_rows(
+    x: &[f32],
+    words: &mut [f32],
+    k: usize,
+    limit: f32,
+    round: impl Fn(&[f32; RUN], f32, &mut [i16; RUN]) -> f32,
+) {
+    assert!(k.is_multiple_of(RUN), "rows of {k} numbers are not runs of {RUN}");
+    for (row, x) in words.chunks_exact_mut(stride(k)).zip(x.chunks_exact(k)) {
+        let (codes, scales) = row.split_at_mut(k / 2);
+        let codes = <[i16]>::mut_from_bytes(codes.as_mut_bytes()).unwrap_or_default();
+        for ((x, codes), scale) in x.as_chunks().0.iter().zip(codes.as_chunks_mut().0).zip(scales) {
+            *scale = round(x, limit, codes);
+        }
     }
 }
 
