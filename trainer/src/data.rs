@@ -272,6 +272,33 @@ impl Examples for Prepared {
     }
 }
 
+/// Some rows of a set.
+#[derive(Debug)]
+pub struct Subset<'a> {
+    /// The set.
+    pub data: &'a Prepared,
+    /// Indices of the rows.
+    pub rows: Vec<usize>,
+}
+
+impl Examples for Subset<'_> {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+    fn tokens(&self, i: usize) -> usize {
+        self.data.tokens(self.rows[i])
+    }
+    fn states(&self, i: usize, out: &mut Vec<f32>) {
+        self.data.states(self.rows[i], out);
+    }
+    fn target(&self, i: usize) -> Target {
+        self.data.target(self.rows[i])
+    }
+    fn ranges(&self, i: usize) -> Vec<Range<usize>> {
+        self.data.ranges(self.rows[i])
+    }
+}
+
 /// Rows of several tasks as one set, their classes renumbered for a head that serves them all.
 #[derive(Debug, Default)]
 pub struct Joined<'a> {

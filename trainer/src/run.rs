@@ -12,6 +12,7 @@ use crate::evaluate::{Evaluator, TestSet};
 use crate::method::Method;
 use crate::metrics::StageScores;
 use crate::report::MethodReport;
+use crate::selectors;
 use crate::services::module::Modules;
 use crate::services::prepare::Split;
 use crate::services::usage::Usage;
@@ -75,6 +76,16 @@ impl<'a> Run<'a> {
         let writes = tasks.iter().find(|t| t.kind == TaskKind::Generation);
         if let Some(t) = writes.filter(|_| !engine.base.spec.causal) {
             engine.check_predicts(&format!("task {:?} is answered by text, which", t.name))?;
+        }
+        let selector = &config.methods.dynamic.common.selector;
+        let bare = tasks.iter().find(|t| t.valid.is_empty() && !t.train.is_empty());
+        let asks = method.traits.selects && selectors::by_name(selector)?.asks_for_valid();
+        if let Some(t) = bare.filter(|_| asks) {
+            return Err(Error::new(
+                Code::Missing,
+                format!("task {:?} has no validation rows, which --selector {selector} is calibrated on", t.name),
+            )
+            .hint("give it a valid.jsonl, or use --selector lda, which leaves training rows out instead"));
         }
         let wordy = tasks.iter().find(|t| t.kind == TaskKind::Generation && !t.train.is_empty());
         if let Some(t) = wordy.filter(|_| config.services.module.modules == Modules::None) {

@@ -28,6 +28,7 @@ pub use memory::Memory;
 pub use ngrams::Counts;
 pub use stats::Stats;
 
+use crate::data::Prepared;
 use crate::services::{Services, module};
 use crate::settings::range::refusal;
 use crate::settings::{Group, join};
@@ -43,6 +44,10 @@ use fitting::Fit;
 /// Fits the draft's selector after a task was added to it; false if it was stopped.
 pub type Renew = fn(&mut Services<'_>, &Settings, &mut Draft, &Fit<'_>) -> Result<bool>;
 
+/// The selector's log posterior of the newest task's labels for some of its training rows, each as if it had not been
+/// counted; `None` if it scores no labels.
+pub type LeftOut = fn(&Services<'_>, &Draft, &Prepared, &[usize]) -> Result<Option<Vec<Vec<f32>>>>;
+
 /// One kind of selector.
 #[derive(Debug, Clone, Copy)]
 pub struct Selector {
@@ -50,6 +55,8 @@ pub struct Selector {
     pub kind: SelectorKind,
     /// Fits the selector.
     pub fit: Renew,
+    /// What it says of rows left out.
+    pub left_out: LeftOut,
     /// It needs the rows of earlier tasks, so a task cannot be added without the whole stream.
     pub needs_old_rows: bool,
     /// Those of the shared settings that have an effect on it.
@@ -84,6 +91,7 @@ macro_rules! selectors {
         pub const SELECTORS: &[Selector] = &[$($(Selector {
             kind: SelectorKind::$kind,
             fit: |services, all, draft, new| $file::fit(services, &all.$file, draft, new),
+            left_out: left_out(SelectorKind::$kind),
             needs_old_rows: $old,
             reads: $reads,
             own: |all| all.$file.in_effect(),
@@ -99,6 +107,22 @@ selectors! {
     mlp: Mlp false TRAINED;
     conpet: Conpet true ROUTES;
     unfitted: Uniform false NOTHING, Task false NOTHING;
+}
+
+impl Selector {
+    /// True if it is calibrated on validation rows.
+    pub fn asks_for_valid(&self) -> bool {
+        self.kind.scores_classes() && self.kind != SelectorKind::Lda
+    }
+}
+
+/// How a kind leaves rows out.
+const fn left_out(kind: SelectorKind) -> LeftOut {
+    match kind {
+        SelectorKind::Lda => lda::left_out,
+        // Those that score labels are calibrated on validation rows, which are asked for before they are fitted.
+        _ => |_, _, _, _| Ok(None),
+    }
 }
 
 /// Names of the settings that have an effect on the chosen selector.

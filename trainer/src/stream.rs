@@ -1,4 +1,4 @@
-//! A stream: ordered tasks, each a folder with `train.jsonl`, `valid.jsonl`, `test.jsonl`.
+//! A stream: ordered tasks, each a folder with `train.jsonl`, `test.jsonl` and, if there is one, `valid.jsonl`.
 //!
 //! `stream.json` beside the folders gives the order and, optionally, a task's labels, template, answer length
 //! and main `metric`; without it the folders are taken in order of name. A row is `{"text", "label"}`
@@ -32,7 +32,7 @@ pub struct Task {
     pub max_answer: u32,
     /// Rows to train on.
     pub train: Vec<Row>,
-    /// Validation rows, to choose settings with.
+    /// Validation rows, to choose settings with; there may be none.
     pub valid: Vec<Row>,
     /// Test rows, to report on.
     pub test: Vec<Row>,
@@ -78,7 +78,7 @@ pub fn open(path: &Path) -> Result<Vec<Task>> {
     if metas.is_empty() {
         let place = if file.exists() { &file } else { path };
         return Err(Error::new(Code::Missing, "the stream has no tasks").in_file(place).hint(
-            "a stream is a folder with one folder for each task, holding train.jsonl, valid.jsonl and test.jsonl",
+            "a stream is a folder with one folder for each task, holding train.jsonl, test.jsonl and, if there is one, valid.jsonl",
         ));
     }
     let mut seen = BTreeSet::new();
@@ -198,8 +198,12 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
     let mut hasher = Vec::new();
     let mut read = |split: &str| -> Result<Vec<Row>> {
         let file = dir.join(format!("{split}.jsonl"));
-        let bytes = conpet_formats::fs::read(&file)
-            .map_err(|e| e.hint("each task needs train.jsonl, valid.jsonl and test.jsonl"))?;
+        // Without validation rows, what they are for is found from training rows left out.
+        if split == "valid" && !file.exists() {
+            return Ok(Vec::new());
+        }
+        let bytes =
+            conpet_formats::fs::read(&file).map_err(|e| e.hint("each task needs train.jsonl and test.jsonl"))?;
         hasher.extend(conpet_formats::fingerprint::file_digest(&bytes).into_bytes());
         let rows = row::read(&bytes, &file)?;
         if rows.is_empty() {

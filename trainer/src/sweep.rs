@@ -250,7 +250,7 @@ fn scores(services: &Services<'_>, r: &Rows, module: Option<&ModulePlan>, traine
     let head = services.add_head(&mut draft, trained, vec![r.task as u32], None)?;
     services.add_task(&mut draft, r.task, module, Some(head));
     let score = |data: &Prepared| -> Result<Score> {
-        let logits = services.newest_logits(&draft, data)?;
+        let logits = services.newest_logits(&draft, data, &(0..data.len()).collect::<Vec<_>>())?;
         let right = logits.iter().zip(&data.classes).filter(|(l, class)| argmax(l) as usize == **class).count();
         Ok((right, data.len()))
     };

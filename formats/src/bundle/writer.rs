@@ -55,7 +55,7 @@ use std::path::Path;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Draft {
     /// The stage's manifest. Section numbers are those [`Draft::add_section`] gave;
     /// `stage` and `requires` are filled in when it is written.
@@ -67,7 +67,7 @@ pub struct Draft {
 }
 
 /// Where a section's bytes are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Source {
     /// In the file already.
     Old(SectionRecord),

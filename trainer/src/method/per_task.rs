@@ -1,8 +1,8 @@
 //! A module and a head for each task, without a selector: the caller names the task. Shows what the modules
 //! could do with perfect routing.
 
-use crate::data::Prepared;
-use crate::fit::Outcome;
+use super::shared::done;
+use crate::fit::{Examples, Trained};
 use crate::services::{Lesson, Services, Stage};
 pub use crate::settings::NoSettings as Settings;
 use conpet_formats::Result;
@@ -12,23 +12,31 @@ use conpet_formats::selector::SelectorKind;
 
 /// Trains one more task's module and head, on its own rows only.
 pub fn learn(services: &mut Services<'_>, _: &Settings, stage: Stage) -> Result<Option<Draft>> {
-    let mut draft = stage.draft;
+    let (mut draft, t) = (stage.draft, stage.task);
     draft.manifest.selector.kind = SelectorKind::Task;
-    Ok(module(services, &mut draft, stage.task)?.map(|_| draft))
+    let data = services.prepare_train(t)?;
+    let Some(trained) = train(services, t, &data, &services.tasks()[t].name.clone())? else { return Ok(None) };
+    services.add_task(&mut draft, t, None, None);
+    enter(services, &mut draft, t, &trained)?;
+    services.account(&trained);
+    Ok(Some(draft))
 }
 
-/// Trains the module and the head of a task and adds all three to the draft; returns the training rows, or
-/// `None` if stopped.
-pub(super) fn module(services: &mut Services<'_>, draft: &mut Draft, t: usize) -> Result<Option<Prepared>> {
-    let task = services.tasks()[t].clone();
-    let head = services.trained_head(task.labels.len());
-    let data = services.prepare_train(t)?;
-    let lesson = Lesson::new(&task.name, &data, head.as_ref().map(|(f, n)| (f, *n)));
-    let Outcome::Done(trained) = services.fit(&lesson)? else { return Ok(None) };
-    let module = services.add_module(draft, &trained, services.module(), &task.digest)?;
+/// Trains the module and the head of a task on these of its rows, under a name of its own; `None` if stopped.
+pub(super) fn train(services: &Services<'_>, t: usize, rows: &dyn Examples, name: &str) -> Result<Option<Trained>> {
+    let head = services.trained_head(services.tasks()[t].labels.len());
+    let lesson = Lesson::new(name, rows, head.as_ref().map(|(f, n)| (f, *n)));
+    done(services.fit(&lesson)?)
+}
+
+/// Gives the newest task of a draft its module and, if it has labels, its head.
+pub(super) fn enter(services: &Services<'_>, draft: &mut Draft, t: usize, trained: &Trained) -> Result<()> {
+    let task = &services.tasks()[t];
+    let module = services.add_module(draft, trained, services.module(), &task.digest)?;
     let classifies = task.kind == TaskKind::Classification;
-    let head = classifies.then(|| services.add_head(draft, &trained, vec![t as u32], None)).transpose()?;
-    services.add_task(draft, t, Some(module), head);
-    services.account(&trained);
-    Ok(Some(data))
+    let head = classifies.then(|| services.add_head(draft, trained, vec![t as u32], None)).transpose()?;
+    if let Some(entry) = draft.manifest.tasks.last_mut() {
+        (entry.module, entry.head) = (Some(module), head);
+    }
+    Ok(())
 }

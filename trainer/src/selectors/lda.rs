@@ -15,11 +15,13 @@ use super::ngrams::Counts;
 use super::sample::Sample;
 use super::stats::Stats;
 use super::weights::{self, Row};
+use crate::data::Prepared;
 use crate::services::Services;
 use crate::settings::range::{at_least_one, not_negative};
 use crate::settings::settings;
 use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
+use conpet_formats::head::log_softmax;
 use conpet_formats::ngrams::{Gram, Table};
 use conpet_formats::tensors::{Tensors, TensorsWriter};
 
@@ -94,6 +96,42 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
     let calibrated = Calibrated { temperature: 1.0 / weights[0], novelties: join.novelties(&left_out) };
     enter(services, draft, new, payload, carried, calibrated)?;
     Ok(true)
+}
+
+/// See [`super::LeftOut`].
+///
+/// # Errors
+/// If the draft's payloads cannot be read.
+pub(super) fn left_out(
+    services: &Services<'_>,
+    draft: &Draft,
+    data: &Prepared,
+    rows: &[usize],
+) -> Result<Option<Vec<Vec<f32>>>> {
+    let (dim, entry) = (feature_dim(services), &draft.manifest.selector);
+    let section = |s: Option<u32>| s.and_then(|s| draft.new_section(s));
+    let Some((payload, carried)) = section(entry.section).zip(section(entry.stats)) else { return Ok(None) };
+    let stats = Stats::from_payload(carried, dim)?;
+    let shrinkage = stored(payload)?.map_or(SHRINKAGES[FIRST], |(_, s)| s);
+    let first = stats.classes() - services.tasks()[draft.manifest.tasks.len() - 1].classes();
+    let x: Vec<f32> = rows.iter().flat_map(|i| &data.features[i * dim..(i + 1) * dim]).copied().collect();
+    let classes: Vec<usize> = rows.iter().map(|i| first + data.classes[*i]).collect();
+    let mut scores = Gaussian::new(&stats, shrinkage)?.left_out(&x, &classes).scores;
+    let n = stats.classes();
+    for table in Table::ALL {
+        let Some(counts) = Counts::read(table, payload)? else { continue };
+        let weight = Tensors::parse(payload)?.get(&table.tensor("scale")).map_or(0.0, |t| t.to_f32()[0]);
+        for ((row, i), class) in scores.chunks_exact_mut(n).zip(rows).zip(&classes) {
+            let words = counts.left_out(&table.grams(data.inputs[*i].words()), *class);
+            row.iter_mut().zip(words).for_each(|(s, w)| *s += weight * w);
+        }
+    }
+    let own = |row: &[f32]| {
+        let mut own = row[first..].to_vec();
+        log_softmax(&mut own, entry.temperature.to_f64() as f32);
+        own
+    };
+    Ok(Some(scores.chunks_exact(n).map(own).collect()))
 }
 
 /// What is counted of all tasks so far.

@@ -69,7 +69,8 @@ impl Services<'_> {
     fn prepared(&self, task: &Task, rows: &[Row], plan: Plan<'_>, name: &str) -> Result<Prepared> {
         self.tell(Event::Begin(&format!("trunk pass over {name}")));
         let file = self.work.join(format!("{}.states", name.replace(['/', ' '], "-")));
-        Prepared::new(self.engine, task, rows, plan, Some(&file), &mut |_| {})
+        let file = (!rows.is_empty()).then_some(file.as_path());
+        Prepared::new(self.engine, task, rows, plan, file, &mut |_| {})
     }
 
     /// All of a task's training rows with their trunk states.

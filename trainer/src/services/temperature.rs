@@ -3,8 +3,11 @@
 use conpet_formats::head::log_softmax;
 
 /// The temperature, from a grid, that minimises the cross-entropy of the scores `rows [rows][classes]` with
-/// their classes `truth` (Guo et al. 2017).
+/// their classes `truth` (Guo et al. 2017); 1 if there are no rows.
 pub fn best_temperature(rows: &[Vec<f32>], truth: &[usize]) -> f32 {
+    if rows.is_empty() {
+        return 1.0;
+    }
     let cost = |t: f32| -> f64 {
         rows.iter()
             .zip(truth)
