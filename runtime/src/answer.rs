@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub struct Answer {
     /// The best label, if the chosen task has labels.
     pub label: Option<String>,
-    /// The label's probability among all labels that were run.
+    /// The label's probability, the task's included.
     pub probability: f32,
     /// The task that answered (an index into the manifest's tasks).
     pub task: usize,
@@ -386,8 +386,8 @@ impl Answer {
     }
 }
 
-/// The label with the highest `log weight(task) + log p(label | task)`: (probability among all
-/// labels that were run, task, label).
+/// The label with the highest `log weight(task) + log p(label | task)`: (that probability, task, label). The weight
+/// of tasks that were not run is no label's.
 ///
 /// `None` if the heaviest candidate (the first) generates text.
 pub fn best_label(candidates: &[Candidate]) -> Option<(f32, usize, usize)> {
@@ -397,6 +397,5 @@ pub fn best_label(candidates: &[Candidate]) -> Option<(f32, usize, usize)> {
     let scored =
         || candidates.iter().flat_map(|c| c.labels.iter().map(|(t, l, p)| (c.weight.max(1e-30).ln() + p, *t, *l)));
     let best = scored().reduce(|a, b| if b.0 > a.0 { b } else { a })?;
-    let total: f32 = scored().map(|(s, _, _)| (s - best.0).exp()).sum();
-    Some((1.0 / total, best.1, best.2))
+    Some((best.0.exp().min(1.0), best.1, best.2))
 }

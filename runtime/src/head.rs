@@ -228,7 +228,7 @@ mod tests {
         assert!((d.task_weight[0] - d.task_weight[1]).abs() < 1e-6);
         let (p, task, label) = best_label(&candidates).unwrap();
         assert_eq!((task, label), (1, 0));
-        assert!(p > 0.5 && p < 1.0);
+        assert!(p > 0.45 && p < 0.51, "the task's half is part of it: {p}");
         // Without the selector's scores the two tasks cannot be told apart.
         assert_eq!(
             join(&[0.0, 5.0], 1.0, 0.0, Some(&d), &[None, None]),

@@ -6,6 +6,7 @@
 
 use crate::data::Prepared;
 use crate::fit::Examples;
+use crate::metrics::calibration::{Sure, expected_error};
 use crate::metrics::detection::{Verdict, detection};
 use crate::metrics::labels::{Class, f1, macro_f1};
 use crate::metrics::text::{exact_match, rouge_l};
@@ -95,6 +96,7 @@ impl Evaluator {
             ..StageScores::default()
         };
         let (mut labelled, mut verdicts): (Vec<(Class, Option<Class>)>, Vec<Verdict>) = (Vec::new(), Vec::new());
+        let mut sure: Vec<(usize, Sure)> = Vec::new();
         let digests: Vec<String> = (0..skills.manifest().tasks.len()).map(|t| digest(skills, t)).collect();
         for set in 0..self.sets.len() {
             let truth = self.sets[set].task;
@@ -118,12 +120,15 @@ impl Evaluator {
                     out.rows[truth] += 1;
                     out.confusion[truth][first] += 1;
                     out.routed[truth] += usize::from(first == truth);
+                    out.tasks[truth].refused += usize::from(decision.is_some_and(|d| d.abstain));
                     let (right, oracle) = match self.sets[set].rows[*row].goal.clone() {
                         Goal::Label(label) => {
                             let label = tasks[truth].labels.iter().position(|l| *l == label).unwrap_or(usize::MAX);
                             let answer = |c: &[Candidate]| best_label(c).map(|(_, t, l)| (t, l));
                             let (want, got) = ((truth, label), answer(&chosen[i]));
                             labelled.push((want, got));
+                            let p = best_label(&chosen[i]).map_or(0.0, |b| b.0);
+                            sure.push((truth, (p, got == Some(want))));
                             (got == Some(want), answer(&alone[i]) == Some(want))
                         }
                         Goal::Completion(want) => {
@@ -150,6 +155,12 @@ impl Evaluator {
                     out.oracle[truth] += usize::from(oracle);
                 }
             }
+        }
+        let all: Vec<Sure> = sure.iter().map(|s| s.1).collect();
+        out.ece = expected_error(&all);
+        for (t, scores) in out.tasks.iter_mut().enumerate() {
+            let own: Vec<Sure> = sure.iter().filter(|s| s.0 == t).map(|s| s.1).collect();
+            scores.ece = expected_error(&own);
         }
         let f1 = f1(&labelled);
         out.tasks.iter_mut().enumerate().for_each(|(t, x)| x.macro_f1 = macro_f1(&f1, Some(t)));

@@ -3,6 +3,7 @@
 //! The main metric of a task is what `stream.json` names; by default accuracy for a classification task and
 //! ROUGE-L for a generation task.
 
+pub mod calibration;
 pub mod detection;
 pub mod labels;
 pub mod text;
@@ -36,6 +37,12 @@ pub struct TaskScores {
     pub exact_match: Option<f64>,
     /// Mean ROUGE-L of its texts.
     pub rouge_l: Option<f64>,
+    /// Rows of its own that the selector refuses.
+    #[serde(default)]
+    pub refused: usize,
+    /// Expected calibration error of its answers with labels.
+    #[serde(default)]
+    pub ece: Option<f64>,
 }
 
 /// Counts after one stage, one entry for each task of the stream; tasks not yet seen have no rows.
@@ -57,6 +64,9 @@ pub struct StageScores {
     /// Mean F1 over the labels of all tasks scored.
     #[serde(default)]
     pub macro_f1: Option<f64>,
+    /// Expected calibration error of all answers with labels.
+    #[serde(default)]
+    pub ece: Option<f64>,
     /// How well inputs of no task are refused, if the stream has some.
     #[serde(default)]
     pub detection: Option<Detection>,

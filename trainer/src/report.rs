@@ -152,6 +152,18 @@ impl Report {
                     .collect();
                 let _ = writeln!(out, "{:>7}  {}", i + 1, cells.join("  "));
             }
+            if let Some(s) = m.stages.last() {
+                let each: Vec<String> = s
+                    .rows
+                    .iter()
+                    .zip(&s.tasks)
+                    .map(|(n, t)| format!("{:>width$.1}", 100.0 * t.refused as f64 / (*n).max(1) as f64))
+                    .collect();
+                let _ = writeln!(out, "{:>7}  {}", "refused", each.join("  "));
+                if let Some(ece) = s.ece {
+                    let _ = writeln!(out, "  expected calibration error {:.1} points", 100.0 * ece);
+                }
+            }
             if let Some(d) = m.metrics.detection {
                 let [auroc, fpr, caught, refused] = [d.auroc, d.fpr95, d.refused, d.refused_known].map(|v| 100.0 * v);
                 let _ = writeln!(

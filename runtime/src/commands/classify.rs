@@ -104,6 +104,7 @@ fn json_line(text: &str, a: &Answer, finish: Option<Finish>, skills: &Skills, ms
         "margin": a.decision.as_ref().map(|d| d.margin),
         "entropy": a.decision.as_ref().map(|d| d.entropy),
         "novelty": a.decision.as_ref().map(|d| d.novelty),
+        "p_value": a.decision.as_ref().and_then(|d| d.p_value),
         "candidates": candidates,
         "finish_reason": finish.map(Finish::name),
         "ms": ms,

@@ -3,6 +3,8 @@
 use crate::cli::{InputArgs, Inputs, need};
 use crate::engine::Engine;
 use crate::error::{Code, Error, Result};
+use conpet_formats::bundle::manifest::TaskEntry;
+use conpet_formats::refusal::{Refusal, SURE};
 use conpet_program::print::print;
 use conpet_program::{ExitStatus, Stop};
 use serde_json::json;
@@ -24,8 +26,9 @@ pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
     let tasks = &skills.manifest().tasks;
     let mut reads: Vec<String> = feature.parts.iter().map(|p| format!("{}:{}", p.layer, p.pool)).collect();
     if selector.ngrams() > 0 {
-        reads.push(format!("{} token n-grams", selector.ngrams()));
+        reads.push(format!("{} n-grams", selector.ngrams()));
     }
+    let promise = selector.refusal().filter(|r| r.share() > 0.0).map(|refusal| Promise { refusal, tasks });
     let answer = |text: &str| {
         let begin = Instant::now();
         let prompt = Arc::new(engine.prompt(text, None)?);
@@ -46,6 +49,8 @@ pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
                 "margin": d.margin,
                 "entropy": d.entropy,
                 "novelty": d.novelty,
+                "p_value": d.p_value,
+                "refusal": promise.as_ref().map(Promise::json),
                 "abstain": d.abstain,
                 "candidates": run,
                 "trunk_ms": trunk_ms,
@@ -65,12 +70,52 @@ pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
         lines.extend(weights.iter().take(5).map(|(name, w)| format!("  {w:>7.4}  {name}")));
         let verdict =
             if d.abstain { "refuses: unlike any task".to_owned() } else { format!("runs {}", run.join(" and ")) };
+        let p = d.p_value.map_or_else(String::new, |p| format!(", p {p:.3}"));
         lines.push(format!(
-            "  margin {:.4}, entropy {:.4} nats, novelty {:.4}; {verdict}",
+            "  margin {:.4}, entropy {:.4} nats, novelty {:.4}{p}; {verdict}",
             d.margin, d.entropy, d.novelty
         ));
+        lines.extend(promise.as_ref().map(|p| format!("  {}", p.text())));
         print(&lines.join("\n"))
     };
     Inputs::open(a)?
         .answer(stop, 1, |inputs, tally| inputs.iter().try_for_each(|input| tally.settle(input, answer(&input.text))))
+}
+
+/// What is promised of refusals.
+struct Promise<'a> {
+    refusal: &'a Refusal,
+    tasks: &'a [TaskEntry],
+}
+
+impl Promise<'_> {
+    fn text(&self) -> String {
+        let r = self.refusal;
+        if let Some(t) = r.unsure().next() {
+            return format!(
+                "nothing is refused: {} has {} calibration rows, too few to promise that at most {:.0} % of its own are",
+                self.tasks[t].name,
+                r.rows(t),
+                100.0 * r.share()
+            );
+        }
+        let rows = (0..self.tasks.len()).map(|t| r.rows(t));
+        let (least, most) = (rows.clone().min().unwrap_or(0), rows.max().unwrap_or(0));
+        let n = if least == most { format!("{least}") } else { format!("{least} to {most}") };
+        format!(
+            "of each task's own inputs at most {:.0} % are refused, {:.0} % sure ({n} rows a task)",
+            100.0 * r.share(),
+            100.0 * SURE
+        )
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let r = self.refusal;
+        json!({
+            "share": r.share(),
+            "sure": SURE,
+            "rows": self.tasks.iter().enumerate().map(|(i, t)| (t.name.clone(), json!(r.rows(i)))).collect::<serde_json::Map<_, _>>(),
+            "promised": r.unsure().next().is_none(),
+        })
+    }
 }

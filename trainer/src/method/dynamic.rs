@@ -123,6 +123,9 @@ fn posteriors(services: &Services<'_>, draft: &Draft, rows: &Prepared) -> Result
     Ok(Some(decisions.into_iter().map(|d| own(d.class_log_posterior)).collect()))
 }
 
+/// Standard errors by which a gain must differ from none: one chance in twenty that it is luck.
+const SURE: f64 = 1.64;
+
 /// How a head and the selector's posterior are joined.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Joint {
@@ -135,7 +138,7 @@ struct Joint {
 /// The most likely weights of a head's logits and the selector's log posterior `known`, given rows' classes.
 ///
 /// The head earns its place if it makes the rows more likely by more than the one parameter it adds would by chance,
-/// a nat (Akaike 1974).
+/// a nat (Akaike 1974), and by more than could be the luck of these rows: of few rows, a gain in all of them.
 fn join(logits: &[Vec<f32>], known: Option<&[Vec<f32>]>, classes: &[usize]) -> Joint {
     let rows = |scores: &dyn Fn(usize) -> Vec<Vec<f32>>| -> Vec<Row> {
         (0..classes.len()).map(|i| Row { scores: scores(i), class: classes[i], weight: 1.0 }).collect()
@@ -146,11 +149,20 @@ fn join(logits: &[Vec<f32>], known: Option<&[Vec<f32>]>, classes: &[usize]) -> J
         let temperature = 1.0 / w.first().map_or(1.0, |w| w.max(1e-4));
         return Joint { temperature, blend: 0.0, earns: true };
     };
-    let (w, cost) = weights::fit(&rows(&|i| vec![heads(i), known[i].clone()]));
-    let (_, alone) = weights::fit(&rows(&|i| vec![known[i].clone()]));
+    let (w, _) = weights::fit(&rows(&|i| vec![heads(i), known[i].clone()]));
+    let (v, _) = weights::fit(&rows(&|i| vec![known[i].clone()]));
     let [a, b] = [w.first(), w.get(1)].map(|w| w.copied().unwrap_or(1.0));
-    let earns = a > 0.0 && (alone - cost) * classes.len() as f64 > 1.0;
-    Joint { temperature: 1.0 / a.max(1e-4), blend: b, earns }
+    let alone = v.first().copied().unwrap_or(1.0);
+    let likely = |i: usize, a: f64, b: f64| {
+        let sum = logits[i].iter().zip(&known[i]).map(|(h, k)| a as f32 * h + b as f32 * k);
+        let mut lp: Vec<f32> = sum.collect();
+        log_softmax(&mut lp, 1.0);
+        f64::from(lp[classes[i]])
+    };
+    let gains: Vec<f64> = (0..classes.len()).map(|i| likely(i, a, b) - likely(i, 0.0, alone)).collect();
+    let (n, sum) = (gains.len() as f64, gains.iter().sum::<f64>());
+    let spread = gains.iter().map(|g| (g - sum / n).powi(2)).sum::<f64>().sqrt();
+    Joint { temperature: 1.0 / a.max(1e-4), blend: b, earns: a > 0.0 && sum > 1.0 && sum > SURE * spread }
 }
 
 #[cfg(test)]
