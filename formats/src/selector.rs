@@ -17,8 +17,10 @@
 //!   arXiv 2309.14763, Dynamic ConPET); payload: the LoRA's tensors plus [`WEIGHT`] `[tasks, dim]`
 //!   and [`BIAS`] `[tasks]`.
 
+mod fast;
 mod scorer;
 
+pub use fast::{FAST, Fast};
 pub use scorer::Scorer;
 
 use crate::head::log_softmax;

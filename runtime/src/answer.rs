@@ -128,6 +128,32 @@ impl Engine {
             .collect()
     }
 
+    /// Answers a text with a label by its n-grams alone, without a pass of the base; `None` where they are not sure
+    /// enough, or the task generates text.
+    ///
+    /// # Errors
+    /// If the text is empty or too long.
+    pub fn fast(&self, skills: &Skills, text: &str) -> Result<Option<Answer>> {
+        if !skills.selector().has_fast() {
+            return Ok(None);
+        }
+        Ok(Self::fast_of(skills, &self.prompt(text, None)?))
+    }
+
+    /// As [`Engine::fast`], for a tokenized input.
+    pub fn fast_of(skills: &Skills, prompt: &Prompt) -> Option<Answer> {
+        let (class, probability) = skills.selector().fast(prompt.words())?;
+        let (task, label) = skills.label_of(class)?;
+        Some(Answer {
+            label: skills.manifest().tasks[task].labels.get(label).cloned(),
+            probability,
+            task,
+            candidates: vec![Candidate { task, weight: probability, labels: vec![(task, label, 0.0)] }],
+            decision: None,
+            abstain: false,
+        })
+    }
+
     /// Answers prompts that have passed the trunk.
     ///
     /// # Errors

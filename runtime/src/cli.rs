@@ -13,6 +13,6 @@ mod sampling;
 pub use common::Common;
 pub(crate) use common::{need, task_of, task_or_choice};
 pub use inputs::InputArgs;
-pub(crate) use inputs::Inputs;
+pub(crate) use inputs::{Input, Inputs};
 pub(crate) use limit::{count_or_all, say_if_cut};
 pub use sampling::Sampling;

@@ -25,7 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Answer texts with labels.
-    Classify(InputArgs),
+    Classify(classify::ClassifyArgs),
     /// Answer texts with text.
     Generate(generate::GenerateArgs),
     /// Talk, turn by turn.

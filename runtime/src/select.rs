@@ -87,6 +87,22 @@ impl Selector {
         self.scorer.iter().flat_map(|s| &s.ngrams).map(Ngrams::len).sum()
     }
 
+    /// The class and its posterior by the n-grams alone, if they are sure enough to answer ([`selector::Fast`]).
+    pub fn fast(&self, words: Words<'_>) -> Option<(usize, f32)> {
+        let s = self.scorer.as_ref()?;
+        let fast = s.fast?;
+        let mut scores = vec![0.0; s.bias.len()];
+        for n in &s.ngrams {
+            n.add_scores(words, &mut scores);
+        }
+        Some(fast.best(scores)).filter(|(_, p)| *p >= fast.threshold)
+    }
+
+    /// Whether its n-grams may answer alone.
+    pub fn has_fast(&self) -> bool {
+        self.scorer.as_ref().is_some_and(|s| s.fast.is_some())
+    }
+
     /// The limits beyond which it refuses an input, if it has any.
     pub fn refusal(&self) -> Option<&Refusal> {
         self.scorer.as_ref()?.refusal.as_ref()

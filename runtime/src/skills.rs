@@ -215,6 +215,12 @@ impl Skills {
                 || entry.head.map(|h| self.head(h as usize)).transpose()?.is_some_and(|h| h.joins())))
     }
 
+    /// The task and the label of one of the selector's classes; `None` for a task that generates text.
+    pub fn label_of(&self, class: usize) -> Option<(usize, usize)> {
+        let task = *self.selector().class_task().get(class)?;
+        self.0.class_start[task].map(|start| (task, class - start))
+    }
+
     /// The selector's classes for a task's labels, if it scores them.
     pub fn own_classes(&self, task: usize) -> Option<Range<usize>> {
         self.0.class_start[task].map(|s| s..s + self.manifest().tasks[task].labels.len())

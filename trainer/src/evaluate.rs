@@ -126,6 +126,11 @@ impl Evaluator {
                             let label = tasks[truth].labels.iter().position(|l| *l == label).unwrap_or(usize::MAX);
                             let answer = |c: &[Candidate]| best_label(c).map(|(_, t, l)| (t, l));
                             let (want, got) = ((truth, label), answer(&chosen[i]));
+                            if let Some(f) = Engine::fast_of(skills, &self.sets[set].data.prompts[*row]) {
+                                out.tasks[truth].fast += 1;
+                                let fast = best_label(&f.candidates).map(|(_, t, l)| (t, l));
+                                out.tasks[truth].flips += usize::from(fast != got);
+                            }
                             labelled.push((want, got));
                             let p = best_label(&chosen[i]).map_or(0.0, |b| b.0);
                             sure.push((truth, (p, got == Some(want))));

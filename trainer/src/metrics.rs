@@ -43,6 +43,12 @@ pub struct TaskScores {
     /// Expected calibration error of its answers with labels.
     #[serde(default)]
     pub ece: Option<f64>,
+    /// Rows that n-grams alone are sure enough to answer (`--fast`).
+    #[serde(default)]
+    pub fast: usize,
+    /// Of these, rows that they answer otherwise.
+    #[serde(default)]
+    pub flips: usize,
 }
 
 /// Counts after one stage, one entry for each task of the stream; tasks not yet seen have no rows.

@@ -160,6 +160,17 @@ impl Report {
                     .map(|(n, t)| format!("{:>width$.1}", 100.0 * t.refused as f64 / (*n).max(1) as f64))
                     .collect();
                 let _ = writeln!(out, "{:>7}  {}", "refused", each.join("  "));
+                let (fast, flips) = s.tasks.iter().fold((0, 0), |sum, t| (sum.0 + t.fast, sum.1 + t.flips));
+                let rows: usize = s.rows.iter().sum();
+                if fast > 0 {
+                    let share = |n: usize| 100.0 * n as f64 / rows.max(1) as f64;
+                    let _ = writeln!(
+                        out,
+                        "  by n-grams alone (--fast): {:.1} % of rows, {:.2} % of all with another answer",
+                        share(fast),
+                        share(flips)
+                    );
+                }
                 if let Some(ece) = s.ece {
                     let _ = writeln!(out, "  expected calibration error {:.1} points", 100.0 * ece);
                 }

@@ -1,6 +1,6 @@
 //! A selector's payload, read and checked: what turns a feature into scores of classes.
 
-use super::{BIAS, CLASS_TASK, SelectorKind, WEIGHT};
+use super::{BIAS, CLASS_TASK, Fast, SelectorKind, WEIGHT};
 use crate::hidden::Hidden;
 use crate::mmap::Mapped;
 use crate::ngrams::{Ngrams, Table};
@@ -31,6 +31,8 @@ pub struct Scorer {
     pub class_task: Vec<usize>,
     /// Evidence from the tokens and characters themselves; none, one or two tables.
     pub ngrams: Vec<Ngrams>,
+    /// When the n-grams alone may answer.
+    pub fast: Option<Fast>,
     /// The space in which an input's likeness to classes is measured; without it, their scores are.
     pub root: Option<Root>,
     /// The limits beyond which an input is refused, if there are any.
@@ -95,6 +97,7 @@ impl Scorer {
         let start = weight.data.as_ptr() as usize - base;
         let (weight, bias) = (start..start + weight.data.len(), bias.to_f32());
         let refusal = Refusal::load(&map[range.clone()], n_tasks)?;
+        let fast = Fast::load(&map[range.clone()])?;
         let root = Root::load(&map, range.clone(), classes, dim)?;
         let novelty = match &root {
             Some(_) => None,
@@ -102,6 +105,6 @@ impl Scorer {
         };
         let tables = Table::ALL.map(|t| Ngrams::load(t, &map, range.clone(), classes));
         let ngrams = tables.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
-        Ok(Self { weight, ty, dim, hidden, bias, class_task, ngrams, root, refusal, novelty, map })
+        Ok(Self { weight, ty, dim, hidden, bias, class_task, ngrams, fast, root, refusal, novelty, map })
     }
 }

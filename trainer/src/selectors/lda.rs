@@ -23,6 +23,7 @@ use conpet_formats::Result;
 use conpet_formats::bundle::Draft;
 use conpet_formats::head::log_softmax;
 use conpet_formats::ngrams::{Gram, Table};
+use conpet_formats::selector::{FAST, Fast};
 use conpet_formats::tensors::{Tensors, TensorsWriter};
 
 settings! { "lda" Settings Flags {
@@ -88,6 +89,9 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
     gaussian.write(&mut payload)?;
     for ((_, counts), weight) in counts.iter().zip(&weights[1..]) {
         counts.write(own.ngram_weight * weight / weights[0], &mut payload)?;
+    }
+    if let Some(fast) = join.fast(&weights, &left_out).filter(|_| own.ngram_weight == 1.0) {
+        payload.add_f32(FAST, &[2], &[fast.temperature, fast.threshold])?;
     }
     payload.add_f32(CHOSEN, &[2], &[own.ngram_weight as f32, shrinkage as f32])?;
     let mut carried = TensorsWriter::new();
@@ -205,6 +209,49 @@ impl Joined<'_> {
                 None => return SHRINKAGES[at],
             }
         }
+    }
+
+    /// When the n-grams may answer alone: the least posterior of theirs above which so few rows left out get another
+    /// answer than from all witnesses that it is half a percent of all rows at most.
+    fn fast(&self, weights: &[f64], left_out: &LeftOut) -> Option<Fast> {
+        let n = self.stats.classes();
+        let usable: Vec<usize> = (0..self.sample.classes.len()).filter(|i| self.usable(*i)).collect();
+        if self.counts.is_empty() || usable.is_empty() {
+            return None;
+        }
+        let words = |i: &usize| {
+            let mut sum = vec![0.0f32; n];
+            for (((_, counts), (_, grams)), w) in self.counts.iter().zip(&self.sample.grams).zip(&weights[1..]) {
+                let scores = counts.left_out(&grams[*i], self.sample.classes[*i]);
+                sum.iter_mut().zip(scores).for_each(|(s, x)| *s += (*w / weights[0]) as f32 * x);
+            }
+            sum
+        };
+        let scores: Vec<Vec<f32>> = usable.iter().map(words).collect();
+        let row =
+            |(i, s): (&usize, &Vec<f32>)| Row { scores: vec![s.clone()], class: self.sample.classes[*i], weight: 1.0 };
+        let rows: Vec<Row> = usable.iter().zip(&scores).map(row).collect();
+        let temperature = 1.0 / weights::fit(&rows).0[0].max(1e-6) as f32;
+        let open = Fast { temperature, threshold: 0.0 };
+        let mut sure: Vec<(f32, bool)> = Vec::with_capacity(usable.len());
+        for (i, s) in usable.iter().zip(scores) {
+            let states = &left_out.scores[i * n..(i + 1) * n];
+            let all: Vec<f32> = states.iter().zip(&s).map(|(a, b)| a + b).collect();
+            let (class, p) = open.best(s);
+            sure.push((p, open.best(all).0 != class));
+        }
+        sure.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let most = sure.len() / 200;
+        // Above 1, where not even the surest may answer.
+        let (mut threshold, mut flips) = (2.0, 0);
+        for (p, flipped) in sure {
+            flips += usize::from(flipped);
+            if flips > most {
+                break;
+            }
+            threshold = p;
+        }
+        Some(Fast { temperature, threshold })
     }
 
     /// The novelty of each task's rows of the sample, to their own task.
