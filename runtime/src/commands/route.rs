@@ -24,7 +24,7 @@ pub(super) fn run(a: &InputArgs, stop: &Stop) -> Result<ExitStatus> {
     let tasks = &skills.manifest().tasks;
     let mut reads: Vec<String> = feature.parts.iter().map(|p| format!("{}:{}", p.layer, p.pool)).collect();
     if selector.ngrams() > 0 {
-        reads.push(format!("{} token n-grams", selector.ngrams()));
+        reads.push(format!("{} n-grams", selector.ngrams()));
     }
     let answer = |text: &str| {
         let begin = Instant::now();
