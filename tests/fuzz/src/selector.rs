@@ -92,13 +92,13 @@ fn length(root: &Root, feature: &[f32]) -> f32 {
 }
 
 fn verdict(refusal: &Refusal, novelties: &[f32]) {
-    assert_eq!((0..TASKS).map(|t| refusal.rows(t)).count(), TASKS);
+    let fewest = (0..TASKS).map(|t| refusal.rows(t)).min().unwrap();
     assert!((0.0..=1.0).contains(&refusal.share()));
     let mut before = 1.0;
     for more in [0.0, 1.0, 1e6] {
         let further: Vec<f32> = novelties.iter().map(|n| n + more).collect();
         let (p, refused) = refusal.verdict(&further);
-        assert!(p > 0.0 && p <= before, "{p} after {before}");
+        assert!(p * (1 + fewest) as f32 > 0.999 && p <= before, "{p} after {before}, {fewest} rows");
         assert!(!(refused && refusal.unsure().next().is_some()), "refused, though a task promises nothing");
         before = p;
     }
