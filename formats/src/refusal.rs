@@ -12,8 +12,8 @@
 //! `α` of the task's rows are refused. That takes 45 rows at `α = 0.05`; a task with fewer promises nothing, and
 //! while there is such a task nothing is refused: any input might be its own.
 //!
-//! Payload, beside a selector's weights: [`NOVELTIES`] F32, ascending within each task, [`ROWS`] I32 `[tasks]` and
-//! [`SHARE`] F32 `[1]`, which is `α`.
+//! Payload, beside a selector's weights: [`NOVELTIES`] F32, ascending within each task (left out if there are none,
+//! because no tensor is empty), [`ROWS`] I32 `[tasks]` and [`SHARE`] F32 `[1]`, which is `α`.
 
 use crate::tensors::{Tensors, TensorsWriter};
 use crate::{Code, Error, Result};
@@ -55,7 +55,8 @@ impl Refusal {
         let need = |name: &str| {
             t.get(name).map(|t| t.to_f32()).ok_or_else(|| Error::new(Code::Missing, format!("no tensor {name:?}")))
         };
-        let (rows, all, share) = (rows.to_i32(), need(NOVELTIES)?, need(SHARE)?);
+        let (rows, share) = (rows.to_i32(), need(SHARE)?);
+        let all = if rows.iter().all(|n| *n == 0) { Vec::new() } else { need(NOVELTIES)? };
         let sum = rows.iter().try_fold(0usize, |sum, n| sum.checked_add(usize::try_from(*n).ok()?));
         if sum != Some(all.len()) || rows.len() != n_tasks || share.len() != 1 {
             return Err(Error::new(
@@ -86,7 +87,9 @@ impl Refusal {
     pub fn write(&self, w: &mut TensorsWriter<'_>) -> Result<()> {
         let all = self.tasks.concat();
         let rows: Vec<i32> = self.tasks.iter().map(|t| t.len() as i32).collect();
-        w.add_f32(NOVELTIES, &[all.len()], &all)?;
+        if !all.is_empty() {
+            w.add_f32(NOVELTIES, &[all.len()], &all)?;
+        }
         w.add_i32(ROWS, &[rows.len()], &rows)?;
         w.add_f32(SHARE, &[1], &[self.share])
     }
@@ -184,6 +187,12 @@ mod tests {
         assert_eq!(Refusal::load(&payload, 3).unwrap(), Some(r));
         assert_eq!(Refusal::load(&payload, 2).unwrap_err().code(), Code::Shape);
         assert_eq!(Refusal::load(&TensorsWriter::new().finish().unwrap(), 2).unwrap(), None);
+        let none = Refusal::new(0.1, vec![vec![], vec![]]);
+        let mut w = TensorsWriter::new();
+        none.write(&mut w).unwrap();
+        let read = Refusal::load(&w.finish().unwrap(), 2).unwrap().unwrap();
+        assert_eq!((read.verdict(&[1e9, 1e9]), read.unsure().count()), ((1.0, false), 2), "no rows, no promise");
+        assert_eq!(read, none);
         let made = |novelties: &[f32], rows: &[i32], share: f32| {
             let mut w = TensorsWriter::new();
             w.add_f32(NOVELTIES, &[novelties.len()], novelties).unwrap();

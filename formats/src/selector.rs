@@ -10,9 +10,9 @@
 //!   the tasks, read from frozen trunk features; payload tensors [`WEIGHT`] `[classes, dim]`,
 //!   [`BIAS`] `[classes]` and [`CLASS_TASK`] `[classes]` (I32, index into the bundle's task list,
 //!   ascending). A hidden layer may come before the weights ([`crate::hidden`]: `mlp`, `ridge` with
-//!   random features); `lda` may have token n-grams beside them ([`crate::ngrams`]), whose scores
-//!   are added before the temperature; any may measure how unlike all classes an input is
-//!   ([`crate::novelty`]);
+//!   random features); `lda` may have n-grams beside them ([`crate::ngrams`]), whose scores
+//!   are added before the temperature; any may measure how unlike each task an input is
+//!   ([`crate::novelty`]), and refuse it ([`crate::refusal`]);
 //! * `conpet`: a LoRA of its own on the base and a T-way linear head (Song et al. 2023,
 //!   arXiv 2309.14763, Dynamic ConPET); payload: the LoRA's tensors plus [`WEIGHT`] `[tasks, dim]`
 //!   and [`BIAS`] `[tasks]`.

@@ -2,13 +2,14 @@
 //! without a message.
 
 use conpet_formats::bundle::Bundle;
-use conpet_formats::ngrams::SCALE;
+use conpet_formats::ngrams::Table;
+use conpet_formats::refusal::Refusal;
 use conpet_formats::tensors::Tensors;
 use conpet_tests::{program, tiny_base, tiny_stream};
 use std::path::Path;
 use std::process::Command;
 
-const OWN: &str = "--trunk 1 --margin 0.9 --top-k 3 --ngram-weight 3";
+const OWN: &str = "--trunk 1 --margin 0.9 --top-k 3 --ngram-weight 3 --abstain 0.2";
 const USUAL: &str = "--epochs 1 --lr 5e-3 --threads 2";
 
 /// Exit code and standard error of `conpet-train` in a folder.
@@ -38,10 +39,21 @@ fn a_plain_add_decides_as_the_bundle_did() {
     let bundle = Bundle::open(&at.join("two.cpb")).unwrap();
     let s = &bundle.manifest().selector;
     assert_eq!((s.margin.as_str(), s.top_k, bundle.manifest().tasks.len()), ("0.9", 3, 3));
-    let payload = Tensors::parse(bundle.section(s.section.unwrap()).unwrap()).unwrap();
-    assert_eq!(payload.get(SCALE).unwrap().to_f32()[0], 3.0);
+    let payload = bundle.section(s.section.unwrap()).unwrap();
+    assert_eq!(Refusal::load(payload, 3).unwrap().unwrap().share(), 0.2);
     // The result is the same as if all tasks had been learned in one stream.
     assert!(std::fs::read(at.join("two.cpb")).unwrap() == std::fs::read(at.join("whole.cpb")).unwrap());
+    // The weight of n-grams is a multiple of the fitted one.
+    let once = OWN.replace("--ngram-weight 3", "--ngram-weight 1");
+    let (code, err) = train(at, &format!("stream stream -m base.gguf -b once.cpb {once} {USUAL}"));
+    assert_eq!(code, Some(0), "{err}");
+    let once = Bundle::open(&at.join("once.cpb")).unwrap();
+    let [three, one] = [&bundle, &once].map(|b| {
+        let payload = Tensors::parse(b.section(b.manifest().selector.section.unwrap()).unwrap()).unwrap();
+        Table::ALL.map(|t| payload.get(&t.tensor("scale")).unwrap().to_f32()[0])
+    });
+    assert!(one.iter().sum::<f32>() > 0.0, "{one:?}");
+    assert!(three.iter().zip(&one).all(|(t, o)| (t - 3.0 * o).abs() <= 1e-4 * t), "{three:?} for {one:?}");
 }
 
 #[test]
@@ -58,7 +70,8 @@ fn what_conflicts_with_the_bundle_or_has_no_effect_is_refused_by_name() {
         ("--margin 0.5", ["--margin", "0.9"]),
         ("--top-k 2", ["--top-k", "3"]),
         ("--ngram-weight 1", ["--ngram-weight", "3"]),
-        ("--selector-feature 1:last", ["--selector-feature", "1:mean"]),
+        ("--abstain 0.05", ["--abstain", "0.2"]),
+        ("--selector-feature 1:last", ["--selector-feature", "0:mean+1:mean"]),
         ("--ewc-lambda 3", ["--ewc-lambda", "no effect"]),
         ("--selector-hidden 3", ["--selector-hidden", "no effect"]),
         ("--name x", ["--name", "no effect"]),
@@ -71,7 +84,7 @@ fn what_conflicts_with_the_bundle_or_has_no_effect_is_refused_by_name() {
     assert!(before == std::fs::read(at.join("two.cpb")).unwrap());
     // Settings that agree are not a conflict, however they are spelled; a file's settings without effect are named.
     std::fs::write(at.join("c.toml"), "trunk = -1\nmargin = 0.9\newc_lambda = 3.0\nlwf_lambda = 1.0\n").unwrap();
-    let (code, err) = train(at, &format!("{add} --selector-feature trunk:mean --ngram-weight 3 --config c.toml"));
+    let (code, err) = train(at, &format!("{add} --selector-feature auto --ngram-weight 3 --config c.toml"));
     assert_eq!(code, Some(0), "{err}");
     assert!(err.contains("ewc_lambda") && !err.contains("lwf_lambda") && !err.contains("margin"), "{err}");
 }

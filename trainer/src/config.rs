@@ -97,7 +97,11 @@ impl Config {
         let selects_by_replay = own.contains(&"selector") && self.methods.dynamic.common.selector == "conpet";
         let replays = method.traits.replays || selects_by_replay;
         let replay = services::replay::Settings::keys();
+        // Where no module is trained, the seed draws a sample of rows and nothing else of a module matters.
+        let kept = [&["modules", "trunk", "seed"], services::prepare::Settings::keys().as_slice()].concat();
+        let trains = self.services.module.modules == Modules::Train;
         let services = self.services.in_effect().into_iter().filter(|k| replays || !replay.contains(k));
+        let services = services.filter(|k| trains || kept.contains(k));
         RunSettings::keys().into_iter().chain(services).chain(own).collect()
     }
 }
@@ -107,6 +111,7 @@ mod tests {
     use super::*;
     use crate::method::METHODS;
     use crate::selectors::SELECTORS;
+    use conpet_formats::gguf::Gguf;
     use std::collections::BTreeSet;
 
     /// Fails if a setting has no effect on any run, or if a list of effective settings names something that is
@@ -127,6 +132,39 @@ mod tests {
         assert_eq!(runs.iter().flatten().copied().collect::<BTreeSet<_>>(), all);
         for key in ["ewc_lambda", "memory", "selector", "margin", "ngram_weight", "selector_hidden", "lae_keep"] {
             assert!(runs.iter().any(|r| !r.contains(key)), "{key}");
+        }
+        let mut quick = Config::default();
+        quick.services.module.modules = Modules::None;
+        let quick: BTreeSet<&str> = quick.in_effect().into_iter().collect();
+        for key in ["modules", "trunk", "seed", "max_len", "subset", "ngram_weight", "abstain", "threads", "score"] {
+            assert!(quick.contains(key), "{key}");
+        }
+        for key in ["epochs", "lr", "batch", "pet", "rank", "sites", "head", "head_lr", "checkpoint_every", "memory"] {
+            assert!(!quick.contains(key), "{key} has no effect where nothing is trained");
+        }
+    }
+
+    #[test]
+    fn labels_by_the_closed_form_take_a_selector_that_scores_them() {
+        let spec = ModelSpec::from_gguf(
+            &Gguf::parse(&conpet_formats::tiny::base(&conpet_formats::tiny::TinyConfig::default()).unwrap()).unwrap(),
+        )
+        .unwrap();
+        let check = |settings: &str| {
+            let with = |c: Config, one: &str| {
+                let (name, value) = one.split_once('=').unwrap();
+                c.set(name, value).unwrap()
+            };
+            settings.split_whitespace().fold(Config::default(), with).check(&spec)
+        };
+        for selector in SELECTORS.iter().filter(|s| s.kind.scores_classes()) {
+            check(&format!("modules=none selector={}", selector.kind.name())).unwrap();
+        }
+        for other in ["method=per-task", "method=ewc", "selector=uniform", "selector=task", "selector=conpet"] {
+            check(other).unwrap();
+            let e = check(&format!("modules=none {other}")).unwrap_err();
+            let named = other.split_once('=').unwrap().1;
+            assert!(e.to_string().contains("--modules none") && e.to_string().contains(named), "{e}");
         }
     }
 }

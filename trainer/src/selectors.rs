@@ -38,7 +38,9 @@ use conpet_formats::bundle::manifest::SelectorEntry;
 use conpet_formats::decimal::Decimal;
 use conpet_formats::feature::FeatureSpec;
 use conpet_formats::model_spec::ModelSpec;
+use conpet_formats::refusal::SHARE;
 use conpet_formats::selector::SelectorKind;
+use conpet_formats::tensors::Tensors;
 use fitting::Fit;
 
 /// Fits the draft's selector after a task was added to it; false if it was stopped.
@@ -163,6 +165,9 @@ impl Settings {
         let Some((feature, payload)) = entry.feature.as_ref().zip(payload) else { return Ok(self) };
         self.common.selector_feature = module::feature_text(feature);
         (self.common.margin, self.common.top_k) = (entry.margin.to_f64(), entry.top_k);
+        if let Some(share) = Tensors::parse(payload)?.get(SHARE).and_then(|t| t.to_f32().first().copied()) {
+            self.common.abstain = lda::as_stored(share);
+        }
         match entry.kind {
             SelectorKind::Lda => self.lda.ngram_weight = lda::stored_weight(payload)?,
             SelectorKind::Ridge => self.ridge.random_features = ridge::stored_units(payload, feature.dim(hidden))?,
@@ -180,6 +185,7 @@ impl Settings {
         let feature = self.common.feature(spec, trunk)?;
         out.common.selector_feature = module::feature_text(&feature);
         out.common.margin = Decimal::from_f64(self.common.margin).to_f64();
+        out.common.abstain = lda::as_stored(self.common.abstain as f32);
         out.lda.ngram_weight = lda::as_stored(self.lda.ngram_weight as f32);
         Ok(out)
     }

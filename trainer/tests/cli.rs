@@ -39,6 +39,8 @@ fn settings_stand_under_the_heading_of_what_they_belong_to() {
         ("Training:", "--adam-eps", "Rows:"),
         ("LoRA:", "--rank", "Head:"),
         ("lda:", "--ngram-weight", "ridge:"),
+        ("lda:", "--calibration-rows", "ridge:"),
+        ("Module:", "--modules", "LoRA:"),
         ("ewc:", "--fisher-rows", "lwf:"),
     ] {
         assert!(line(heading) < line(flag) && line(flag) < line(next), "{flag} is not under {heading}");
@@ -54,12 +56,16 @@ fn printed_settings_are_read_back() {
     std::fs::write(&file, &printed).unwrap();
     assert_eq!(run(&["stream", "--print-config", "--config", file.to_str().unwrap()]), printed);
     // The names of every release so far.
-    let names = "abstain activations adam_eps align_ridge alpha batch centroid checkpoint_every clip crl_bank \
+    let names = "abstain activations adam_eps align_ridge alpha batch calibration_rows centroid checkpoint_every clip crl_bank \
                  crl_temperature dropout epochs ewc_lambda fisher_rows head head_feature head_lr lae_experts lae_freeze \
-                 lae_keep lr lwf_lambda lwf_temperature margin max_len memory memory_repeat method name ngram_weight \
+                 lae_keep lr lwf_lambda lwf_temperature margin max_len memory memory_repeat method modules name ngram_weight \
                  o_lora_lambda params pet random_features rank replay_limit schedule score seed select selector \
                  selector_feature selector_hidden selector_memory selector_steps shrinkage sites subset test_subset threads \
                  top_k trunk warmup weight_decay weights";
+    // A short form of a setting is printed as the setting.
+    let quick = run(&["stream", "--print-config", "--quick"]);
+    assert_eq!(quick, run(&["stream", "--print-config", "--modules", "none"]));
+    assert!(quick.contains("modules = \"none\"") && printed.contains("modules = \"train\""), "{quick}");
     let mut keys: Vec<&str> = printed.lines().filter_map(|l| l.split_once(" = ")).map(|l| l.0).collect();
     keys.sort_unstable();
     assert_eq!(keys, names.split_whitespace().collect::<Vec<_>>());

@@ -189,7 +189,7 @@ fn tasks(m: &Manifest) -> Result<()> {
         let classifies = t.kind == TaskKind::Classification;
         if classifies == t.labels.is_empty() || !classifies && t.head.is_some() {
             return Err(value(format!(
-                "{who}: a classification task has labels and a head, a generation task neither"
+                "{who}: a classification task has labels, a generation task has neither labels nor a head"
             )));
         }
         if t.by_selector() && (t.module.is_some() || !m.selector.kind.scores_classes()) {

@@ -5,11 +5,15 @@ use super::case::{Case, Want};
 use super::forge::{HIDDEN, TASKS, base, config, put, selector, selector_of};
 use Want::{Fine, Refused};
 use conpet_formats::Code::{self, BaseMismatch, Cap, Magic, Missing, NotFinite, Shape, Type, Value};
+use conpet_formats::ngrams::Table;
 use conpet_formats::quant::QuantType;
 use conpet_formats::selector::{BIAS, CLASS_TASK, WEIGHT};
 use conpet_formats::tensors::TensorsWriter;
 use conpet_formats::tiny::{self, TinyArch, TinyConfig};
-use conpet_formats::{hidden, ngrams, novelty};
+use conpet_formats::{hidden, novelty, refusal};
+
+/// Values of a root in one panel.
+const ROOT: usize = HIDDEN * HIDDEN;
 
 /// A good selector's tensors, some of them left out.
 fn parts(without: &str) -> TensorsWriter<'static> {
@@ -42,15 +46,51 @@ fn random(size: i32, dim: usize) -> Vec<u8> {
     })
 }
 
-/// Token n-grams of two grams, with another weight and smoothing.
-fn grams(scale: [f32; 2], counts: [i32; 2]) -> Vec<u8> {
+/// A table of two n-grams, with another weight and smoothing.
+fn grams(table: Table, scale: [f32; 2], counts: [i32; 2]) -> Vec<u8> {
+    table_of(table, &[-1, 7, 7, 8], scale, counts)
+}
+
+fn table_of(table: Table, keys: &[i32], scale: [f32; 2], counts: [i32; 2]) -> Vec<u8> {
     beside(|w| {
-        w.add_i32(ngrams::KEYS, &[2, 2], &[-1, 7, 7, 8]).unwrap();
-        w.add_i32(ngrams::FIRST, &[3], &[0, 1, 2]).unwrap();
-        w.add_i32(ngrams::CLASSES, &[2], &[0, 3]).unwrap();
-        w.add_i32(ngrams::COUNTS, &[2], &counts).unwrap();
-        w.add_i32(ngrams::TOTALS, &[4], &[1, 0, 0, 2]).unwrap();
-        w.add_f32(ngrams::SCALE, &[2], &scale).unwrap();
+        w.add_i32(&table.tensor("keys"), &[2, 2], keys).unwrap();
+        w.add_i32(&table.tensor("first"), &[3], &[0, 1, 2]).unwrap();
+        w.add_i32(&table.tensor("classes"), &[2], &[0, 3]).unwrap();
+        w.add_i32(&table.tensor("counts"), &[2], &counts).unwrap();
+        w.add_i32(&table.tensor("totals"), &[4], &[1, 0, 0, 2]).unwrap();
+        w.add_f32(&table.tensor("scale"), &[2], &scale).unwrap();
+    })
+}
+
+/// A space for angles, with its root in `root` values, for a mean of `dim` and these shifts.
+fn space(root: usize, dim: usize, shift: &[f32]) -> Vec<u8> {
+    beside(|w| {
+        w.add_f16(novelty::ROOT, &[root], &vec![0.5; root]).unwrap();
+        w.add_f32(novelty::MEAN, &[dim], &vec![0.25; dim]).unwrap();
+        w.add_f32(novelty::SHIFT, &[shift.len()], shift).unwrap();
+    })
+}
+
+/// Calibration rows of tasks, and what share of them may be refused.
+fn rows(novelties: &[f32], rows: &[i32], share: f32) -> Vec<u8> {
+    beside(|w| {
+        w.add_f32(refusal::NOVELTIES, &[novelties.len()], novelties).unwrap();
+        w.add_i32(refusal::ROWS, &[rows.len()], rows).unwrap();
+        w.add_f32(refusal::SHARE, &[1], &[share]).unwrap();
+    })
+}
+
+/// The keys of a table without the rest of it.
+fn alone_keys(table: Table) -> Vec<u8> {
+    beside(|w| w.add_i32(&table.tensor("keys"), &[2, 2], &[-1, 7, 7, 8]).unwrap())
+}
+
+/// A payload with one tensor alone of those that go together.
+fn alone(name: &str, size: usize) -> Vec<u8> {
+    beside(|w| match name {
+        novelty::ROOT => w.add_f16(name, &[size], &vec![0.5; size]).unwrap(),
+        refusal::ROWS => w.add_i32(name, &[size], &vec![1; size]).unwrap(),
+        _ => w.add_f32(name, &[size], &vec![0.5; size]).unwrap(),
     })
 }
 
@@ -88,9 +128,40 @@ pub(crate) fn cases() -> Vec<Case> {
     };
     add("S04", "NaN in the first row", nan(0), NotFinite);
     add("S04", "NaN in the last row", nan(2 * TASKS * HIDDEN - 1), NotFinite);
-    add("S04", "a smoothing of almost nothing", grams([1.0, 1e-30], [1, 2]), Value);
-    add("S04", "a negative weight of n-grams", grams([-1.0, 0.5], [1, 2]), Value);
-    add("S04", "n-grams never seen", grams([1.0, 0.5], [1, 0]), Value);
+    for table in Table::ALL {
+        let add = &mut |what: &str, bytes, code| add("S04", &format!("{table:?}: {what}"), bytes, code);
+        add("a smoothing of almost nothing", grams(table, [1.0, 1e-30], [1, 2]), Value);
+        add("a negative weight of n-grams", grams(table, [-1.0, 0.5], [1, 2]), Value);
+        add("n-grams never seen", grams(table, [1.0, 0.5], [1, 0]), Value);
+        add("one n-gram twice", table_of(table, &[7, 8, 7, 8], [1.0, 0.5], [1, 2]), Value);
+        add("n-grams without their counts", alone_keys(table), Missing);
+    }
+    add("S01", "a root for features of another width", space(ROOT - HIDDEN, HIDDEN - 1, &[0.5; 4]), Shape);
+    add("S01", "a root of one value too few", space(ROOT - 1, HIDDEN, &[0.5; 4]), Shape);
+    add("S01", "a mean of another width than the root", space(ROOT, HIDDEN + 1, &[0.5; 4]), Shape);
+    add("S02", "three lengths of four classes", space(ROOT, HIDDEN, &[0.5; 3]), Shape);
+    add("S02", "a root without its mean", alone(novelty::ROOT, ROOT), Missing);
+    add(
+        "S02",
+        "a root of F32",
+        beside(|w| {
+            w.add_f32(novelty::ROOT, &[ROOT], &[0.5; ROOT]).unwrap();
+            w.add_f32(novelty::MEAN, &[HIDDEN], &[0.5; HIDDEN]).unwrap();
+            w.add_f32(novelty::SHIFT, &[4], &[0.5; 4]).unwrap();
+        }),
+        Type,
+    );
+    add("S04", "a class at a length below 0", space(ROOT, HIDDEN, &[0.5, -0.5, 0.5, 0.5]), Value);
+    add("S02", "calibration rows of three tasks", rows(&[1.0, 2.0], &[1, 1, 0], 0.05), Shape);
+    add("S02", "more calibration rows than there are", rows(&[1.0, 2.0], &[1, 2], 0.05), Shape);
+    add("S02", "fewer calibration rows than there are", rows(&[1.0, 2.0], &[1, 0], 0.05), Shape);
+    add("S02", "-1 calibration rows", rows(&[1.0, 2.0], &[3, -1], 0.05), Shape);
+    add("S02", "2^31-1 calibration rows, twice", rows(&[1.0, 2.0], &[i32::MAX, i32::MAX], 0.05), Shape);
+    add("S02", "calibration rows without their novelties", alone(refusal::ROWS, TASKS), Missing);
+    add("S04", "novelties that do not ascend", rows(&[2.0, 1.0, 3.0], &[2, 1], 0.05), Value);
+    add("S04", "a share of refusals above 1", rows(&[1.0, 2.0], &[1, 1], 1.5), Value);
+    add("S04", "a share of refusals below 0", rows(&[1.0, 2.0], &[1, 1], -0.5), Value);
+    add("S04", "a novelty that is NaN", rows(&[1.0, f32::NAN], &[1, 1], 0.05), NotFinite);
     add(
         "S04",
         "a form without its shift",
@@ -107,7 +178,18 @@ pub(crate) fn cases() -> Vec<Case> {
     let zero = beside(|_| ());
     let fine = |id, what: &str, bytes| Case::new(Selector, id, what, bytes, Fine);
     c.push(fine("S02", "a selector as it should be", selector(TASKS)));
-    c.push(fine("S02", "n-grams as they should be", grams([1.0, 0.5], [1, 2])));
+    for table in Table::ALL {
+        c.push(fine("S02", &format!("{table:?} as they should be"), grams(table, [1.0, 0.5], [1, 2])));
+    }
+    c.push(fine("S02", "a space as it should be", space(ROOT, HIDDEN, &[0.5; 4])));
+    c.push(fine("S02", "classes at the mean of all rows", space(ROOT, HIDDEN, &[0.0; 4])));
+    c.push(fine("S02", "calibration rows as they should be", rows(&[2.0, 3.0, 1.0], &[2, 1], 0.05)));
+    c.push(fine("S02", "a task without calibration rows", rows(&[2.0, 3.0], &[2, 0], 1.0)));
+    c.push(fine(
+        "S02",
+        "the form of earlier releases",
+        beside(|w| novelty::Novelty::new(vec![1.0; 4], vec![0.5; 10], 0.5).write(w).unwrap()),
+    ));
     let mut rowless = zero;
     let begin = rowless.len() - 2 * TASKS * HIDDEN * 4;
     put(&mut rowless, begin, &[0; 4 * HIDDEN]);

@@ -27,13 +27,13 @@ pub(super) fn enter(
     before: Option<&[u8]>,
 ) -> Result<()> {
     let dim = feature_dim(services);
+    let task = class_task(draft);
+    let first = task.iter().position(|t| *t as usize == new.task).unwrap_or(0);
     let mut sample = match before {
-        Some(b) => Sample::read(b, dim).map_err(|e| e.in_section("selector sample"))?,
+        Some(b) => Sample::read(b, dim, first, &[]).map_err(|e| e.in_section("selector sample"))?,
         None => None,
     }
     .unwrap_or_default();
-    let task = class_task(draft);
-    let first = task.iter().position(|t| *t as usize == new.task).unwrap_or(0);
     let classes: Vec<usize> = new.valid.classes.iter().map(|c| first + c).collect();
     sample.add(&new.valid.features, &classes, &[], ROWS, services.settings().training.seed);
     sample.write(&mut carried)?;

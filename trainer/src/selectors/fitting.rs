@@ -21,8 +21,8 @@ settings! { "Selector" Settings Flags {
     /// small memory of features); conpet (a module and a T-way head of its own, trained with replay); uniform
     /// (all modules run); task (named by the caller).
     selector: String = SelectorKind::Lda.name().into(), any();
-    /// The feature that the selector reads, in the same form as head-feature; auto is trunk:mean, and last:mean
-    /// on an encoder, whose last states are made to be pooled.
+    /// The feature that the selector reads, in the same form as head-feature; auto is the means of three layers, the
+    /// last ones of an encoder, whose states there are made to be pooled.
     selector_feature: String = "auto".into(), any();
     /// Most candidate modules to run if the selector is unsure.
     top_k: u32 = 2, at_least_one();

@@ -66,8 +66,9 @@ pub(super) fn fit(services: &mut Services<'_>, own: &Settings, draft: &mut Draft
         rows.iter().zip(&classes).for_each(|(grams, c)| counts.add(grams, *c));
         grams.push((*table, rows));
     }
+    let kept: Vec<Table> = counts.iter().map(|(t, _)| *t).collect();
     let mut sample = match before {
-        Some((_, carried)) => Sample::read(carried, dim).map_err(|e| e.in_section("selector sample"))?,
+        Some((_, carried)) => Sample::read(carried, dim, first, &kept).map_err(|e| e.in_section("selector sample"))?,
         None => None,
     }
     .unwrap_or_default();
@@ -181,7 +182,8 @@ impl Joined<'_> {
             // No row can be left out. The states count as they are, the words a little.
             w = [1.0, 0.4, 0.2][..=self.counts.len()].to_vec();
         }
-        w[0] = w[0].max(1e-4);
+        // The others are written relative to the states'.
+        w[0] = w.iter().fold(1e-4, |least, v| (1e-3 * v).max(least)).max(w[0]);
         (w, cost)
     }
 

@@ -53,7 +53,8 @@ impl Counts {
             }
             known += times as f32;
             for (c, count) in entries {
-                let count = count - if *c == class as i32 { times } else { 0 };
+                // A damaged sample may have grams that were never counted.
+                let count = (count - if *c == class as i32 { times } else { 0 }).max(0);
                 log_p[*c as usize] += times as f32 * (count as f32 / SMOOTHING).ln_1p();
             }
         }

@@ -73,23 +73,31 @@ impl Sample {
         Ok(())
     }
 
-    /// Reads a sample of features of length `dim`; `None` if the payload has none, as in bundles of earlier versions.
+    /// Reads a sample of features of length `dim` and of these tables, of rows of the first `known` classes; `None` if
+    /// the payload has none, as in bundles of earlier versions.
     ///
     /// # Errors
-    /// If tensors are missing or do not fit.
-    pub fn read(payload: &[u8], dim: usize) -> Result<Option<Self>> {
+    /// If tensors are missing or do not fit, or tables are others.
+    pub fn read(payload: &[u8], dim: usize, known: usize, tables: &[Table]) -> Result<Option<Self>> {
         let t = Tensors::parse(payload)?;
         let Some(rows) = t.get(ROWS) else { return Ok(None) };
         let need = |name: &str| t.get(name).ok_or_else(|| Error::new(Code::Missing, format!("no tensor {name:?}")));
         let (rows, classes) = (rows.to_f32(), need(CLASSES)?.to_i32());
         let n = classes.len();
-        let misfit = || Error::new(Code::Shape, format!("a sample of {n} rows does not fit features of {dim}"));
-        if rows.len() != n * dim || classes.iter().any(|c| *c < 0) {
+        let misfit = || {
+            let what = format!("a sample of {n} rows does not fit features of {dim}, {known} classes and {tables:?}");
+            Error::new(Code::Shape, what)
+        };
+        if rows.len() != n * dim || classes.iter().any(|c| usize::try_from(*c).map_or(true, |c| c >= known)) {
             return Err(misfit());
         }
         let mut grams = Vec::new();
         for table in Table::ALL {
-            let Some(keys) = t.get(&table.tensor("sample.keys")) else { continue };
+            let keys = t.get(&table.tensor("sample.keys"));
+            if keys.is_some() != tables.contains(&table) {
+                return Err(misfit());
+            }
+            let Some(keys) = keys else { continue };
             let (keys, first) = (keys.to_i32(), need(&table.tensor("sample.first"))?.to_i32());
             if first.len() != n + 1 {
                 return Err(misfit());
@@ -131,8 +139,14 @@ mod tests {
         let mut w = TensorsWriter::new();
         s.write(&mut w).unwrap();
         let payload = w.finish().unwrap();
-        assert_eq!(Sample::read(&payload, 2).unwrap(), Some(s));
-        assert_eq!(Sample::read(&payload, 3).unwrap_err().code(), Code::Shape);
-        assert_eq!(Sample::read(&TensorsWriter::new().finish().unwrap(), 2).unwrap(), None);
+        let read = |dim, known, tables: &[Table]| Sample::read(&payload, dim, known, tables);
+        assert_eq!(read(2, 4, &Table::ALL).unwrap(), Some(s));
+        for (dim, known, tables) in
+            [(3, 4, Table::ALL.as_slice()), (2, 3, &Table::ALL), (2, 4, &[Table::Tokens]), (2, 4, &[])]
+        {
+            let e = read(dim, known, tables).unwrap_err();
+            assert_eq!(e.code(), Code::Shape, "{dim} {known} {tables:?}");
+        }
+        assert_eq!(Sample::read(&TensorsWriter::new().finish().unwrap(), 2, 4, &Table::ALL).unwrap(), None);
     }
 }
