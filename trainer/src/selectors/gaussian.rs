@@ -39,7 +39,9 @@ impl Gaussian {
     /// # Errors
     /// If the covariance is singular even so.
     pub fn new(s: &Stats, shrinkage: f64) -> Result<Self> {
-        Self::with(s, shrunk(s.covariance_within(), s.dim, shrinkage), shrinkage)
+        // Classes of one row each have nothing within: then the spread of all rows stands for it.
+        let covariance = if s.rows() > s.classes() as u64 { s.covariance_within() } else { s.covariance_of_all() };
+        Self::with(s, shrunk(covariance, s.dim, shrinkage), shrinkage)
     }
 
     /// With another covariance, a lower triangle by rows, of which a row's own share is `1 - shrinkage`.
@@ -233,6 +235,21 @@ mod tests {
             // Exact without shrinkage; with it the diagonal is taken as it is.
             let part = if shrinkage > 0.0 { 0.35 } else { 1e-3 };
             assert!(wrong < part * moved, "γ {shrinkage}: off by {wrong} of {moved}");
+        }
+    }
+
+    #[test]
+    fn one_row_a_class_is_enough_to_score() {
+        let (x, _) = rows(4);
+        let mut s = Stats::new(4);
+        s.grow(3);
+        s.add(&x[..12], &[0, 1, 2]);
+        let g = Gaussian::new(&s, 0.95).unwrap();
+        assert!(g.root.iter().all(|v| v.abs() < 6e4), "it fits into half precision: {:?}", g.root);
+        let scores = g.scores();
+        for (c, x) in x[..12].chunks_exact(4).enumerate() {
+            let got = scores.of(x);
+            assert!((0..3).all(|k| k == c || got[k] < got[c]), "{c}: {got:?}");
         }
     }
 
