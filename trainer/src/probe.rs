@@ -8,7 +8,7 @@ use crate::selectors::{Counts, Stats, lda};
 use crate::services::module::feature;
 use crate::services::prepare::{Split, bare};
 use crate::settings::automatic::Trunk;
-use crate::stream::Task;
+use crate::stream::{self, Task};
 use conpet_formats::Result;
 use conpet_formats::feature::{FeatureSpec, StateNorm};
 use conpet_formats::mmap::Mapped;
@@ -62,7 +62,7 @@ struct Features {
 /// Probes every feature with every shrinkage and every weight of the token n-grams.
 ///
 /// # Errors
-/// If a feature is malformed, or a covariance is singular.
+/// If a feature is malformed, a covariance is singular, or a task has no validation rows.
 pub fn probe(
     engine: &Engine,
     tasks: &[Task],
@@ -70,6 +70,7 @@ pub fn probe(
     wanted: &Wanted<'_>,
     tick: &mut dyn FnMut(&str),
 ) -> Result<Vec<Probe>> {
+    stream::need_valid(tasks, "probe")?;
     let spec = &engine.base.spec;
     let trunk = Trunk::Third.layers(spec.n_layer);
     let parse = |f: &String| feature(f, StateNorm::Rms, spec, trunk);

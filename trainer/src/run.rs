@@ -17,7 +17,7 @@ use crate::services::module::Modules;
 use crate::services::prepare::Split;
 use crate::services::usage::Usage;
 use crate::services::{Event, Materials, Services, Stage};
-use crate::stream::{Row, Task};
+use crate::stream::{self, Row, Task};
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::bundle::{Bundle, Draft};
 use conpet_formats::feature::FeatureSpec;
@@ -78,14 +78,8 @@ impl<'a> Run<'a> {
             engine.check_predicts(&format!("task {:?} is answered by text, which", t.name))?;
         }
         let selector = &config.methods.dynamic.common.selector;
-        let bare = tasks.iter().find(|t| t.valid.is_empty() && !t.train.is_empty());
-        let asks = method.traits.selects && selectors::by_name(selector)?.asks_for_valid();
-        if let Some(t) = bare.filter(|_| asks) {
-            return Err(Error::new(
-                Code::Missing,
-                format!("task {:?} has no validation rows, which --selector {selector} is calibrated on", t.name),
-            )
-            .hint("give it a valid.jsonl, or use --selector lda, which leaves training rows out instead"));
+        if method.traits.selects && selectors::by_name(selector)?.asks_for_valid() {
+            stream::need_valid(&tasks, &format!("--selector {selector}"))?;
         }
         let wordy = tasks.iter().find(|t| t.kind == TaskKind::Generation && !t.train.is_empty());
         if let Some(t) = wordy.filter(|_| config.services.module.modules == Modules::None) {

@@ -112,6 +112,26 @@ pub fn out_of_scope(stream: &Path, file: Option<&Path>) -> Result<Vec<Row>> {
     }
 }
 
+/// Fails if a task has no validation rows, which `what` is chosen or calibrated on.
+///
+/// # Errors
+/// Names the task.
+pub fn need_valid(tasks: &[Task], what: &str) -> Result<()> {
+    let Some(bare) = tasks.iter().find(|t| t.valid.is_empty() && !t.train.is_empty()) else { return Ok(()) };
+    Err(Error::new(Code::Missing, format!("task {:?} has no validation rows, which {what} takes", bare.name))
+        .hint("give it a valid.jsonl; only --selector lda leaves training rows out instead"))
+}
+
+/// A file of rows under a name that is not read, in the folder of a task without validation rows: they may be meant
+/// as such.
+fn stray(dir: &Path) -> Option<String> {
+    let names = std::fs::read_dir(dir).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut stray: Vec<String> =
+        names.filter(|n| n.ends_with(".jsonl") && n != "train.jsonl" && n != "test.jsonl").collect();
+    stray.sort();
+    stray.into_iter().next()
+}
+
 /// Puts tasks into the order of these names, comma-separated.
 ///
 /// # Errors
@@ -200,7 +220,12 @@ fn task(dir: &Path, meta: TaskMeta) -> Result<Task> {
         let file = dir.join(format!("{split}.jsonl"));
         // Without validation rows, what they are for is found from training rows left out.
         if split == "valid" && !file.exists() {
-            return Ok(Vec::new());
+            return match stray(dir) {
+                None => Ok(Vec::new()),
+                Some(name) => Err(Error::new(Code::Missing, format!("there is no valid.jsonl, but {name}"))
+                    .in_file(dir)
+                    .hint("name the validation rows valid.jsonl, or move the file elsewhere")),
+            };
         }
         let bytes =
             conpet_formats::fs::read(&file).map_err(|e| e.hint("each task needs train.jsonl and test.jsonl"))?;
@@ -407,5 +432,22 @@ mod tests {
             std::fs::write(s.join("stream.json"), format!("{{\"tasks\":[{names}]}}")).unwrap();
             assert!(open(&s).is_err(), "{names}");
         }
+    }
+
+    #[test]
+    fn validation_rows_may_be_left_out_but_not_misnamed() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str| std::fs::write(dir.path().join(name), "{\"text\":\"a\",\"label\":\"b\"}\n").unwrap();
+        put("train.jsonl");
+        put("test.jsonl");
+        let task = open_task(dir.path()).unwrap();
+        assert!(task.valid.is_empty());
+        let e = need_valid(&[task], "probe").unwrap_err();
+        assert!(e.code() == Code::Missing && e.message().contains("probe"), "{e}");
+        put("dev.jsonl");
+        let e = open_task(dir.path()).unwrap_err();
+        assert!(e.message().contains("dev.jsonl") && e.remedy().contains("valid.jsonl"), "{e}");
+        put("valid.jsonl");
+        assert_eq!(open_task(dir.path()).unwrap().valid.len(), 1);
     }
 }

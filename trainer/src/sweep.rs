@@ -12,7 +12,7 @@ use crate::report::sweep::{Point, Sweep};
 use crate::services::{self, Event, Lesson, Materials, ModulePlan, Services, lesson, module, prepare};
 use crate::settings::Group;
 use crate::settings::automatic::Trunk;
-use crate::stream::Task;
+use crate::stream::{self, Task};
 use conpet_formats::bundle::manifest::TaskKind;
 use conpet_formats::pet::{Budget, PetKind, PetSpec};
 use conpet_formats::{Code, Error, Result};
@@ -102,6 +102,7 @@ pub fn sweep<'a>(
     if let Some(bad) = wanted.rates.iter().find(|r| !(**r > 0.0 && **r < 1e6)) {
         return Err(Error::new(Code::Value, format!("--rates {bad} is not a positive number")));
     }
+    stream::need_valid(tasks, "the choice of a learning rate")?;
     // Check every kind and size before anything is trained.
     let (plans, skipped) = plans(settings, engine, wanted)?;
     std::fs::create_dir_all(out).map_err(|e| Error::io("create", e).in_file(out))?;
